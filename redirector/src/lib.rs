@@ -1,0 +1,7 @@
+//! Redirector: a host agent that keeps a virtual IP on the healthy member of an Active-Active Redis database.
+//!
+//! A packet's way is in `redirector-ebpf`; a decision's way is [`probe`] → [`decide`] → [`datapath`], wired
+//! together by [`agent`]. `docs/` has one page per concern.
+
+pub mod control;
+pub mod model;

@@ -1,0 +1,293 @@
+//! The validated model: what a configuration means, free of how it was written.
+//!
+//! Every other module speaks in these types. Values are checked once, by [`crate::config`]; whoever holds a
+//! [`Config`] may rely on what the field docs promise.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::Serialize;
+
+mod outcome;
+mod state;
+
+pub use outcome::{Cause, Failure, Phase, ProbeOutcome, RedisErrorKind, Verdict};
+pub use state::{MemberState, ServiceState, SwitchKind};
+
+/// Everything that a configuration file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The agent itself.
+    pub agent: Agent,
+    /// Programs, maps and devices.
+    pub datapath: Datapath,
+    /// At least one; names and VIPs are unique over all of them.
+    pub services: Vec<Service>,
+}
+
+/// `[agent]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
+    /// Unix socket that the command line talks to.
+    pub control_socket: PathBuf,
+    /// Directory for what must survive a restart and is no map (the last switch of each service).
+    pub state_dir: PathBuf,
+}
+
+/// `[datapath]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Datapath {
+    /// The VIP device; at most 13 bytes, because its peer is named after it (`-p`).
+    pub device: String,
+    /// Devices whose ingress carries replies. Empty: every device that a route to a member uses.
+    pub uplinks: Vec<String>,
+    /// Directory on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// Size of the flow table; a full one refuses new connections.
+    pub max_flows: u32,
+    /// Source ports of the member side.
+    pub port_range: PortRange,
+    /// What stays in the kernel when the agent stops.
+    pub on_stop: OnStop,
+}
+
+/// An inclusive range of ports, neither end 0, `first <= last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// Lowest port.
+    pub first: u16,
+    /// Highest port.
+    pub last: u16,
+}
+
+/// What a stopping agent does with its programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// Programs, maps and device stay: traffic goes on with the last decision.
+    Keep,
+    /// As `uninstall`.
+    Detach,
+}
+
+/// Index of a service in [`Config::services`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceId(pub usize);
+
+/// Index of a member in its [`Service::members`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct MemberId(pub usize);
+
+/// Index of a check in its [`Service::checks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CheckId(pub usize);
+
+/// Grows by one with each switch of a service. 0: nothing was ever chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Epoch(pub u32);
+
+impl Epoch {
+    /// The epoch of the switch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// `[[service]]`: one database as applications see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Unique; letters, digits, `-`, `_` and `.`, at most 63 bytes.
+    pub name: String,
+    /// At least one.
+    pub vips: Vec<SocketAddr>,
+    /// What a failover does to the flows of the member that was left.
+    pub on_failover: FlowPolicy,
+    /// What a failback does to them.
+    pub on_failback: FlowPolicy,
+    /// How long [`FlowPolicy::Drain`] waits before it resets what is left.
+    pub drain_timeout: Duration,
+    /// What happens when no member is up.
+    pub on_all_down: OnAllDown,
+    /// How many members must have been seen up before the first choice.
+    pub initial: Initial,
+    /// After this the best member that is up is taken.
+    pub initial_timeout: Duration,
+    /// When and how a better member is returned to.
+    pub failback: Failback,
+    /// At least one; every check runs against every member.
+    pub checks: Vec<Check>,
+    /// At least one; names are unique within the service.
+    pub members: Vec<Member>,
+}
+
+/// What a switch does to the flows of the member that was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowPolicy {
+    /// They are reset at once.
+    Reset,
+    /// They go on until the drain deadline and are reset then.
+    Drain,
+    /// They go on.
+    Keep,
+}
+
+/// What a service does when every member is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnAllDown {
+    /// The active member stays: the observer may be the one that is cut off.
+    Stay,
+    /// New connections are refused.
+    Refuse,
+}
+
+/// How many members must be up before the first choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initial {
+    /// One is enough, once every member has a verdict.
+    Any,
+    /// More than half.
+    Majority,
+    /// All.
+    All,
+}
+
+/// `[service.failback]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failback {
+    /// Whether the agent returns to a better member by itself.
+    pub mode: FailbackMode,
+    /// How long the better member must have been up without a break.
+    pub healthy_for: Duration,
+    /// Pause after any automatic switch; never delays leaving a member that is down.
+    pub hold_down: Duration,
+}
+
+/// Who returns to a better member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailbackMode {
+    /// The agent, by the rules of [`Failback`].
+    Auto,
+    /// An operator.
+    Manual,
+    /// Nobody: only a failover leaves the active member.
+    Never,
+}
+
+/// `[[service.check]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// What a probe does.
+    pub kind: CheckKind,
+    /// From the start of one probe to the start of the next; positive.
+    pub interval: Duration,
+    /// The same while in doubt: unknown, or after a failure; positive, at most `interval`.
+    pub fast_interval: Duration,
+    /// How long one probe may take, all phases together; positive.
+    pub timeout: Duration,
+    /// Consecutive failures until the check fails; at least 1.
+    pub fall: u32,
+    /// Consecutive passes until the check passes; at least 1.
+    pub rise: u32,
+}
+
+/// What a probe does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Opens a TCP connection.
+    Tcp,
+    /// Sends `PING` over a connection that it keeps.
+    Ping,
+}
+
+impl CheckKind {
+    /// The name that the configuration uses.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Ping => "ping",
+        }
+    }
+}
+
+/// `[[service.member]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    /// Unique within its service; the same alphabet as a service's name.
+    pub name: String,
+    /// Where it is, as written.
+    pub endpoint: Endpoint,
+    /// The healthy member with the highest weight is active; at least 1.
+    pub weight: u32,
+    /// How checks log in.
+    pub login: Login,
+}
+
+/// `host:port` as written. A host name resolves to addresses at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// Not 0.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// The address, when the host is written as one.
+    #[must_use]
+    pub fn literal(&self) -> Option<SocketAddr> {
+        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.literal() {
+            Some(address) => address.fmt(f),
+            None => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// `[service.redis]`, overridden by `[service.member.redis]`: how checks log in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    /// ACL user; `None`: the default user.
+    pub username: Option<String>,
+    /// `None`: no AUTH.
+    pub password: Option<Secret>,
+}
+
+/// Text that must appear in no log, event, status or error (invariant 12).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps what was read from a file.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself, for the one place that sends it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}

@@ -1,0 +1,45 @@
+//! What is said of services, members and switches: the words that `decide`, `status` and events share.
+
+use serde::{Deserialize, Serialize};
+
+/// How a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceState {
+    /// The best member is active.
+    Ok,
+    /// Another one is.
+    Degraded,
+    /// The active member is down and none is better.
+    Down,
+    /// No member is active: new connections are refused.
+    Held,
+}
+
+/// Why the agent moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SwitchKind {
+    /// The first choice of a service.
+    Initial,
+    /// Leaves a member that is down.
+    Failover,
+    /// Returns to a better one.
+    Failback,
+    /// An operator's.
+    Manual,
+}
+
+/// What the checks say of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// No verdict yet: neither up nor down.
+    Unknown,
+    /// Passed.
+    Up,
+    /// Failed.
+    Down,
+    /// Taken out by an operator.
+    Drained,
+}

@@ -1,0 +1,3 @@
+//! What Cargo alone cannot do.
+
+fn main() {}
