@@ -61,9 +61,7 @@ impl VipKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// Flows with a lower epoch, on another member than the active one, are stale.
-    pub floor: u32,
-    /// Fills the word.
-    pub reserved: u32,
+    pub floor: u64,
     /// After this the service is held; nanoseconds of `CLOCK_BOOTTIME`, 0: never.
     pub deadline: u64,
 }
@@ -72,11 +70,11 @@ pub struct Service {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
-    /// Where the member is.
+    /// Where the member is; unset: the slot is empty.
     pub address: Addr,
     /// Source of translated flows: what the route to the member prefers.
     pub source: Addr,
-    /// Changes when the address is taken out or replaced. 0: the slot is empty.
+    /// Changes when the address is taken out or replaced, so that flows to what was there before are told apart.
     pub generation: u32,
     /// The member's port.
     pub port: Port,
@@ -118,28 +116,10 @@ pub struct Meta {
     pub boot_id: [u8; 40],
 }
 
-/// What programs are told when they are loaded. Constant afterwards, so that the verifier folds it in.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// Interface index of the VIP device.
-    pub device: u32,
-    /// Its Ethernet address.
-    pub device_mac: [u8; 6],
-    /// Lowest source port of the member side.
-    pub port_first: u16,
-    /// Highest source port of the member side.
-    pub port_last: u16,
-    /// 1: log the slow path through aya-log.
-    pub log: u16,
-    /// Extra flag for checksum changes of IPv6 addresses: `BPF_F_IPV6` from Linux 6.16, else 0.
-    pub ipv6_checksum_flag: u32,
-}
-
 /// Lets userspace maps hold these types.
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Meta, Name, Service, Settings, Slot, VipKey};
+    use super::{Meta, Name, Service, Slot, VipKey};
     use crate::{
         addr::{Addr, Tuple},
         flow::{Flow, Stub},
@@ -152,7 +132,7 @@ mod pod {
             unsafe impl aya::Pod for $type {}
         )+ };
     }
-    plain_data!(Addr, Tuple, Flow, Stub, Count, VipKey, Service, Slot, Name, Meta, Settings);
+    plain_data!(Addr, Tuple, Flow, Stub, Count, VipKey, Service, Slot, Name, Meta);
 }
 
 /// Padding would be uninitialised memory in a map key, and a key that differs from itself.
@@ -170,5 +150,4 @@ const _: () = {
     assert!(size_of::<Slot>() == 40);
     assert!(size_of::<Name>() == 68);
     assert!(size_of::<Meta>() == 56);
-    assert!(size_of::<Settings>() == 4 + 6 + 2 * 3 + 4);
 };
