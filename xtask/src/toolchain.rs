@@ -126,7 +126,16 @@ fn choose(
 
 /// Looks at one compiler.
 pub(crate) fn examine(origin: Origin) -> Result<Compiler, Unusable> {
-    let ask = |question: &[&str]| stdout_of(origin.command("rustc").args(question));
+    interview(origin, || origin.command("rustc"))
+}
+
+/// Looks at a compiler that rustup does not know (yet).
+pub(crate) fn examine_installed(rustc: &Path) -> Result<Compiler, Unusable> {
+    interview(Origin::Debian, || Command::new(rustc))
+}
+
+fn interview(origin: Origin, rustc: impl Fn() -> Command) -> Result<Compiler, Unusable> {
+    let ask = |question: &[&str]| stdout_of(rustc().args(question));
     let verbose = ask(&["--version", "--verbose"]).ok_or(Unusable::Absent)?;
     let sysroot = ask(&["--print", "sysroot"]).ok_or(Unusable::Absent)?;
     judge(origin, &verbose, Path::new(sysroot.trim()), &system_library_dirs())
@@ -208,4 +217,93 @@ pub(crate) fn find_in_path(program: &str) -> Option<PathBuf> {
 pub(crate) fn stdout_of(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A compiler's files and a system's libraries, in a directory of their own that goes away.
+    struct Files(PathBuf);
+
+    impl Files {
+        fn new(test: &str, files: &[&str]) -> Self {
+            let top = env::temp_dir().join(format!("redirector-xtask-{}-{test}", std::process::id()));
+            for file in files {
+                let path = top.join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+            Self(top)
+        }
+
+        fn judge(&self, verbose: &str) -> Result<Compiler, Unusable> {
+            judge(
+                Origin::Debian,
+                verbose,
+                &self.0.join("sysroot"),
+                &[self.0.join("missing"), self.0.join("lib")],
+            )
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const CORE: &str = "sysroot/lib/rustlib/src/rust/library/core/src/lib.rs";
+    const OLD_LLVM: &str = "lib/libLLVM-15.so.1";
+    const FUTURE_LLVM: &str = "lib/libLLVM.so.221.0";
+    const LLVM_22: &str = "lib/libLLVM.so.22.1";
+    const VERBOSE: &str = "rustc 1.96.0 (ac68faa20 2026-05-25)\nhost: x86_64\nLLVM version: 22.1.8\n";
+
+    #[test]
+    fn a_compiler_with_the_source_and_its_own_llvm_is_used_as_it_is() {
+        let files = Files::new("own", &[CORE, "sysroot/lib/libLLVM-22-rust-1.97.0-nightly.so", LLVM_22]);
+        let compiler = files.judge(VERBOSE).unwrap();
+        assert_eq!(compiler.version, "rustc 1.96.0 (ac68faa20 2026-05-25)");
+        assert_eq!(compiler.llvm, None);
+    }
+
+    #[test]
+    fn a_compiler_that_shares_the_systems_llvm_gets_the_version_it_needs_among_several() {
+        let files = Files::new("shared", &[CORE, OLD_LLVM, FUTURE_LLVM, LLVM_22]);
+        assert_eq!(files.judge(VERBOSE).unwrap().llvm, Some(files.0.join(LLVM_22)));
+    }
+
+    #[test]
+    fn a_compiler_without_the_source_of_core_is_refused() {
+        let files = Files::new("no-core", &[LLVM_22]);
+        assert!(
+            matches!(files.judge(VERBOSE), Err(Unusable::NoCore(path)) if path.ends_with("library/core"))
+        );
+    }
+
+    #[test]
+    fn a_compiler_with_another_llvm_is_refused() {
+        let files = Files::new("other", &[CORE, LLVM_22]);
+        let verbose = VERBOSE.replace("22.1.8", "23.1.0");
+        assert_eq!(files.judge(&verbose), Err(Unusable::OtherLlvm("23.1.0".into())));
+    }
+
+    #[test]
+    fn a_compiler_whose_llvm_is_not_to_be_found_is_refused() {
+        let files = Files::new("no-llvm", &[CORE, OLD_LLVM]);
+        assert_eq!(files.judge(VERBOSE), Err(Unusable::NoLlvmLibrary));
+    }
+
+    #[test]
+    fn the_first_usable_candidate_wins_and_a_failure_names_them_all() {
+        let compiler = |origin| Compiler { origin, version: String::new(), core: PathBuf::new(), llvm: None };
+        let both = [Origin::Nightly, Origin::Debian];
+        assert_eq!(choose(&both, |origin| Ok(compiler(origin))).unwrap().origin, Origin::Nightly);
+        let only_debian = |origin| {
+            if origin == Origin::Debian { Ok(compiler(origin)) } else { Err(Unusable::Absent) }
+        };
+        assert_eq!(choose(&both, only_debian).unwrap().origin, Origin::Debian);
+        let refused = choose(&both, |_| Err(Unusable::Absent)).unwrap_err();
+        assert_eq!(refused, both.map(|origin| (origin, Unusable::Absent)));
+    }
 }
