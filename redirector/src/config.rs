@@ -1,9 +1,9 @@
 //! TOML as written → validated [`model::Config`].
 //!
-//! A file passes through in this order: [`read`] opens the tree and knows where each value stands, [`keys`]
-//! says which keys there are, [`agent`] and [`service`] turn sections into the model, [`conflict`] compares
-//! what stands in different places. All of them go on after a fault, so that one run reports every fault of
-//! a file. [`resolve()`] is the only part that asks the network, and is called apart for that reason.
+//! A file passes through in this order: `read` opens the tree and knows where each value stands, `keys` says
+//! which keys there are, `agent` and `service` turn sections into the model, `conflict` compares what stands
+//! in different places. All of them go on after a fault, so that one run reports every fault of a file.
+//! [`resolve()`] is the only part that asks the network, and is called apart for that reason.
 //!
 //! Whether a VIP or a member is an address of this host is not decided here: that needs netlink, which is
 //! the datapath's.

@@ -68,6 +68,11 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, Complaint> {
         let next = r#"write it like "10.2.1.2:6379", "[fd00:2::2]:6379" or "redis.example.com:6379""#;
         Complaint::new(format!("endpoint {text:?} {why}"), next)
     };
+    if text.contains(['/', '@']) {
+        // Not shown: a URL often contains a password.
+        let next = "give host:port only, and what logs in under [service.redis]";
+        return Err(Complaint::new("the endpoint is written as a URL", next));
+    }
     let (host, port) = split(text).map_err(wrong)?;
     let port = port_number(port).ok_or_else(|| wrong("has no port from 1 to 65535"))?;
     if port == 0 {

@@ -44,14 +44,14 @@ fn agent(section: &Section<'_>) -> Agent {
 fn datapath(section: &Section<'_>) -> Datapath {
     // `tc` is the only hook, so that the model does not carry it.
     section.texts("hooks", hook);
-    let device = section.text("device", |text| interface(text, LONGEST_VIP_DEVICE));
+    let device = section.text("device", |text| interface("device", text, LONGEST_VIP_DEVICE));
     let device = device.map_or_else(|| "redirector0".to_owned(), |name| name.value);
     let uplinks = section.texts("uplinks", |text| {
         if text == device {
             let cause = format!("uplink {text:?} is the VIP device itself");
             return Err(Complaint::new(cause, "name the devices that lead to the members"));
         }
-        interface(text, LONGEST_INTERFACE)
+        interface("uplink", text, LONGEST_INTERFACE)
     });
     let pin_dir = section.text("pin_dir", |text| absolute("pin_dir", text));
     let port_range = section.text("port_range", port_range);
@@ -86,16 +86,16 @@ fn absolute(key: &str, text: &str) -> Result<PathBuf, Complaint> {
 }
 
 /// The kernel's rules (`dev_valid_name`), and no `%`: a name with it is a pattern when a device is made.
-fn interface(text: &str, longest: usize) -> Result<String, Complaint> {
+fn interface(what: &str, text: &str, longest: usize) -> Result<String, Complaint> {
     let illegal = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
     let cause = if text.is_empty() || text == "." || text == ".." || text.contains(illegal) {
-        format!("{text:?} is not a legal interface name")
+        format!("{what} {text:?} is not a legal interface name")
     } else if text.len() > longest {
-        format!("interface name {text:?} has {} bytes, and may have at most {longest} here", text.len())
+        format!("{what} {text:?} has {} bytes, and may have at most {longest}", text.len())
     } else {
         return Ok(text.to_owned());
     };
-    Err(Complaint::new(cause, "give a name as `ip link` shows them, such as \"redirector0\""))
+    Err(Complaint::new(cause, "give a name as `ip link` shows them"))
 }
 
 fn port_range(text: &str) -> Result<PortRange, Complaint> {

@@ -84,14 +84,13 @@ fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    if metadata.len() > LARGEST_PASSWORD {
-        return Err(io::Error::other(format!("larger than {LARGEST_PASSWORD} bytes")));
-    }
     if metadata.mode() & 0o004 != 0 {
         tracing::warn!("password file {} can be read by everybody; chmod o-r it", path.display());
     }
     let mut bytes = Vec::new();
-    // Again, because files of /proc say that they are empty and need not be.
-    File::open(path)?.take(LARGEST_PASSWORD).read_to_end(&mut bytes)?;
+    let size = File::open(path)?.take(LARGEST_PASSWORD + 1).read_to_end(&mut bytes)?;
+    if size as u64 > LARGEST_PASSWORD {
+        return Err(io::Error::other(format!("larger than {LARGEST_PASSWORD} bytes")));
+    }
     Ok(bytes)
 }

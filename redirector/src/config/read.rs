@@ -49,8 +49,7 @@ impl<'a> Document<'a> {
         Fault::new(place, String::new(), complaint).into()
     }
 
-    /// What [`login`](super::login) takes from `[service.redis]` is looked at once for each member: a fault
-    /// of one place is kept once.
+    /// A fault of one place is kept once: `[service.redis]` is compared with each member in turn.
     fn fault(&self, at: usize, subject: &str, complaint: Complaint) {
         let mut faults = self.faults.borrow_mut();
         if faults.iter().all(|(known, fault)| *known != at || !fault.says(&complaint)) {
@@ -128,6 +127,7 @@ impl<'a> Section<'a> {
             self.wrong_type(key, value, "an array of tables");
             return Vec::new();
         };
+        self.not_empty(key, value, array.len());
         let mut sections = Vec::new();
         for (index, element) in array.iter().enumerate() {
             let Some(table) = element.get_ref().as_table() else {
@@ -211,16 +211,14 @@ impl<'a> Section<'a> {
             self.wrong_type(key, value, "an array of strings");
             return None;
         };
-        if array.is_empty() {
-            let next = format!("give at least one, for example {}", self.keys.example(key));
-            self.fault(value.span().start, Complaint::new(format!("`{key}` is empty"), next));
-        }
+        self.not_empty(key, value, array.len());
         let mut found: Vec<Written<T>> = Vec::new();
         for element in array.iter() {
-            let text = self.string(key, element, "an array of strings");
-            let Some(new) = text.and_then(|text| self.keep(text.try_map(&mut convert))) else { continue };
-            if found.iter().any(|old| old.value == new.value) {
-                let cause = format!("`{key}` names {} twice", shown(element.get_ref()));
+            let Some(text) = self.string(key, element, "an array of strings") else { continue };
+            let Some(new) = self.keep(text.try_map(&mut convert)) else { continue };
+            if let Some(old) = found.iter().find(|old| old.value == new.value) {
+                let place = self.document.place(old.at);
+                let cause = format!("`{key}` names {:?} twice, first at {place}", text.value);
                 self.fault(new.at, Complaint::new(cause, "remove one of the two"));
             } else {
                 found.push(new);
@@ -285,6 +283,13 @@ impl<'a> Section<'a> {
         }
     }
 
+    fn not_empty(&self, key: &str, value: &Spanned<DeValue<'a>>, length: usize) {
+        if length == 0 {
+            let next = format!("give at least one, for example {}", self.keys.example(key));
+            self.fault(value.span().start, Complaint::new(format!("`{key}` is empty"), next));
+        }
+    }
+
     fn string(&self, key: &str, value: &'a Spanned<DeValue<'a>>, wanted: &str) -> Option<Written<&'a str>> {
         let text = value.get_ref().as_str();
         if text.is_none() {
@@ -307,10 +312,10 @@ impl<'a> Section<'a> {
     }
 }
 
-/// A value in a message: scalars as they are, the rest by kind.
+/// A value of the wrong type in a message. A string is not shown: it may be a password in the wrong place.
 fn shown(value: &DeValue<'_>) -> String {
     match value {
-        DeValue::String(text) => format!("{text:?}"),
+        DeValue::String(_) => "a string".to_owned(),
         DeValue::Integer(integer) => format!("the number {integer}"),
         DeValue::Float(float) => format!("the number {float}"),
         DeValue::Boolean(boolean) => boolean.to_string(),
@@ -331,7 +336,10 @@ pub(super) fn word<T: Copy>(
         return Ok(*meaning);
     }
     let words: Vec<_> = built.iter().map(|(word, _)| format!("{word:?}")).collect();
-    let next = format!("use {}", words.join(" or "));
+    let next = match words.as_slice() {
+        [several @ .., last] if !several.is_empty() => format!("use {} or {last}", several.join(", ")),
+        _ => format!("use {}", words.concat()),
+    };
     Err(if later.contains(&text) {
         Complaint::new(format!("`{key}` {text:?} is part of the contract but not built yet"), next)
     } else {

@@ -78,14 +78,14 @@ pub fn resolve(config: &Config) -> Result<Resolved, Error> {
     judge(config, answers)
 }
 
-type Answer = io::Result<Vec<SocketAddr>>;
+pub(super) type Answer = io::Result<Vec<SocketAddr>>;
 
 fn look_up(endpoint: &Endpoint) -> Answer {
     Ok((endpoint.host.as_str(), endpoint.port).to_socket_addrs()?.collect())
 }
 
 /// Chooses from the resolver's answers and compares them with the VIPs.
-fn judge(config: &Config, answers: Vec<Vec<Answer>>) -> Result<Resolved, Error> {
+pub(super) fn judge(config: &Config, answers: Vec<Vec<Answer>>) -> Result<Resolved, Error> {
     let subjects: Vec<_> =
         config.services.iter().map(|service| format!("service {:?}", service.name)).collect();
     let vips = VipOwners::new(
