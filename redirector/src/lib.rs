@@ -4,4 +4,5 @@
 //! together by [`agent`]. `docs/` has one page per concern.
 
 pub mod control;
+pub mod decide;
 pub mod model;
