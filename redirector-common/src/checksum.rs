@@ -54,12 +54,12 @@ impl Sum {
     /// (RFC 9293 section 3.1; RFC 8200 section 8.1).
     #[inline(always)]
     #[must_use]
-    pub const fn pseudo_header(tuple: &Tuple, length: u16) -> Self {
+    pub const fn pseudo_header(tuple: &Tuple, v6: bool, length: u16) -> Self {
         const TCP: u16 = 6;
-        let addresses = if tuple.near.is_v4() {
-            Self(tuple.near.v4_word()).add(tuple.far.v4_word())
-        } else {
+        let addresses = if v6 {
             Self(0).add_addr(&tuple.near).add_addr(&tuple.far)
+        } else {
+            Self(tuple.near.v4_word()).add(tuple.far.v4_word())
         };
         addresses.add(TCP.to_be() as u32).add(length.to_be() as u32)
     }

@@ -10,7 +10,7 @@
 //! | `flows` | client-side [`crate::addr::Tuple`] → [`crate::flow::Flow`] |
 //! | `replies` | member-side [`crate::addr::Tuple`] → [`crate::flow::Stub`] |
 //! | `outcomes` | [`crate::outcome::counter_index`] → [`crate::outcome::Count`], per processor |
-//! | `names` | [`name_index`] → [`Name`]; for the next agent, not for programs |
+//! | `names` | services first, then members → [`Name`]; for the next agent, not for programs |
 //! | `meta` | 0 → [`Meta`]; what a starting agent reads first |
 
 use crate::addr::{Addr, Port};
@@ -90,16 +90,6 @@ pub struct Name {
     pub text: [u8; 64],
     /// For a member: the id of its service.
     pub service: u32,
-}
-
-/// Where a name stands: services first, then members.
-#[must_use]
-pub const fn name_index(service: Option<u16>, member: Option<u16>) -> u32 {
-    match (service, member) {
-        (_, Some(member)) => MAX_SERVICES + member as u32,
-        (Some(service), None) => service as u32,
-        (None, None) => MAX_SERVICES + MAX_MEMBERS,
-    }
 }
 
 /// Whose maps these are.

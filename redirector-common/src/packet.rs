@@ -177,7 +177,13 @@ fn parse_v4(packet: &impl Packet) -> Result<Segment, Outcome> {
     let source: u32 = packet.load(at(field::V4_SOURCE)).ok_or(Outcome::Malformed)?;
     let destination: u32 = packet.load(at(field::V4_DESTINATION)).ok_or(Outcome::Malformed)?;
     let segment = u32::from(u16::from_be(length)).checked_sub(header as u32).ok_or(Outcome::Malformed)?;
-    parse_tcp(packet, ETHERNET + header, segment, Addr::from_v4_word(source), Addr::from_v4_word(destination))
+    parse_tcp(
+        packet,
+        ETHERNET + header,
+        segment,
+        false,
+        [Addr::from_v4_word(source), Addr::from_v4_word(destination)],
+    )
 }
 
 #[inline(always)]
@@ -198,7 +204,13 @@ fn parse_v6(packet: &impl Packet) -> Result<Segment, Outcome> {
     let length: u16 = packet.load(at(field::V6_LENGTH)).ok_or(Outcome::Malformed)?;
     let source = packet.load(at(field::V6_SOURCE)).ok_or(Outcome::Malformed)?;
     let destination = packet.load(at(field::V6_DESTINATION)).ok_or(Outcome::Malformed)?;
-    parse_tcp(packet, ETHERNET + IPV6, u32::from(u16::from_be(length)), Addr(source), Addr(destination))
+    parse_tcp(
+        packet,
+        ETHERNET + IPV6,
+        u32::from(u16::from_be(length)),
+        true,
+        [Addr(source), Addr(destination)],
+    )
 }
 
 /// `length` is that of TCP header and payload after the IP header.
@@ -208,8 +220,8 @@ fn parse_tcp(
     packet: &impl Packet,
     offset: usize,
     length: u32,
-    source: Addr,
-    destination: Addr,
+    v6: bool,
+    [source, destination]: [Addr; 2],
 ) -> Result<Segment, Outcome> {
     let word = |at| packet.load::<u32>(offset + at).ok_or(Outcome::Malformed);
     let ports: u32 = word(0)?;
@@ -235,7 +247,7 @@ fn parse_tcp(
         acknowledged,
         reach: length - header + u32::from(bits & Flags::SYN != 0) + u32::from(bits & Flags::FIN != 0),
         flags,
-        v6: !source.is_v4(),
+        v6,
         tcp_offset: offset as u16,
     })
 }

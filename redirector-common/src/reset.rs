@@ -76,34 +76,36 @@ pub const fn header_sum(header: &[u32; 5]) -> Sum {
 
 /// An IPv4 header for a reset, as words in network byte order, checksum filled in.
 ///
-/// `options` is the number of option words that stay where they were and are blanked with [`BLANK_OPTIONS`].
+/// `options` is the number of option words: they stay where they were and are blanked. The header takes the first
+/// `5 + options` words.
 #[inline(always)]
 #[must_use]
-#[allow(clippy::cast_possible_truncation)] // At most 10 option words follow an IPv4 header.
-pub const fn ipv4_header(ends: &Tuple, options: usize) -> [u32; 5] {
+#[allow(clippy::cast_possible_truncation)] // At most ten option words follow an IPv4 header.
+pub const fn ipv4_header(ends: &Tuple, options: usize) -> [u32; 15] {
     const TTL: u8 = 64;
     const DONT_FRAGMENT: u8 = 0x40;
     let length = ((IPV4 + options * 4 + TCP) as u16).to_be_bytes();
-    let mut words = [
+    let words = [
         u32::from_ne_bytes([0x45 + options as u8, 0, length[0], length[1]]),
         u32::from_ne_bytes([0, 0, DONT_FRAGMENT, 0]),
         u32::from_ne_bytes([TTL, 6, 0, 0]),
         ends.near.v4_word(),
         ends.far.v4_word(),
     ];
-    let mut sum = header_sum(&words);
-    let mut word = 0;
-    while word < options && word < 10 {
-        sum = sum.add(BLANK_OPTIONS);
-        word += 1;
-    }
+    // At most ten blank words: no carry.
+    let sum = header_sum(&words).add(BLANK_OPTIONS * options as u32);
     let checksum = sum.finished().to_ne_bytes();
-    words[2] = u32::from_ne_bytes([TTL, 6, checksum[0], checksum[1]]);
-    words
+    let mut header = [BLANK_OPTIONS; 15];
+    header[0] = words[0];
+    header[1] = words[1];
+    header[2] = u32::from_ne_bytes([TTL, 6, checksum[0], checksum[1]]);
+    header[3] = words[3];
+    header[4] = words[4];
+    header
 }
 
 /// Four IPv4 options that say nothing (RFC 791 section 3.1, type 1).
-pub const BLANK_OPTIONS: u32 = 0x0101_0101;
+const BLANK_OPTIONS: u32 = 0x0101_0101;
 
 /// The first two words of an IPv6 header for a reset; the addresses follow.
 #[inline(always)]

@@ -5,68 +5,93 @@ use redirector_common::{
     layout::VipKey,
     outcome::Outcome,
     packet::{Segment, translate},
+    reset::{answer_to, for_member},
 };
 
 use crate::{
     hook::{Hook, Verdict},
-    kernel, maps, open, reset,
+    kernel, maps, open,
+    reset::{self, Resets},
 };
+
+/// What is to be done with a segment.
+enum Plan {
+    Leave(Outcome),
+    Drop(Outcome),
+    /// Carry it to the flow's member; `last`: and forget the flow.
+    Carry {
+        flow: &'static mut Flow,
+        outcome: Outcome,
+        last: bool,
+    },
+    /// Answer with a reset.
+    Refuse(Outcome),
+    /// Answer with a reset to both ends.
+    ResetBoth(&'static Flow),
+}
 
 /// Decides and applies.
 #[inline(always)]
 pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
-    let Some(flow) = maps::flow(&segment.ends) else { return on_unknown(hook, segment) };
-    let stale = flow.is_stale(&maps::standing(flow));
-    match on_client_segment(flow, segment.flags, stale) {
-        Step::Carry => carry(hook, segment, flow, Outcome::Carried),
-        Step::CarryLast => {
-            let outcome = if stale { Outcome::ResetPassed } else { Outcome::Carried };
-            let member_side = flow.member_side;
-            let verdict = carry(hook, segment, flow, outcome);
-            maps::remove(&segment.ends, &member_side);
-            verdict
-        }
-        Step::OpenAnew => {
-            maps::remove(&segment.ends, &flow.member_side);
-            on_unknown(hook, segment)
-        }
-        Step::ResetBoth => reset::both_from_client(hook, segment, flow),
-    }
+    let resets = match decide(hook, segment) {
+        Plan::Leave(outcome) => return Verdict::leave(outcome),
+        Plan::Drop(outcome) => return Verdict::drop(outcome, None),
+        Plan::Carry { flow, outcome, last } => return carry(hook, segment, flow, outcome, last),
+        Plan::Refuse(outcome) => Resets { outcome, client: answer_to(segment), both: None },
+        Plan::ResetBoth(flow) => Resets {
+            outcome: Outcome::ResetBoth,
+            client: answer_to(segment),
+            both: Some((flow, for_member(flow))),
+        },
+    };
+    reset::apply(hook, segment, &segment.ends, &resets)
 }
 
-/// A segment of no known flow.
 #[inline(always)]
-fn on_unknown<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
-    if segment.flags.is_open() {
-        let vip = VipKey {
-            address: segment.ends.far,
-            port: segment.ends.far_port,
-            protocol: VipKey::TCP,
-        };
+fn decide<H: Hook>(hook: &mut H, segment: &Segment) -> Plan {
+    if let Some(flow) = maps::flow(&segment.ends) {
+        let stale = flow.is_stale(&maps::standing(flow));
+        match on_client_segment(flow, segment.flags, stale) {
+            Step::Carry => return Plan::Carry { flow, outcome: Outcome::Carried, last: false },
+            Step::CarryLast => {
+                let outcome = if stale { Outcome::ResetPassed } else { Outcome::Carried };
+                return Plan::Carry { flow, outcome, last: true };
+            }
+            Step::ResetBoth => return Plan::ResetBoth(flow),
+            Step::OpenAnew => maps::remove(&segment.ends, &flow.member_side),
+        }
+    }
+    let opens = segment.flags.is_open();
+    if opens {
+        let vip = VipKey { address: segment.ends.far, port: segment.ends.far_port, protocol: VipKey::TCP };
         if let Some(service) = maps::service_of(&vip) {
             return match open::flow(hook, segment, service) {
-                Ok(flow) => carry(hook, segment, flow, Outcome::Opened),
-                Err(Outcome::DroppedRace) => Verdict::drop(Outcome::DroppedRace, None),
-                Err(outcome) => reset::refuse(hook, segment, outcome),
+                Ok(flow) => Plan::Carry { flow, outcome: Outcome::Opened, last: false },
+                Err(Outcome::DroppedRace) => Plan::Drop(Outcome::DroppedRace),
+                Err(outcome) => Plan::Refuse(outcome),
             };
         }
     }
     if !maps::is_vip_address(&segment.ends.far) {
-        Verdict::leave(Outcome::NotOurs)
+        Plan::Leave(Outcome::NotOurs)
     } else if segment.flags.is_reset() {
-        Verdict::drop(Outcome::ResetDropped, None)
-    } else if segment.flags.is_open() {
-        reset::refuse(hook, segment, Outcome::RefusedNoService)
+        Plan::Drop(Outcome::ResetDropped)
     } else {
-        reset::refuse(hook, segment, Outcome::RefusedUnknownFlow)
+        Plan::Refuse(if opens { Outcome::RefusedNoService } else { Outcome::RefusedUnknownFlow })
     }
 }
 
 /// Translates the segment and sends it to the flow's member.
 #[inline(always)]
-fn carry<H: Hook>(hook: &mut H, segment: &Segment, flow: &mut Flow, outcome: Outcome) -> Verdict<H> {
+fn carry<H: Hook>(
+    hook: &mut H,
+    segment: &Segment,
+    flow: &mut Flow,
+    outcome: Outcome,
+    last: bool,
+) -> Verdict<H> {
     let member = Some(flow.member);
-    let Some(route) = hook.route(&flow.member_side) else {
+    let Some(route) = hook.route(&flow.member_side, segment.v6) else {
         return Verdict::drop(Outcome::DroppedNoRoute, member);
     };
     if translate(hook, segment, &flow.member_side, &flow.delta).is_none() {
@@ -74,7 +99,7 @@ fn carry<H: Hook>(hook: &mut H, segment: &Segment, flow: &mut Flow, outcome: Out
     }
     flow.client = flow.client.after(segment);
     flow.last_seen = kernel::coarse_now();
-    if flow.client.finished() && flow.has_ended() {
+    if last || (flow.client.finished() && flow.has_ended()) {
         maps::remove(&segment.ends, &flow.member_side);
     }
     Verdict { outcome, member, action: hook.to_member(&route) }

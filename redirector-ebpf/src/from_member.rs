@@ -1,14 +1,17 @@
 //! From a member back to the client: what happens to a segment that an uplink received.
 
 use redirector_common::{
+    addr::Tuple,
     flow::{Flow, Step, on_member_segment},
     outcome::Outcome,
     packet::{Segment, translate},
+    reset::{answer_to, for_client},
 };
 
 use crate::{
     hook::{Hook, Verdict},
-    kernel, maps, reset,
+    kernel, maps,
+    reset::{self, Resets},
 };
 
 /// Decides and applies. Most of what comes here is nobody's flow: it costs one lookup.
@@ -27,16 +30,20 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
     };
     let stale = flow.is_stale(&maps::standing(flow));
     match on_member_segment(segment.flags, stale) {
-        Step::CarryLast => {
-            let outcome = if stale { Outcome::ResetPassed } else { Outcome::Replied };
-            let client_side = stub.client_side;
-            let verdict = carry(hook, segment, flow, &client_side.reversed(), outcome);
-            maps::remove(&client_side, &member_side);
-            verdict
+        Step::ResetBoth => {
+            let flow: &Flow = flow;
+            let client = for_client(flow);
+            let both = Some((flow, answer_to(segment)));
+            reset::apply(
+                hook,
+                segment,
+                &stub.client_side,
+                &Resets { outcome: Outcome::ResetBoth, client, both },
+            )
         }
-        Step::ResetBoth => reset::both_from_member(hook, segment, flow, &stub.client_side),
-        Step::Carry | Step::OpenAnew => {
-            carry(hook, segment, flow, &stub.client_side.reversed(), Outcome::Replied)
+        step => {
+            let outcome = if stale { Outcome::ResetPassed } else { Outcome::Replied };
+            carry(hook, segment, flow, &stub.client_side, outcome, step == Step::CarryLast)
         }
     }
 }
@@ -47,17 +54,18 @@ fn carry<H: Hook>(
     hook: &mut H,
     segment: &Segment,
     flow: &mut Flow,
-    ends: &redirector_common::addr::Tuple,
+    client_side: &Tuple,
     outcome: Outcome,
+    last: bool,
 ) -> Verdict<H> {
     let member = Some(flow.member);
-    if translate(hook, segment, ends, &flow.delta.reversed()).is_none() {
+    if translate(hook, segment, &client_side.reversed(), &flow.delta.reversed()).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
     flow.replies = flow.replies.after(segment);
     flow.last_seen = kernel::coarse_now();
-    if flow.replies.finished() && flow.has_ended() {
-        maps::remove(&ends.reversed(), &flow.member_side);
+    if last || (flow.replies.finished() && flow.has_ended()) {
+        maps::remove(client_side, &flow.member_side);
     }
     Verdict { outcome, member, action: hook.to_client() }
 }

@@ -35,7 +35,7 @@ pub trait Hook: Packet {
     fn become_reset(&mut self, segment: &Segment, ends: &Tuple, numbers: Numbers) -> Option<()>;
 
     /// Asks the routing table for the way to the far end of `ends`.
-    fn route(&self, ends: &Tuple) -> Option<Route>;
+    fn route(&self, ends: &Tuple, v6: bool) -> Option<Route>;
 
     /// Cookie of the local socket that sent the packet; 0: none in this network namespace.
     fn socket_cookie(&self) -> u64;

@@ -6,7 +6,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::__sk_buff, helpers, programs::TcContext};
-use redirector_common::addr::Tuple;
+use redirector_common::{
+    addr::Tuple,
+    packet::{ETHERNET, IPV4},
+};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -52,15 +55,14 @@ const REDIR_NEIGH: i32 = 20;
 /// Asks the routing table for the way to the far end of `ends`, as if the packet had come in by `device`
 /// (which has forwarding on for this purpose). `None`: there is none.
 #[inline(always)]
-pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple) -> Option<Route> {
+pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple, v6: bool) -> Option<Route> {
     const SUCCESS: i64 = 0;
     const NO_NEIGHBOUR: i64 = 7;
     const FRAGMENTATION_NEEDED: i64 = 8;
 
-    let v4 = ends.near.is_v4();
-    let first = |address: [u32; 4]| if v4 { [address[3], 0, 0, 0] } else { address };
+    let first = |address: [u32; 4]| if v6 { address } else { [address[3], 0, 0, 0] };
     let mut lookup = FibLookup {
-        family: if v4 { AF_INET } else { AF_INET6 },
+        family: if v6 { AF_INET6 } else { AF_INET },
         l4_protocol: PROTOCOL_TCP,
         // Ports, so that equal-cost paths are spread over flows.
         source_port: ends.near_port.wire(),
@@ -88,11 +90,7 @@ pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple) -> Option<Rout
     if !matches!(answer, SUCCESS | NO_NEIGHBOUR | FRAGMENTATION_NEEDED) {
         return None;
     }
-    Some(Route {
-        family: u32::from(lookup.family),
-        next_hop: lookup.destination,
-        ifindex: lookup.ifindex,
-    })
+    Some(Route { family: u32::from(lookup.family), next_hop: lookup.destination, ifindex: lookup.ifindex })
 }
 
 /// Leaves by the device of `route`, with the link-layer address of its next hop (Linux 5.10).
@@ -133,17 +131,39 @@ pub fn trim(skb: *mut __sk_buff, length: u32) -> Option<()> {
     (unsafe { helpers::generated::bpf_skb_change_tail(skb, length, 0) } == 0).then_some(())
 }
 
-/// Writes `bytes` at `offset` and keeps the sum of a `CHECKSUM_COMPLETE` packet right.
+/// Writes `value` at `offset` and keeps the sum of a `CHECKSUM_COMPLETE` packet right.
 #[inline(always)]
-pub fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, bytes: &T) -> Option<()> {
-    let from: *const T = bytes;
-    // SAFETY: `from` points to that many bytes.
+pub fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, value: &T) -> Option<()> {
+    let from: *const T = value;
+    // SAFETY: `from` points to a value of that size.
     let failed = unsafe {
         helpers::generated::bpf_skb_store_bytes(
             skb,
             offset,
             from.cast::<c_void>(),
             size_of::<T>() as u32,
+            BPF_F_RECOMPUTE_CSUM,
+        )
+    };
+    (failed == 0).then_some(())
+}
+
+/// Writes an IPv4 header with `options` option words, as [`store`] does.
+#[inline(always)]
+pub fn store_ipv4_header(skb: *mut __sk_buff, header: &[u32; 15], options: usize) -> Option<()> {
+    // The compiler knows the bound from the parser's arithmetic, which the verifier does not follow: without this
+    // the comparison would be optimised away.
+    let options = core::hint::black_box(options as u32);
+    if options > 10 {
+        return None;
+    }
+    // SAFETY: at most 15 words are read.
+    let failed = unsafe {
+        helpers::generated::bpf_skb_store_bytes(
+            skb,
+            ETHERNET as u32,
+            header.as_ptr().cast::<c_void>(),
+            IPV4 as u32 + options * 4,
             BPF_F_RECOMPUTE_CSUM,
         )
     };

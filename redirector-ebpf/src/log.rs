@@ -21,31 +21,16 @@ pub fn opened(ctx: &impl EbpfContext, segment: &Segment, flow: &Flow) {
     }
 }
 
-/// A client was refused.
+/// A client was refused, or both ends of a stale flow were reset; `outcome` is the number of its counter.
 #[inline(always)]
-pub fn refused(ctx: &impl EbpfContext, segment: &Segment, outcome: Outcome) {
+pub fn reset(ctx: &impl EbpfContext, client_side: &Tuple, outcome: Outcome) {
     if settings::LOG.load() != 0 {
         info!(
             ctx,
-            "refused: client port {} VIP port {} outcome {}",
-            segment.ends.near_port.number(),
-            segment.ends.far_port.number(),
-            outcome as u32
-        );
-    }
-}
-
-/// Both ends of a stale flow were reset.
-#[inline(always)]
-pub fn reset(ctx: &impl EbpfContext, client_side: &Tuple, flow: &Flow) {
-    if settings::LOG.load() != 0 {
-        info!(
-            ctx,
-            "reset both ends: client port {} service {} member {} source port {}",
+            "reset: client port {} VIP port {} outcome {}",
             client_side.near_port.number(),
-            flow.service,
-            flow.member,
-            flow.member_side.near_port.number()
+            client_side.far_port.number(),
+            outcome as u32
         );
     }
 }

@@ -17,10 +17,10 @@ use crate::{
 };
 
 /// How many source ports are tried. With nine of ten ports taken, 64 random ones fail once in a thousand times.
-const PORT_TRIES: u32 = 64;
+const PORT_TRIES: u32 = 32;
 
 /// How often the choice is made anew because a switch came in between. More than one is an operator's doing.
-const CHOICES: u32 = 3;
+const CHOICES: u32 = 2;
 
 /// Makes the entry of a new flow; on failure the outcome that the client is refused with.
 #[inline(always)]
@@ -42,7 +42,7 @@ pub fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<&'
         draft.flow.slot = slot_number;
         draft.flow.epoch = decision.epoch;
         draft.flow.cookie = hook.socket_cookie();
-        hook.route(&draft.flow.member_side).ok_or(Outcome::RefusedNoRoute)?;
+        hook.route(&draft.flow.member_side, segment.v6).ok_or(Outcome::RefusedNoRoute)?;
         take_port(draft, segment.ends.near_port)?;
         draft.flow.delta = Delta::between(&segment.ends, &draft.flow.member_side);
 

@@ -84,18 +84,15 @@ impl Skb {
     /// pseudo-header; a whole checksum there would be summed once more. No field of the context tells the two
     /// apart, but a change outside of the pseudo-header does: it leaves a partial sum alone.
     #[inline(always)]
-    fn finish_reset(&mut self, tcp: usize, ends: &Tuple, header: &[u32; 5]) -> Option<()> {
+    fn finish_reset(&mut self, tcp: usize, ends: &Tuple, v6: bool, header: &[u32; 5]) -> Option<()> {
         let skb = self.ctx.skb.skb;
         let offset = (tcp + field::TCP_CHECKSUM) as u32;
         kernel::adjust_checksum(skb, offset, 1)?;
         let partial = self.load::<u16>(offset as usize)? == 0;
         self.store(offset as usize, 0_u16)?;
-        let pseudo = Sum::pseudo_header(ends, TCP as u16);
-        let checksum = if partial {
-            pseudo.folded()
-        } else {
-            pseudo.add(reset::header_sum(header).0).finished()
-        };
+        let pseudo = Sum::pseudo_header(ends, v6, TCP as u16);
+        let checksum =
+            if partial { pseudo.folded() } else { pseudo.add(reset::header_sum(header).0).finished() };
         kernel::store(skb, offset, &checksum)
     }
 }
@@ -168,22 +165,17 @@ impl Hook for Skb {
             kernel::store(skb, (ETHERNET + field::V6_DESTINATION) as u32, &ends.far.0)?;
         } else {
             let options = (tcp - ETHERNET - IPV4) / 4;
-            kernel::store(skb, ETHERNET as u32, &reset::ipv4_header(ends, options))?;
-            for option in 0..10 {
-                if option < options {
-                    let at = ETHERNET + IPV4 + option * 4;
-                    kernel::store(skb, at as u32, &reset::BLANK_OPTIONS)?;
-                }
-            }
+            let header = reset::ipv4_header(ends, options);
+            kernel::store_ipv4_header(skb, &header, options)?;
         }
         let header = reset::header(ends, numbers);
         kernel::store(skb, tcp as u32, &header)?;
-        self.finish_reset(tcp, ends, &header)
+        self.finish_reset(tcp, ends, segment.v6, &header)
     }
 
     #[inline(always)]
-    fn route(&self, ends: &Tuple) -> Option<Route> {
-        kernel::fib_lookup(self.ctx.skb.skb, settings::VIP_DEVICE.load(), ends)
+    fn route(&self, ends: &Tuple, v6: bool) -> Option<Route> {
+        kernel::fib_lookup(self.ctx.skb.skb, settings::VIP_DEVICE.load(), ends, v6)
     }
 
     #[inline(always)]

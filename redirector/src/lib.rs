@@ -5,5 +5,6 @@
 
 pub mod config;
 pub mod control;
+pub mod datapath;
 pub mod decide;
 pub mod model;

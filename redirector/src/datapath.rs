@@ -1,0 +1,411 @@
+//! The datapath: what the agent makes and changes in the kernel. Only this module touches BPF.
+//!
+//! | module | concern |
+//! |---|---|
+//! | `preflight` | what the host must offer |
+//! | `network` | VIP device, routes |
+//! | `programs` | loading, pins, links |
+//! | `maps` | decisions, floors, tables |
+//! | `registry` | ids that keep their meaning over a restart |
+//! | `flows` | reading the flow table, deleting from it |
+//! | `sockets` | `SOCK_DESTROY` |
+//! | `sweep` | resetting what a switch made stale |
+//!
+//! # Invariants
+//!
+//! * A switch is one 64-bit store; resetting flows comes after it and never delays it.
+//! * The agent never writes a flow, it only deletes.
+//! * Stopping or killing the agent changes nothing in the kernel, unless `on_stop = "detach"`.
+
+mod flows;
+mod maps;
+pub mod network;
+mod preflight;
+pub mod programs;
+mod registry;
+mod sockets;
+mod sweep;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::{Context as _, Result, bail};
+use redirector_common::{
+    decision::Decision,
+    layout::{self, Meta, slot_of},
+    outcome::{Count, Outcome},
+};
+
+use self::{
+    maps::{Maps, Steering},
+    network::{Device, Network, RouteTo},
+    preflight::PinDir,
+    registry::{Ids, Retired},
+    sweep::{Sweeper, lock},
+};
+use crate::{
+    config::Resolved,
+    model::{Config, Epoch, MemberId, OnStop, ServiceId},
+};
+
+/// What an earlier agent left in the maps for a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// The member that new flows go to.
+    pub active: Option<MemberId>,
+    /// Epoch of the last switch; 0: there was none.
+    pub epoch: Epoch,
+    /// Flows of another member with a lower epoch are stale.
+    pub floor: Epoch,
+}
+
+/// Programs, maps, device and routes of a running agent.
+pub struct Datapath {
+    pin_dir: PinDir,
+    device: String,
+    on_stop: OnStop,
+    network: Network,
+    ids: Ids,
+    steering: Arc<Steering>,
+    maps: Arc<Mutex<Maps>>,
+    sweeper: Sweeper,
+}
+
+impl Datapath {
+    /// Brings the kernel to what `config` says, over what an earlier agent left. Needs a tokio runtime.
+    ///
+    /// When it fails, whatever it made itself is removed again; what an earlier agent left stays.
+    pub async fn start(config: &Config, resolved: &Resolved, kernel_log: bool) -> Result<Self> {
+        preflight::check()?;
+        let network = Network::connect()?;
+        check_addresses(&network, config, resolved).await?;
+        let pin_dir = PinDir::claim(&config.datapath.pin_dir)?;
+        let (path, fresh) = (pin_dir.path().to_owned(), pin_dir.fresh);
+        match Self::build(config, resolved, kernel_log, network.clone(), pin_dir).await {
+            Ok(datapath) => Ok(datapath),
+            Err(error) => {
+                if fresh {
+                    if let Err(error) = remove(&network, &path, &config.datapath.device).await {
+                        tracing::error!("cleaning up after a failed start failed too: {error:#}");
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn build(
+        config: &Config,
+        resolved: &Resolved,
+        kernel_log: bool,
+        network: Network,
+        pin_dir: PinDir,
+    ) -> Result<Self> {
+        let device_name = &config.datapath.device;
+        let device = network.ensure_device(device_name).await?;
+        let settings = programs::Settings::new(&config.datapath, device, kernel_log);
+        let mut programs = programs::load(&settings, Some(pin_dir.path()))?;
+        if kernel_log {
+            forward_kernel_log(&mut programs)?;
+        }
+        let mut maps = Maps::take(&mut programs)?;
+        claim_maps(&mut maps, pin_dir.path())?;
+
+        let routes = Routes::find(&network, config, resolved).await?;
+        let (ids, retired) = Ids::adopt(config, &mut maps)?;
+        retire(&mut maps, &retired)?;
+        fill_slots(&mut maps, &ids, config, resolved, &routes)?;
+        let vips = config.services.iter().enumerate().flat_map(|(at, service)| {
+            let id = ids.service(ServiceId(at));
+            service.vips.iter().map(move |vip| (*vip, id))
+        });
+        maps.set_vips(&vips.collect::<Vec<_>>())?;
+
+        let uplinks = uplinks(&network, config, &routes).await?;
+        programs::attach(&mut programs, pin_dir.path(), device.index, &uplinks)?;
+        route_vips(&network, config, device, &routes).await?;
+
+        let steering = Arc::clone(&maps.steering);
+        let maps = Arc::new(Mutex::new(maps));
+        let sweeper = Sweeper::start(Arc::clone(&maps))?;
+        // Whatever is stale already: an agent that died between a switch and its sweep, or a member that is gone.
+        sweeper.sweep();
+        Ok(Self {
+            pin_dir,
+            device: device_name.clone(),
+            on_stop: config.datapath.on_stop,
+            network,
+            ids,
+            steering,
+            maps,
+            sweeper,
+        })
+    }
+
+    /// What an earlier agent decided for a service.
+    #[must_use]
+    pub fn adopted(&self, service: ServiceId) -> Adopted {
+        let id = self.ids.service(service);
+        let decision = self.steering.decision(id);
+        Adopted {
+            active: decision.active.and_then(|member| self.ids.member_of(service, member)),
+            epoch: Epoch(decision.epoch),
+            floor: Epoch(self.steering.floor(id)),
+        }
+    }
+
+    /// Sends new flows of a service to `active` from this instant.
+    pub fn switch(&self, service: ServiceId, active: Option<MemberId>, epoch: Epoch) {
+        let active = active.map(|member| self.ids.member(service, member));
+        self.steering.set_decision(self.ids.service(service), Decision { active, epoch: epoch.0 });
+    }
+
+    /// Makes flows of another member than the active one stale if they are older than `epoch`, and resets them.
+    pub fn raise_floor(&self, service: ServiceId, epoch: Epoch) {
+        self.steering.raise_floor(self.ids.service(service), epoch.0);
+        self.sweeper.sweep();
+    }
+
+    /// Counts the flows of every member. Reads the whole table: not for the agent's main loop.
+    #[must_use]
+    pub fn flow_counter(&self) -> impl FnOnce() -> Result<FlowCounts> + Send + 'static {
+        let maps = Arc::clone(&self.maps);
+        let ids = self.ids.clone();
+        move || {
+            let mut counts = vec![0; layout::MAX_MEMBERS as usize];
+            lock(&maps).flows.for_each(|_, flow| counts[usize::from(flow.member)] += 1)?;
+            Ok(FlowCounts { ids, counts })
+        }
+    }
+
+    /// Packets and bytes of an outcome since the maps were made.
+    pub fn count(&self, outcome: Outcome) -> Result<Count> {
+        lock(&self.maps).count(outcome, None)
+    }
+
+    /// Ends the agent's part: `keep` leaves everything in the kernel as it is, `detach` removes it.
+    pub async fn stop(self) -> Result<()> {
+        match self.on_stop {
+            OnStop::Keep => Ok(()),
+            OnStop::Detach => remove(&self.network, self.pin_dir.path(), &self.device).await,
+        }
+    }
+}
+
+/// Flows of every member at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct FlowCounts {
+    ids: Ids,
+    counts: Vec<u64>,
+}
+
+impl FlowCounts {
+    /// Flows of one member.
+    #[must_use]
+    pub fn of(&self, service: ServiceId, member: MemberId) -> u64 {
+        self.counts.get(usize::from(self.ids.member(service, member))).copied().unwrap_or_default()
+    }
+}
+
+/// Removes programs, maps, pins, device and routes. Needs no running agent, and refuses while one runs.
+pub async fn uninstall(pin_dir: &Path, device: &str) -> Result<()> {
+    let network = Network::connect()?;
+    let claim = if pin_dir.exists() { Some(PinDir::claim(pin_dir)?) } else { None };
+    remove(&network, pin_dir, device).await?;
+    drop(claim);
+    Ok(())
+}
+
+/// The device goes first: nothing is routed to programs that are about to vanish.
+async fn remove(network: &Network, pin_dir: &Path, device: &str) -> Result<()> {
+    network.remove_device(device).await?;
+    programs::remove_pins(pin_dir)
+}
+
+/// A VIP that is an address of this host would never be routed to the VIP device, and a member that is one cannot be
+/// reached through it.
+pub async fn check_host(config: &Config, resolved: &Resolved) -> Result<()> {
+    check_addresses(&Network::connect()?, config, resolved).await
+}
+
+async fn check_addresses(network: &Network, config: &Config, resolved: &Resolved) -> Result<()> {
+    let own = network.addresses().await?;
+    for (at, service) in config.services.iter().enumerate() {
+        if let Some(vip) = service.vips.iter().find(|vip| own.contains(&vip.ip())) {
+            bail!(
+                "service {:?}: the VIP {vip} is an address of this host; a VIP must be an address that no device has, \
+                 so choose a free one",
+                service.name
+            );
+        }
+        for (number, member) in service.members.iter().enumerate() {
+            let addresses = resolved.addresses(ServiceId(at), MemberId(number));
+            for address in addresses.iter() {
+                let local = network.route_to(address.ip()).await?.is_some_and(|way| way.local);
+                if local {
+                    bail!(
+                        "member {:?} of service {:?}: {address} is an address of this host; members on the same host \
+                         are not supported yet, so give an address of another host",
+                        member.name,
+                        service.name
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses maps of another layout or another network namespace; claims new ones.
+fn claim_maps(maps: &mut Maps, pin_dir: &Path) -> Result<()> {
+    let namespace = fs::metadata("/proc/self/ns/net").context("cannot read the network namespace")?.ino();
+    let found = maps.meta()?;
+    if found.version == 0 {
+        let boot =
+            fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
+        let mut boot_id = [0; 40];
+        boot_id.iter_mut().zip(boot.trim().bytes()).for_each(|(to, from)| *to = from);
+        return maps.set_meta(Meta { version: layout::VERSION, reserved: 0, namespace, boot_id });
+    }
+    if found.version != layout::VERSION {
+        bail!(
+            "the maps in {} have layout {}, this agent knows layout {}; run `redirector uninstall` with the binary \
+             that made them, which ends their flows",
+            pin_dir.display(),
+            found.version,
+            layout::VERSION
+        );
+    }
+    if found.namespace != namespace {
+        bail!(
+            "the maps in {} belong to another network namespace (inode {}); give this agent a pin_dir of its own in \
+             [datapath]",
+            pin_dir.display(),
+            found.namespace
+        );
+    }
+    Ok(())
+}
+
+/// Takes services and members out that the configuration does not have any more. Their flows become stale.
+fn retire(maps: &mut Maps, retired: &Retired) -> Result<()> {
+    for service in &retired.services {
+        // The epoch goes on, so that flows of a later service with this id are told apart.
+        let epoch = maps.steering.decision(*service).epoch.wrapping_add(1);
+        maps.steering.set_decision(*service, Decision { active: None, epoch });
+        maps.steering.raise_floor(*service, epoch);
+    }
+    for member in &retired.members {
+        for slot in 0..layout::SLOTS {
+            maps.set_slot(*member, slot, None, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// How this host reaches every address of every member.
+struct Routes {
+    ways: Vec<(SocketAddr, RouteTo)>,
+}
+
+impl Routes {
+    async fn find(network: &Network, config: &Config, resolved: &Resolved) -> Result<Self> {
+        let mut ways = Vec::new();
+        for (at, service) in config.services.iter().enumerate() {
+            for (number, member) in service.members.iter().enumerate() {
+                for address in resolved.addresses(ServiceId(at), MemberId(number)).iter() {
+                    let Some(way) = network.route_to(address.ip()).await? else {
+                        bail!(
+                            "member {:?} of service {:?}: this host has no route to {address}; add one, then start \
+                             again",
+                            member.name,
+                            service.name
+                        );
+                    };
+                    ways.push((address, way));
+                }
+            }
+        }
+        Ok(Self { ways })
+    }
+
+    fn to(&self, address: SocketAddr) -> Option<&RouteTo> {
+        self.ways.iter().find(|(known, _)| *known == address).map(|(_, way)| way)
+    }
+
+    /// The smallest MTU on the way to any member.
+    fn mtu(&self) -> u32 {
+        self.ways.iter().map(|(_, way)| way.mtu).min().unwrap_or(1500)
+    }
+
+    /// The source that most programs would use for addresses of this family.
+    fn source(&self, v6: bool) -> Option<IpAddr> {
+        self.ways.iter().find(|(address, _)| address.is_ipv6() == v6).and_then(|(_, way)| way.source)
+    }
+}
+
+fn fill_slots(
+    maps: &mut Maps,
+    ids: &Ids,
+    config: &Config,
+    resolved: &Resolved,
+    routes: &Routes,
+) -> Result<()> {
+    for (at, service) in config.services.iter().enumerate() {
+        for number in 0..service.members.len() {
+            let (service, member) = (ServiceId(at), MemberId(number));
+            let addresses = resolved.addresses(service, member);
+            for v6 in [false, true] {
+                let address = addresses.iter().find(|address| address.is_ipv6() == v6);
+                let source = address.and_then(|address| routes.to(address)).and_then(|way| way.source);
+                maps.set_slot(ids.member(service, member), slot_of(v6), address, source)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The devices that replies come in by.
+async fn uplinks(network: &Network, config: &Config, routes: &Routes) -> Result<Vec<u32>> {
+    let mut found = BTreeSet::new();
+    if config.datapath.uplinks.is_empty() {
+        found.extend(routes.ways.iter().map(|(_, way)| way.device));
+    }
+    for name in &config.datapath.uplinks {
+        found.insert(network.index_of(name).await.with_context(|| {
+            format!("[datapath] uplinks names {name}; correct it, or leave it out to use every device towards a member")
+        })?);
+    }
+    Ok(found.into_iter().collect())
+}
+
+async fn route_vips(network: &Network, config: &Config, device: Device, routes: &Routes) -> Result<()> {
+    let vips: HashSet<IpAddr> =
+        config.services.iter().flat_map(|service| service.vips.iter().map(SocketAddr::ip)).collect();
+    for vip in &vips {
+        network.set_vip_route(*vip, device.index, routes.source(vip.is_ipv6()), routes.mtu()).await?;
+    }
+    network.remove_other_routes(device.index, &vips).await
+}
+
+/// Hands what the programs log to the agent's own log.
+fn forward_kernel_log(programs: &mut aya::Ebpf) -> Result<()> {
+    use tokio::io::{Interest, unix::AsyncFd};
+
+    let logger = aya_log::EbpfLogger::init(programs).context("cannot read the programs' log")?;
+    // SAFETY: the logger owns its descriptor and lives as long as the registration.
+    let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE)? };
+    tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! The agent's side of the maps. `redirector-common` documents their layout.
+//!
+//! The agent writes decisions, floors and tables. It never writes a flow: see [`super::flows`].
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd},
+    ptr::NonNull,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+};
+use redirector_common::{
+    addr::{Addr, Port},
+    decision::Decision,
+    flow::{Flow, Standing},
+    layout::{MAX_SERVICES, Meta, Name, Slot, VipKey, slot_index},
+    outcome::{Count, Outcome, counter_index},
+};
+use rustix::mm::{MapFlags, ProtFlags};
+
+use super::flows::Flows;
+
+/// An array map of 64-bit words, mapped into the agent: writing is one store, no system call.
+#[derive(Debug)]
+struct Words {
+    base: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: the mapping is shared memory that is only touched through atomics and lives until `drop`.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Words {
+    fn map(fd: BorrowedFd<'_>, count: usize) -> Result<Self> {
+        let length = count * size_of::<u64>();
+        // SAFETY: a fresh mapping at an address that the kernel chooses aliases nothing.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                fd,
+                0,
+            )
+        }
+        .context("cannot map an array map into memory")?;
+        let base = NonNull::new(base.cast()).context("an array map was mapped at address 0")?;
+        Ok(Self { base, count })
+    }
+
+    fn get(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.count, "word {index} of {}", self.count);
+        // SAFETY: the index is within the mapping, which is page aligned and lives as long as `self`.
+        unsafe { self.base.add(index).as_ref() }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `map` mapped; no reference outlives `self`.
+        let _nothing_to_do_about_it =
+            unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.count * size_of::<u64>()) };
+    }
+}
+
+/// Words of one entry of the services map: floor, deadline.
+const SERVICE_WORDS: usize = 2;
+
+/// Decisions and floors: where new flows go, and which old ones may stay.
+#[derive(Debug)]
+pub(super) struct Steering {
+    decisions: Words,
+    services: Words,
+}
+
+impl Steering {
+    /// Where new flows of a service go.
+    pub(super) fn decision(&self, service: u16) -> Decision {
+        Decision::from_word(self.decisions.get(usize::from(service)).load(Ordering::Acquire))
+    }
+
+    /// A switch: one store, for all VIPs of the service together.
+    pub(super) fn set_decision(&self, service: u16, decision: Decision) {
+        self.decisions.get(usize::from(service)).store(decision.word(), Ordering::Release);
+    }
+
+    /// Flows with a lower epoch, on another member than the active one, are stale.
+    #[allow(clippy::cast_possible_truncation)] // Epochs have 32 bits.
+    pub(super) fn floor(&self, service: u16) -> u32 {
+        self.services.get(usize::from(service) * SERVICE_WORDS).load(Ordering::Acquire) as u32
+    }
+
+    /// Raises the floor; a lower one than there is changes nothing.
+    pub(super) fn raise_floor(&self, service: u16, epoch: u32) {
+        self.services.get(usize::from(service) * SERVICE_WORDS).fetch_max(u64::from(epoch), Ordering::AcqRel);
+    }
+}
+
+/// All maps that the agent reads and writes.
+pub(super) struct Maps {
+    pub(super) steering: Arc<Steering>,
+    pub(super) flows: Flows,
+    /// The slots' generations, so that a sweep asks the kernel for none.
+    generations: Vec<u32>,
+    vips: HashMap<MapData, VipKey, u32>,
+    vip_addresses: HashMap<MapData, Addr, u32>,
+    slots: Array<MapData, Slot>,
+    names: Array<MapData, Name>,
+    meta: Array<MapData, Meta>,
+    outcomes: PerCpuArray<MapData, Count>,
+}
+
+impl Maps {
+    /// Takes the maps out of the loaded object.
+    pub(super) fn take(programs: &mut Ebpf) -> Result<Self> {
+        let decisions = take(programs, "decisions_v1")?;
+        let services = take(programs, "services_v1")?;
+        let flows = take(programs, "flows_v1")?;
+        let replies = take(programs, "replies_v1")?;
+        let slots: Array<_, Slot> = array(programs, "slots_v1")?;
+        let generations = slots.iter().map(|slot| Ok(slot?.generation)).collect::<Result<_>>()?;
+        let count = MAX_SERVICES as usize;
+        Ok(Self {
+            steering: Arc::new(Steering {
+                decisions: Words::map(fd_of(&decisions)?, count)?,
+                services: Words::map(fd_of(&services)?, count * SERVICE_WORDS)?,
+            }),
+            generations,
+            flows: Flows::new(fd_of(&flows)?.try_clone_to_owned()?, flows.try_into()?, replies.try_into()?),
+            vips: take(programs, "vips_v1")?.try_into()?,
+            vip_addresses: take(programs, "vip_addrs_v1")?.try_into()?,
+            slots,
+            names: array(programs, "names_v1")?,
+            meta: array(programs, "meta_v1")?,
+            outcomes: take(programs, "outcomes_v1")?.try_into()?,
+        })
+    }
+
+    /// Whose maps these are.
+    pub(super) fn meta(&self) -> Result<Meta> {
+        Ok(self.meta.get(&0, 0)?)
+    }
+
+    /// Says whose maps these are.
+    pub(super) fn set_meta(&mut self, meta: Meta) -> Result<()> {
+        Ok(self.meta.set(0, meta, 0)?)
+    }
+
+    /// Which id belongs to which name.
+    pub(super) fn names(&self) -> Result<Vec<Name>> {
+        self.names.iter().map(|name| Ok(name?)).collect()
+    }
+
+    /// Gives an id a name.
+    pub(super) fn set_name(&mut self, index: u32, name: Name) -> Result<()> {
+        Ok(self.names.set(index, name, 0)?)
+    }
+
+    /// One address of a member.
+    pub(super) fn slot(&self, member: u16, slot: u32) -> Result<Slot> {
+        Ok(self.slots.get(&slot_index(member, slot), 0)?)
+    }
+
+    /// Fills, changes or empties a slot. Another address gets another generation: flows to the old one are stale.
+    pub(super) fn set_slot(
+        &mut self,
+        member: u16,
+        slot: u32,
+        endpoint: Option<SocketAddr>,
+        source: Option<IpAddr>,
+    ) -> Result<()> {
+        let old = self.slot(member, slot)?;
+        let address = endpoint.map_or(Addr::default(), |endpoint| endpoint.ip().into());
+        let port = endpoint.map_or(Port::default(), |endpoint| Port::new(endpoint.port()));
+        let replaced = old.address != address || old.port != port;
+        let new = Slot {
+            address,
+            source: source.map_or(Addr::default(), Into::into),
+            generation: old.generation.wrapping_add(u32::from(replaced)),
+            port,
+            reserved: 0,
+        };
+        if new != old {
+            self.slots.set(slot_index(member, slot), new, 0)?;
+            self.generations[slot_index(member, slot) as usize] = new.generation;
+        }
+        Ok(())
+    }
+
+    /// Makes `wanted` the VIPs, without a moment in which one that stays is missing.
+    pub(super) fn set_vips(&mut self, wanted: &[(SocketAddr, u16)]) -> Result<()> {
+        let mut keys = HashSet::new();
+        let mut addresses = HashSet::new();
+        for (vip, service) in wanted {
+            let address = Addr::from(vip.ip());
+            let key = VipKey { address, port: Port::new(vip.port()), protocol: VipKey::TCP };
+            self.vip_addresses.insert(address, 1, 0).context("too many VIP addresses")?;
+            self.vips.insert(key, u32::from(*service), 0).context("too many VIPs")?;
+            keys.insert(key);
+            addresses.insert(address);
+        }
+        let surplus: Vec<_> =
+            self.vips.keys().filter_map(Result::ok).filter(|key| !keys.contains(key)).collect();
+        for key in surplus {
+            self.vips.remove(&key)?;
+        }
+        let surplus: Vec<_> =
+            self.vip_addresses.keys().filter_map(Result::ok).filter(|key| !addresses.contains(key)).collect();
+        for address in surplus {
+            self.vip_addresses.remove(&address)?;
+        }
+        Ok(())
+    }
+
+    /// What decides whether a flow is stale.
+    pub(super) fn standing(&self, flow: &Flow) -> Standing {
+        Standing {
+            active: self.steering.decision(flow.service).active,
+            floor: self.steering.floor(flow.service),
+            generation: self.generations[slot_index(flow.member, flow.slot) as usize],
+        }
+    }
+
+    /// Packets and bytes of an outcome, over all processors.
+    pub(super) fn count(&self, outcome: Outcome, member: Option<u16>) -> Result<Count> {
+        let per_cpu = self.outcomes.get(&counter_index(outcome, member), 0)?;
+        Ok(per_cpu.iter().fold(Count::default(), |sum, count| Count {
+            packets: sum.packets + count.packets,
+            bytes: sum.bytes + count.bytes,
+        }))
+    }
+}
+
+fn take(programs: &mut Ebpf, name: &str) -> Result<Map> {
+    programs.take_map(name).with_context(|| format!("the object has no map {name}"))
+}
+
+fn array<T: aya::Pod>(programs: &mut Ebpf, name: &str) -> Result<Array<MapData, T>> {
+    Ok(take(programs, name)?.try_into()?)
+}
+
+/// aya's typed maps do not show their descriptor.
+fn fd_of(map: &Map) -> Result<BorrowedFd<'_>> {
+    match map {
+        Map::Array(data) | Map::HashMap(data) => Ok(data.fd().as_fd()),
+        _ => bail!("neither an array nor a hash map"),
+    }
+}

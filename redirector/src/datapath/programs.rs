@@ -1,0 +1,215 @@
+//! Loading the kernel programs, and attaching them through links that outlive the agent.
+//!
+//! Maps and links are pinned from the start. A starting agent takes the pinned maps, loads its own programs over
+//! them, and replaces what each pinned link runs in one step: no packet passes without a program, and there is
+//! never a second copy on a hook.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::TcAttachOptions,
+    },
+    sys::SyscallError,
+    util::KernelVersion,
+};
+
+use super::network::Device;
+use crate::model::{Datapath, PortRange};
+
+/// The kernel programs, built by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
+
+/// Maps that live as long as the pin directory does.
+const PINNED: [&str; 10] = [
+    "vips_v1",
+    "vip_addrs_v1",
+    "decisions_v1",
+    "services_v1",
+    "slots_v1",
+    "flows_v1",
+    "replies_v1",
+    "outcomes_v1",
+    "names_v1",
+    "meta_v1",
+];
+
+/// Maps whose size the configuration sets.
+const SIZED: [&str; 2] = ["flows_v1", "replies_v1"];
+
+/// What programs are told when they are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The VIP device.
+    pub device: Device,
+    /// Source ports of the member side.
+    pub port_range: PortRange,
+    /// Size of the flow table, unless it is pinned already.
+    pub max_flows: u32,
+    /// Whether the slow path logs through aya-log.
+    pub log: bool,
+}
+
+impl Settings {
+    /// Out of the configuration.
+    #[must_use]
+    pub fn new(config: &Datapath, device: Device, log: bool) -> Self {
+        Self { device, port_range: config.port_range, max_flows: config.max_flows, log }
+    }
+}
+
+/// Where maps are pinned.
+#[must_use]
+pub fn maps_dir(pin_dir: &Path) -> PathBuf {
+    pin_dir.join("maps")
+}
+
+/// Where links are pinned.
+#[must_use]
+pub fn links_dir(pin_dir: &Path) -> PathBuf {
+    pin_dir.join("links")
+}
+
+/// Loads both programs. With a pin directory, maps that are pinned there are taken and the others are pinned.
+pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
+    /// `BPF_F_IPV6` (Linux 6.16): see `settings.rs` of the kernel programs.
+    const BPF_F_IPV6: u32 = 1 << 7;
+
+    let mac = settings.device.mac;
+    let words = [0, 2, 4].map(|at| u16::from_ne_bytes([mac[at], mac[at + 1]]));
+    let first = u32::from(settings.port_range.first);
+    let count = u32::from(settings.port_range.last) - first + 1;
+    let kernel = KernelVersion::current().context("the kernel's version cannot be read")?;
+    let flag = if kernel >= KernelVersion::new(6, 16, 0) { BPF_F_IPV6 } else { 0 };
+    let log = u32::from(settings.log);
+
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("VIP_DEVICE", &settings.device.index, true)
+        .override_global("VIP_DEVICE_MAC", &words[..], true)
+        .override_global("PORT_FIRST", &first, true)
+        .override_global("PORT_COUNT", &count, true)
+        .override_global("IPV6_CHECKSUM_FLAG", &flag, true)
+        .override_global("LOG", &log, true);
+    for name in SIZED {
+        loader.map_max_entries(name, settings.max_flows);
+    }
+    if let Some(pin_dir) = pin_dir {
+        let dir = maps_dir(pin_dir);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        for name in PINNED {
+            loader.map_pin_path(name, dir.join(name));
+        }
+    }
+    let mut programs = loader.load(OBJECT).context("the kernel programs or their maps do not load")?;
+    for name in [EGRESS, INGRESS] {
+        classifier(&mut programs, name)?
+            .load()
+            .with_context(|| format!("the kernel refuses the program {name}"))?;
+    }
+    Ok(programs)
+}
+
+/// Runs on egress of the VIP device.
+pub const EGRESS: &str = "redirector_egress";
+/// Runs on ingress of the uplinks.
+pub const INGRESS: &str = "redirector_ingress";
+
+/// One of the two programs.
+pub fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = programs.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+/// Attaches the programs to the VIP device and to the uplinks, over the links of an earlier agent where there are
+/// some, and removes links to devices that are no uplinks any more.
+pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[u32]) -> Result<()> {
+    let dir = links_dir(pin_dir);
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+
+    let mut wanted = HashSet::new();
+    // The way back is there before the way out is used.
+    for uplink in uplinks {
+        // Not the device's name: bpffs allows no dots.
+        let pin = format!("ingress_{uplink}");
+        attach_one(classifier(programs, INGRESS)?, &dir.join(&pin), *uplink, TcAttachType::Ingress)?;
+        wanted.insert(pin);
+    }
+    let pin = format!("egress_{device}");
+    attach_one(classifier(programs, EGRESS)?, &dir.join(&pin), device, TcAttachType::Egress)?;
+    wanted.insert(pin);
+
+    for entry in fs::read_dir(&dir)? {
+        let entry = entry?;
+        if !wanted.contains(&*entry.file_name().to_string_lossy()) {
+            fs::remove_file(entry.path())?;
+            tracing::info!(link = %entry.path().display(), "removed the link to a device that is not used any more");
+        }
+    }
+    Ok(())
+}
+
+fn attach_one(program: &mut SchedClassifier, pin: &Path, device: u32, direction: TcAttachType) -> Result<()> {
+    match PinnedLink::from_pin(pin) {
+        Ok(pinned) => match program.attach_to_link(FdLink::from(pinned).try_into()?) {
+            Ok(link) => {
+                // The pin holds the link; this handle may go.
+                drop(program.take_link(link)?);
+                return Ok(());
+            }
+            // The device went away and its index was given anew: the link is dead.
+            Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+                if io_error.raw_os_error() == Some(libc::ENOLINK) =>
+            {
+                fs::remove_file(pin)?;
+            }
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot replace the program of {}", pin.display()));
+            }
+        },
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot open the link {}", pin.display())),
+    }
+    let name = rustix::net::netdevice::index_to_name(
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?,
+        device,
+    )
+    .with_context(|| format!("there is no device with index {device}"))?;
+    let link = program
+        .attach_with_options(&name, direction, TcAttachOptions::TcxOrder(LinkOrder::default()))
+        .with_context(|| format!("cannot attach to {direction:?} of {name}"))?;
+    let link: FdLink = program.take_link(link)?.try_into()?;
+    link.pin(pin).with_context(|| format!("cannot pin the link of {name} at {}", pin.display()))?;
+    Ok(())
+}
+
+/// Removes every pin, and with it links, programs and maps. Nothing to remove is no error.
+pub fn remove_pins(pin_dir: &Path) -> Result<()> {
+    // Links first: programs stop before their maps go.
+    for dir in [links_dir(pin_dir), maps_dir(pin_dir), pin_dir.to_owned()] {
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() {
+                bail!("{} is not Redirector's: remove it, then uninstall again", path.display());
+            }
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        fs::remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,386 @@
+//! The programs, loaded in a network namespace of their own and run packet by packet with `BPF_PROG_TEST_RUN`.
+
+use std::{collections::HashMap as StdMap, fs, net::SocketAddr, os::fd::OwnedFd};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, PerCpuArray},
+    programs::{TestRun as _, TestRunOptions},
+};
+use redirector::{
+    datapath::{
+        network::Network,
+        programs::{EGRESS, INGRESS, Settings, classifier, load},
+    },
+    model::PortRange,
+};
+use redirector_common::{
+    addr::{Addr, Port, Tuple},
+    decision::Decision,
+    flow::{Flow, Stub},
+    layout::{Service, Slot, VipKey, slot_index, slot_of},
+    outcome::{Count, Outcome, counter_index},
+};
+use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+
+use super::frame::{Names, build, describe, is_tcp};
+
+/// Ids of the one service and its two members.
+const SERVICE: u16 = 0;
+pub const MEMBER: u16 = 0;
+pub const OTHER: u16 = 1;
+
+const PORTS: PortRange = PortRange { first: 10_000, last: 10_019 };
+
+/// What a program said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The packet goes on as if the program were not there.
+    Leave,
+    /// It ends.
+    Drop,
+    /// It leaves by another way.
+    Redirect,
+}
+
+/// Everything that one packet led to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub verdict: Verdict,
+    pub outcome: &'static str,
+    /// The packet as it left the program; `unchanged` when not a byte differs.
+    pub packet: String,
+    /// What else entered the stack through the VIP device.
+    pub copy: Option<String>,
+}
+
+pub struct Bench {
+    programs: Ebpf,
+    names: Names,
+    device: u32,
+    v6: bool,
+    epoch: u32,
+    /// Hears what `bpf_clone_redirect` sends.
+    tap: OwnedFd,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Bench {
+    /// Moves this thread into a network namespace of its own; the kernel removes it with the thread.
+    pub fn new(v6: bool, max_flows: u32) -> Self {
+        // SAFETY: no other thread shares what is unshared.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET).unwrap() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let device = runtime.block_on(async {
+            let device = Network::connect().unwrap().ensure_device("redirector0").await.unwrap();
+            uplink().await;
+            device
+        });
+        let settings = Settings { device, port_range: PORTS, max_flows, log: false };
+        let mut programs = load(&settings, None).unwrap();
+
+        let at = |v4: &str, six: &str| -> SocketAddr { if v6 { six } else { v4 }.parse().unwrap() };
+        let names = Names::from([
+            ("client", at("192.0.2.9:40000", "[2001:db8::9]:40000")),
+            ("vip", at("10.255.0.1:6379", "[fd00:255::1]:6379")),
+            ("vip:80", at("10.255.0.1:80", "[fd00:255::1]:80")),
+            ("member", at("10.2.1.2:6380", "[fd00:2:1::2]:6380")),
+            ("other", at("10.2.2.2:6381", "[fd00:2:2::2]:6381")),
+            ("stranger", at("198.51.100.7:443", "[2001:db8:7::7]:443")),
+        ]);
+        let source = at("10.1.0.2:0", "[fd00:1::2]:0").ip();
+        table::<VipKey, u32>(&mut programs, "vips_v1")
+            .insert(
+                VipKey { address: names["vip"].ip().into(), port: Port::new(6379), protocol: VipKey::TCP },
+                u32::from(SERVICE),
+                0,
+            )
+            .unwrap();
+        table::<Addr, u32>(&mut programs, "vip_addrs_v1")
+            .insert(Addr::from(names["vip"].ip()), 1, 0)
+            .unwrap();
+        let mut slots: Array<_, Slot> = programs.map_mut("slots_v1").unwrap().try_into().unwrap();
+        for (member, name) in [(MEMBER, "member"), (OTHER, "other")] {
+            let slot = Slot {
+                address: names[name].ip().into(),
+                source: source.into(),
+                generation: 1,
+                port: Port::new(names[name].port()),
+                reserved: 0,
+            };
+            slots.set(slot_index(member, slot_of(v6)), slot, 0).unwrap();
+        }
+        let tap = tap(device.index);
+        let mut bench = Self { programs, names, device: device.index, v6, epoch: 0, tap, _runtime: runtime };
+        bench.switch(Some(MEMBER), false);
+        bench
+    }
+
+    /// A switch of the service, with or without a reset of older flows.
+    pub fn switch(&mut self, active: Option<u16>, reset: bool) {
+        self.epoch += 1;
+        let word = Decision { active, epoch: self.epoch }.word();
+        let mut decisions: Array<_, u64> = self.programs.map_mut("decisions_v1").unwrap().try_into().unwrap();
+        decisions.set(u32::from(SERVICE), word, 0).unwrap();
+        if reset {
+            let service = Service { floor: u64::from(self.epoch), deadline: 0 };
+            self.set_service(service);
+        }
+    }
+
+    /// A lease that ended one nanosecond after boot.
+    pub fn end_lease(&mut self) {
+        self.set_service(Service { floor: 0, deadline: 1 });
+    }
+
+    fn set_service(&mut self, service: Service) {
+        let mut services: Array<_, Service> =
+            self.programs.map_mut("services_v1").unwrap().try_into().unwrap();
+        services.set(u32::from(SERVICE), service, 0).unwrap();
+    }
+
+    /// The member's address is replaced: what the agent does when it resolves to another one.
+    pub fn replace_address(&mut self) {
+        let index = slot_index(MEMBER, slot_of(self.v6));
+        let mut slots: Array<_, Slot> = self.programs.map_mut("slots_v1").unwrap().try_into().unwrap();
+        let mut slot = slots.get(&index, 0).unwrap();
+        slot.generation += 1;
+        slots.set(index, slot, 0).unwrap();
+    }
+
+    /// The flow table is full: other clients have it.
+    pub fn fill(&mut self) {
+        let stranger = self.names["stranger"];
+        let mut flows = table::<Tuple, Flow>(&mut self.programs, "flows_v1");
+        for port in 1..=u16::MAX {
+            let key = Tuple::between(SocketAddr::new(stranger.ip(), port), stranger);
+            // SAFETY: the type is plain data, for which zeros are a value.
+            if flows.insert(key, unsafe { std::mem::zeroed::<Flow>() }, 0).is_err() {
+                return;
+            }
+        }
+        panic!("the table never filled");
+    }
+
+    /// Every source port towards the member is taken.
+    pub fn take_ports(&mut self) {
+        let source = if self.v6 { "fd00:1::2" } else { "10.1.0.2" }.parse().unwrap();
+        let own = self.names["client"].port();
+        let member = self.names["member"];
+        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v1");
+        for port in (PORTS.first..=PORTS.last).chain([own]) {
+            let stub = Stub { incarnation: 7, client_side: Tuple::default(), reserved: 0 };
+            replies.insert(Tuple::between(SocketAddr::new(source, port), member), stub, 0).unwrap();
+        }
+    }
+
+    /// The stub is there but its entry is another one.
+    pub fn mismatch(&mut self) {
+        let key = Tuple::between(self.names["port"], self.names["member"]);
+        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v1");
+        let mut stub = replies.get(&key, 0).unwrap();
+        stub.incarnation ^= 1;
+        replies.insert(key, stub, 0).unwrap();
+    }
+
+    /// The way to the members is gone.
+    pub fn remove_route(&mut self) {
+        self._runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+            tokio::spawn(connection);
+            handle.link().set(LinkUnspec::new_with_name("up0").down().build()).execute().await.unwrap();
+        });
+    }
+
+    /// Entries in both halves of the table.
+    pub fn entries(&mut self) -> (usize, usize) {
+        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v1").keys().count();
+        (flows, table::<Tuple, Stub>(&mut self.programs, "replies_v1").keys().count())
+    }
+
+    /// Runs a packet through egress of the VIP device.
+    pub fn sent(&mut self, words: &str) -> Seen {
+        let seen = self.run(EGRESS, words);
+        self.learn_port();
+        seen
+    }
+
+    /// Runs a packet through ingress of an uplink.
+    pub fn came(&mut self, words: &str) -> Seen {
+        self.run(INGRESS, words)
+    }
+
+    fn run(&mut self, program: &str, words: &str) -> Seen {
+        let frame = build(words, &self.names);
+        let mut out = vec![0; frame.len() + 256];
+        let before = self.outcomes();
+        let result = classifier(&mut self.programs, program)
+            .unwrap()
+            .test_run(TestRunOptions {
+                data_in: Some(&frame),
+                data_out: Some(&mut out),
+                ..TestRunOptions::new()
+            })
+            .unwrap();
+        out.truncate(result.data_size_out as usize);
+        let after = self.outcomes();
+        let counted: Vec<_> = after.iter().filter(|(name, count)| **count != before[*name]).collect();
+        let [(outcome, count)] = counted[..] else { panic!("{words}: one outcome, not {counted:?}") };
+        assert_eq!(*count, before[outcome] + 1, "{words}: counted once");
+        let verdict = match result.return_value.cast_signed() {
+            -1 => Verdict::Leave,
+            2 => Verdict::Drop,
+            7 => Verdict::Redirect,
+            other => panic!("{words}: verdict {other}"),
+        };
+        if verdict == Verdict::Redirect && !outcome.starts_with("refused") {
+            self.learn_port();
+        }
+        let packet = if out == frame { "unchanged".into() } else { describe(&out, &self.names) };
+        Seen { verdict, outcome, packet, copy: self.heard() }
+    }
+
+    /// The names of everything that one run of a program under a repeat count takes, in nanoseconds.
+    fn outcomes(&mut self) -> StdMap<&'static str, u64> {
+        let counts: PerCpuArray<_, Count> = self.programs.map("outcomes_v1").unwrap().try_into().unwrap();
+        let packets = |outcome, member| -> u64 {
+            counts.get(&counter_index(outcome, member), 0).unwrap().iter().map(|count| count.packets).sum()
+        };
+        Outcome::ALL
+            .iter()
+            .map(|outcome| {
+                let all = [None, Some(MEMBER), Some(OTHER)].map(|member| packets(*outcome, member));
+                (outcome.name(), all.iter().sum())
+            })
+            .collect()
+    }
+
+    /// The table's word `port` means the translated source of the newest flow.
+    fn learn_port(&mut self) {
+        let key = Tuple::between(self.names["client"], self.names["vip"]);
+        if let Ok(flow) = table::<Tuple, Flow>(&mut self.programs, "flows_v1").get(&key, 0) {
+            self.names.insert("port", flow.member_side.near_socket());
+        }
+    }
+
+    fn heard(&self) -> Option<String> {
+        let mut buffer = [0; 2048];
+        // What came in is handled before the call that sent it returns, but for the backlog of another processor.
+        for _ in 0..2 {
+            while let Ok((length, _)) = rustix::net::recv(&self.tap, &mut buffer[..], RecvFlags::DONTWAIT) {
+                // The device's own multicast reports pass here too.
+                if is_tcp(&buffer[..length]) {
+                    return Some(describe(&buffer[..length], &self.names));
+                }
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        None
+    }
+
+    /// Runs frames with random faults through both programs: whatever is left alone is left unchanged.
+    pub fn survives_noise(&mut self, rounds: u32) {
+        let sound = ["client > vip SYN seq=1 ipopt=2", "member > client ACK seq=5 ack=6 len=40 tcpopt=12"]
+            .map(|words| build(words, &self.names));
+        // Xorshift with a fixed seed: a failure comes again.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let mut left = 0;
+        for _ in 0..rounds {
+            let mut frame = sound[random(2)].clone();
+            for _ in 0..=random(4) {
+                let at = 12 + random(frame.len() - 12);
+                frame[at] = random(256) as u8;
+            }
+            frame.truncate(14 + random(frame.len() - 13));
+            for program in [EGRESS, INGRESS] {
+                let mut out = vec![0; frame.len() + 256];
+                let result = classifier(&mut self.programs, program).unwrap().test_run(TestRunOptions {
+                    data_in: Some(&frame),
+                    data_out: Some(&mut out),
+                    ..TestRunOptions::new()
+                });
+                // Kernels differ in which frames are too short for them to run a program on at all.
+                let Ok(result) = result else { continue };
+                if result.return_value.cast_signed() == -1 {
+                    out.truncate(result.data_size_out as usize);
+                    assert_eq!(out, frame);
+                    left += 1;
+                }
+            }
+        }
+        assert!(left > rounds / 2, "only {left} of {rounds} frames were left alone: the noise is too tame");
+    }
+
+    /// Index of the VIP device.
+    pub fn device(&self) -> u32 {
+        self.device
+    }
+}
+
+fn table<'a, K: aya::Pod, V: aya::Pod>(
+    programs: &'a mut Ebpf,
+    name: &str,
+) -> HashMap<&'a mut aya::maps::MapData, K, V> {
+    programs.map_mut(name).unwrap().try_into().unwrap()
+}
+
+/// A device and a gateway towards the members, so that the routing table has an answer.
+async fn uplink() {
+    let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+    tokio::spawn(connection);
+    handle.link().add(LinkVeth::new("up0", "up1").build()).execute().await.unwrap();
+    for name in ["up0", "up1"] {
+        fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0").unwrap();
+        handle.link().set(LinkUnspec::new_with_name(name).up().build()).execute().await.unwrap();
+    }
+    let mut links = Box::pin(handle.link().get().match_name("up0").execute());
+    let index = tokio_stream::StreamExt::try_next(&mut links).await.unwrap().unwrap().header.index;
+    handle.address().add(index, "10.1.0.2".parse().unwrap(), 24).execute().await.unwrap();
+    handle.address().add(index, "fd00:1::2".parse().unwrap(), 64).execute().await.unwrap();
+    let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+        .destination_prefix("10.2.0.0".parse().unwrap(), 16)
+        .gateway("10.1.0.1".parse().unwrap())
+        .build();
+    handle.route().add(v4).execute().await.unwrap();
+    let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+        .destination_prefix("fd00:2::".parse().unwrap(), 32)
+        .gateway("fd00:1::1".parse().unwrap())
+        .build();
+    handle.route().add(v6).execute().await.unwrap();
+}
+
+/// A packet socket that hears what enters through a device.
+fn tap(device: u32) -> OwnedFd {
+    let every_protocol = rustix::net::Protocol::from_raw(
+        std::num::NonZero::new(u32::from((libc::ETH_P_ALL as u16).to_be())).unwrap(),
+    );
+    let socket = rustix::net::socket_with(
+        AddressFamily::PACKET,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(every_protocol),
+    )
+    .unwrap();
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: device as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = size_of_val(&address) as u32;
+    // SAFETY: the address is a whole `sockaddr_ll`, as its family says.
+    let bound =
+        unsafe { libc::bind(std::os::fd::AsRawFd::as_raw_fd(&socket), (&raw const address).cast(), length) };
+    assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
+    socket
+}

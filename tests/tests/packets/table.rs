@@ -1,0 +1,191 @@
+//! The table.
+
+use super::bench::{Bench, MEMBER, OTHER, Verdict};
+use Given::{Came, Do, Sent};
+use Verdict::{Drop, Leave, Redirect};
+
+/// Something that happens.
+pub enum Given {
+    /// The host routes a packet to the VIP device.
+    Sent(&'static str),
+    /// An uplink receives a packet.
+    Came(&'static str),
+    /// The agent or the world does something.
+    Do(fn(&mut Bench)),
+}
+
+/// A row.
+pub struct Case {
+    pub says: &'static str,
+    pub given: &'static [Given],
+    pub packet: Given,
+    pub outcome: &'static str,
+    pub verdict: Verdict,
+    pub out: &'static str,
+    /// What else the client hears.
+    pub copy: Option<&'static str>,
+    /// Entries in each half of the flow table afterwards.
+    pub left: Option<usize>,
+    pub only_v4: bool,
+}
+
+const CASE: Case = Case {
+    says: "",
+    given: &[],
+    packet: Sent(""),
+    outcome: "",
+    verdict: Leave,
+    out: "unchanged",
+    copy: None,
+    left: None,
+    only_v4: false,
+};
+
+const SYN: Given = Sent("client > vip SYN seq=100 tcpopt=20");
+const SYN_ACK: Given = Came("member > port SYN ACK seq=500 ack=101 tcpopt=20");
+const HANDSHAKE_ACK: Given = Sent("client > vip ACK seq=101 ack=501 tcpopt=12");
+const REQUEST: Given = Sent("client > vip PSH ACK seq=101 ack=501 len=30 tcpopt=12");
+const RESPONSE: Given = Came("member > port PSH ACK seq=501 ack=131 len=7 tcpopt=12");
+
+const LEFT_AND_RESET: Given = Do(|bench| bench.switch(Some(OTHER), true));
+const LEFT_AND_KEPT: Given = Do(|bench| bench.switch(Some(OTHER), false));
+
+#[rustfmt::skip]
+pub const TABLE: &[Case] = &[
+    // ------------------------------------------------------------------ opening
+    Case { says: "a SYN to a VIP opens a flow to the active member",
+        packet: SYN, outcome: "opened", verdict: Redirect,
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+    Case { says: "a SYN that is sent again keeps its member and its port",
+        given: &[SYN], packet: SYN, outcome: "carried", verdict: Redirect,
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+    Case { says: "after a switch a new connection goes to the other member",
+        given: &[LEFT_AND_RESET], packet: SYN, outcome: "opened", verdict: Redirect,
+        out: "port > other SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+    Case { says: "a SYN that is sent again goes to the new member when its own was left",
+        given: &[SYN, LEFT_AND_RESET], packet: SYN, outcome: "opened", verdict: Redirect,
+        out: "port > other SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+    Case { says: "a SYN that is sent again keeps a member whose flows are kept",
+        given: &[SYN, LEFT_AND_KEPT], packet: SYN, outcome: "carried", verdict: Redirect,
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+    Case { says: "a SYN on a flow that the client had closed starts a new one",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, Sent("client > vip FIN ACK seq=101 ack=501"), LEFT_AND_KEPT],
+        packet: Sent("client > vip SYN seq=9000"), outcome: "opened", verdict: Redirect,
+        out: "port > other SYN seq=9000", left: Some(1), ..CASE },
+
+    // ------------------------------------------------------------------ carrying
+    Case { says: "the member's answer comes back as the VIP's",
+        given: &[SYN], packet: SYN_ACK, outcome: "replied", verdict: Redirect,
+        out: "vip > client SYN ACK seq=500 ack=101 tcpopt=20", ..CASE },
+    Case { says: "data is carried to the member",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK], packet: REQUEST, outcome: "carried", verdict: Redirect,
+        out: "port > member PSH ACK seq=101 ack=501 len=30 tcpopt=12", ..CASE },
+    Case { says: "an odd number of bytes keeps its checksum right",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK],
+        packet: Sent("client > vip PSH ACK seq=101 ack=501 len=1333"), outcome: "carried", verdict: Redirect,
+        out: "port > member PSH ACK seq=101 ack=501 len=1333", ..CASE },
+    Case { says: "data comes back from the member",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST], packet: RESPONSE, outcome: "replied", verdict: Redirect,
+        out: "vip > client PSH ACK seq=501 ack=131 len=7 tcpopt=12", ..CASE },
+    Case { says: "a flow of a member that was left is carried on when flows are kept",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, LEFT_AND_KEPT], packet: REQUEST, outcome: "carried", verdict: Redirect,
+        out: "port > member PSH ACK seq=101 ack=501 len=30 tcpopt=12", ..CASE },
+    Case { says: "going back to a member does not reset the flows that stayed on it",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, LEFT_AND_KEPT, Do(|bench| bench.switch(Some(MEMBER), true))],
+        packet: REQUEST, outcome: "carried", verdict: Redirect,
+        out: "port > member PSH ACK seq=101 ack=501 len=30 tcpopt=12", ..CASE },
+    Case { says: "IP options are kept",
+        given: &[], packet: Sent("client > vip SYN seq=100 ipopt=3"), outcome: "opened", verdict: Redirect,
+        out: "port > member SYN seq=100 ipopt=3", only_v4: true, ..CASE },
+
+    // ------------------------------------------------------------------ ending
+    Case { says: "a reset of the client is carried and ends the flow",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK], packet: Sent("client > vip RST seq=101"),
+        outcome: "carried", verdict: Redirect, out: "port > member RST seq=101", left: Some(0), ..CASE },
+    Case { says: "a reset of the member, as a refused connection is, is carried and ends the flow",
+        given: &[SYN], packet: Came("member > port RST ACK seq=0 ack=101"),
+        outcome: "replied", verdict: Redirect, out: "vip > client RST ACK seq=0 ack=101", left: Some(0), ..CASE },
+    Case { says: "the acknowledgement of the second FIN is carried and ends the flow",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, Sent("client > vip FIN ACK seq=101 ack=501"),
+            Came("member > port FIN ACK seq=501 ack=102")],
+        packet: Sent("client > vip ACK seq=102 ack=502"),
+        outcome: "carried", verdict: Redirect, out: "port > member ACK seq=102 ack=502", left: Some(0), ..CASE },
+    Case { says: "a FIN that is not acknowledged yet ends nothing",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, Sent("client > vip FIN ACK seq=101 ack=501")],
+        packet: Came("member > port FIN ACK seq=501 ack=102"),
+        outcome: "replied", verdict: Redirect, out: "vip > client FIN ACK seq=501 ack=102", left: Some(1), ..CASE },
+
+    // ------------------------------------------------------------------ stale flows
+    Case { says: "data of the client on a stale flow resets both ends",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE, LEFT_AND_RESET],
+        packet: Sent("client > vip PSH ACK seq=131 ack=508 len=30 tcpopt=12"), outcome: "reset_both", verdict: Redirect,
+        out: "port > member RST ACK seq=131 ack=508", copy: Some("vip > client RST seq=508"), left: Some(1), ..CASE },
+    Case { says: "data of the member on a stale flow resets both ends",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, LEFT_AND_RESET], packet: RESPONSE,
+        outcome: "reset_both", verdict: Redirect,
+        out: "port > member RST seq=131", copy: Some("vip > client RST ACK seq=501 ack=131"), ..CASE },
+    Case { says: "the answer to a SYN that went to a member that was left resets both ends",
+        given: &[SYN, LEFT_AND_RESET], packet: SYN_ACK, outcome: "reset_both", verdict: Redirect,
+        out: "port > member RST seq=101", copy: Some("vip > client RST ACK seq=0 ack=101"), ..CASE },
+    Case { says: "IP options of a stale segment are blanked in both resets",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, LEFT_AND_RESET],
+        packet: Sent("client > vip ACK seq=101 ack=501 len=5 ipopt=3"), outcome: "reset_both", verdict: Redirect,
+        out: "port > member RST ACK seq=101 ack=501 ipopt=3", copy: Some("vip > client RST seq=501 ipopt=3"),
+        only_v4: true, ..CASE },
+    Case { says: "a reset of the client on a stale flow passes and is not answered",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, LEFT_AND_RESET], packet: Sent("client > vip RST ACK seq=101 ack=501"),
+        outcome: "reset_passed", verdict: Redirect, out: "port > member RST ACK seq=101 ack=501", left: Some(0), ..CASE },
+    Case { says: "a reset of the member on a stale flow passes and is not answered",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, LEFT_AND_RESET], packet: Came("member > port RST seq=501"),
+        outcome: "reset_passed", verdict: Redirect, out: "vip > client RST seq=501", left: Some(0), ..CASE },
+    Case { says: "a flow is stale when the address of its member was replaced",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, Do(Bench::replace_address)], packet: REQUEST,
+        outcome: "reset_both", verdict: Redirect,
+        out: "port > member RST ACK seq=101 ack=501", copy: Some("vip > client RST seq=501"), ..CASE },
+
+    // ------------------------------------------------------------------ refusing
+    Case { says: "a VIP's address on a port without a service refuses",
+        packet: Sent("client > vip:80 SYN seq=100"), outcome: "refused_no_service", verdict: Redirect,
+        out: "vip:80 > client RST ACK seq=0 ack=101", left: Some(0), ..CASE },
+    Case { says: "a held service refuses",
+        given: &[Do(|bench| bench.switch(None, false))], packet: SYN, outcome: "refused_no_member", verdict: Redirect,
+        out: "vip > client RST ACK seq=0 ack=101", left: Some(0), ..CASE },
+    Case { says: "a service whose lease ended refuses",
+        given: &[Do(Bench::end_lease)], packet: SYN, outcome: "refused_no_member", verdict: Redirect,
+        out: "vip > client RST ACK seq=0 ack=101", left: Some(0), ..CASE },
+    Case { says: "a full flow table refuses and evicts nobody",
+        given: &[Do(Bench::fill)], packet: SYN, outcome: "refused_table_full", verdict: Redirect,
+        out: "vip > client RST ACK seq=0 ack=101", ..CASE },
+    Case { says: "without a free source port a client is refused",
+        given: &[Do(Bench::take_ports)], packet: SYN, outcome: "refused_no_port", verdict: Redirect,
+        out: "vip > client RST ACK seq=0 ack=101", ..CASE },
+    Case { says: "without a route to the member a client is refused",
+        given: &[Do(Bench::remove_route)], packet: SYN, outcome: "refused_no_route", verdict: Redirect,
+        out: "vip > client RST ACK seq=0 ack=101", left: Some(0), ..CASE },
+    Case { says: "a segment in the middle of an unknown flow is answered with a reset",
+        packet: REQUEST, outcome: "refused_unknown_flow", verdict: Redirect,
+        out: "vip > client RST seq=501", left: Some(0), ..CASE },
+    Case { says: "a reset of an unknown flow is dropped, never answered",
+        packet: Sent("client > vip RST seq=101"), outcome: "reset_dropped", verdict: Drop, ..CASE },
+    Case { says: "data in a refused SYN and padding of the frame are told apart",
+        given: &[Do(|bench| bench.switch(None, false))], packet: Sent("client > vip SYN seq=100 len=5 padded"),
+        outcome: "refused_no_member", verdict: Redirect, out: "vip > client RST ACK seq=0 ack=106", ..CASE },
+
+    // ------------------------------------------------------------------ leaving alone
+    Case { says: "a packet to somebody else is left alone",
+        packet: Sent("client > stranger SYN seq=100"), outcome: "not_ours", ..CASE },
+    Case { says: "a packet that an uplink receives for no flow is left alone",
+        packet: Came("stranger > client PSH ACK seq=1 ack=1 len=10"), outcome: "not_ours", ..CASE },
+    Case { says: "the agent's own connection to a member is left alone",
+        given: &[SYN], packet: Came("member > client SYN ACK seq=500 ack=101"), outcome: "not_ours", ..CASE },
+    Case { says: "a stub without its entry is removed, and the packet left to the host's stack",
+        given: &[SYN, Do(Bench::mismatch)], packet: SYN_ACK, outcome: "halves_mismatched", ..CASE },
+    Case { says: "a truncated segment is left alone",
+        packet: Sent("client > vip SYN seq=100 short"), outcome: "malformed", ..CASE },
+    Case { says: "a fragment is left alone",
+        packet: Sent("client > vip SYN seq=100 frag"), outcome: "fragment", ..CASE },
+    Case { says: "a frame with a VLAN tag is left to the VLAN's device",
+        packet: Came("member > client SYN ACK seq=500 ack=101 vlan"), outcome: "not_ip", ..CASE },
+    Case { says: "UDP is left alone",
+        packet: Sent("client > vip udp"), outcome: "not_tcp", ..CASE },
+];
