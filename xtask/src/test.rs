@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     run::{self, REDIRECTOR_BIN, cargo},
@@ -17,8 +17,9 @@ const MOST_THREADS: usize = 4;
 
 /// Runs all steps and stops at the first that fails.
 pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
-    run::need_root("test")
-        .context("for the other tests alone: `cargo test -p redirector -p redirector-common`")?;
+    run::need_root("test").map_err(|error| {
+        anyhow!("{error}; tests that need no root: `cargo test -p redirector -p redirector-common`")
+    })?;
     let mut steps = Steps::default();
     steps.step("setup", setup::ensure)?;
     steps.step("rustfmt and clippy are there", has_linters)?;
