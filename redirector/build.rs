@@ -70,9 +70,9 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-/// Where the programs are compiled. Cargo's own directory for this script differs between debug, release and every
-/// set of features, but the programs are always optimised: so all share one, and `core` compiles once. Checkouts
-/// that share a target directory do not share this.
+/// Where the programs are compiled. Cargo's own directory for this script differs between debug, release and
+/// every set of features, but the programs are always optimised: so all share one, and `core` compiles once.
+/// Checkouts that share a target directory do not share this.
 fn shared_dir(out_dir: &Path) -> Result<PathBuf> {
     // `<target>/<profile>/build/<package>/out`
     let target = out_dir.ancestors().nth(4).context("OUT_DIR is not in a target directory")?;
@@ -95,7 +95,8 @@ fn set_environment(compiler: &toolchain::Compiler, linker: &Path, shared: &Path)
         set.push(("RUSTC_BOOTSTRAP", "1".into()));
     }
     if let Some(llvm) = &compiler.llvm {
-        // bpf-linker opens the first `libLLVM*` of these directories: one with nothing else in it comes first.
+        // bpf-linker opens the first `libLLVM*` of these directories: one with nothing else in it comes
+        // first.
         let dir = shared.join("llvm");
         if dir.exists() {
             fs::remove_dir_all(&dir)?;

@@ -122,7 +122,7 @@ pub(crate) fn need_root(verb: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "`cargo xtask {verb}` makes network namespaces and loads kernel programs, which only root may do: run it as \
-         root, for example `sudo -E env PATH=\"$PATH\" cargo xtask {verb}`"
+        "`cargo xtask {verb}` makes network namespaces and loads kernel programs, which only root may do: run \
+         it as root, for example `sudo -E env PATH=\"$PATH\" cargo xtask {verb}`"
     )
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: brings what a Debian 12 machine with Rust lacks for building, testing and showing.
 //!
-//! It looks first, decides purely ([`Machine::lacks`]) and only then acts, so the second time it does nothing.
+//! It looks first, decides purely ([`Machine::lacks`]) and only then acts, so the second time it does
+//! nothing.
 
 use std::{fmt::Write as _, path::Path, path::PathBuf, process::Command, time::Duration};
 
@@ -132,7 +133,8 @@ fn install_lacks() -> Result<Machine> {
     Ok(machine)
 }
 
-/// Tries to add the source of `core` to rustup's nightly. That rustup cannot download is no error: Debian can.
+/// Tries to add the source of `core` to rustup's nightly. That rustup cannot download is no error: Debian
+/// can.
 fn completes_nightly(refused: &[(Origin, Unusable)]) -> bool {
     if !refused.iter().any(|(origin, why)| *origin == Origin::Nightly && matches!(why, Unusable::NoCore(_))) {
         return false;
@@ -165,7 +167,7 @@ fn install_linker(machine: &Machine) -> Result<()> {
         None => println!("setup: building bpf-linker {BPF_LINKER} (about a minute)"),
     }
     run(&mut cargo(&["install", "bpf-linker", "--version", BPF_LINKER, "--locked"])).map_err(|error| {
-        anyhow!("{error:#}; without a way to crates.io, copy the program bpf-linker from a machine that has it into PATH")
+        anyhow!("{error:#}; without a way to crates.io, copy the program from another machine into PATH")
     })
 }
 
@@ -193,7 +195,10 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     // Without `--no-remove` apt would take away a compiler of Debian's that conflicts.
     let mut install = apt_get(&["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove"]);
     run(install.args(packages)).map_err(|error| {
-        anyhow!("{error:#}; apt-get says why above: mend it and run this again, or by hand `{by_hand}`; {OTHER_COMPILER}")
+        anyhow!(
+            "{error:#}; apt-get says why above: mend that and run this again, or by hand `{by_hand}`; \
+             {OTHER_COMPILER}"
+        )
     })?;
     drop(redis);
     Ok(())

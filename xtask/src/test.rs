@@ -52,8 +52,9 @@ fn has_linters() -> Result<()> {
     Ok(())
 }
 
-/// Clippy on the kernel programs: for their own target where the compiler that builds them brings clippy, else
-/// with the clippy of this machine and for this machine's target, which sees all but what is specific to BPF.
+/// Clippy on the kernel programs: for their own target where the compiler that builds them brings clippy,
+/// else with the clippy of this machine and for this machine's target, which sees all but what is specific to
+/// BPF.
 fn clippy_kernel_programs() -> Result<()> {
     let Ok(compiler) = toolchain::find_compiler() else {
         bail!("no compiler for the kernel programs; run `cargo xtask setup`");
