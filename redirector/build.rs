@@ -4,7 +4,6 @@ use std::{
     env,
     ffi::OsString,
     fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -49,10 +48,14 @@ fn build() -> Result<()> {
         None => bail!("bpf-linker is not installed; {SETUP}"),
     };
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set: cargo sets it")?);
-    let shared = shared_dir(&out_dir)?;
+    // `<target>/<profile>/build/<package>/out`
+    let target = out_dir.ancestors().nth(4).context("OUT_DIR is not in a target directory")?;
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let shared = toolchain::kernel_programs_dir(target, &checkout);
+    fs::create_dir_all(&shared).with_context(|| format!("cannot make {}", shared.display()))?;
     set_environment(&compiler, &linker, &shared)?;
 
-    let ebpf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../redirector-ebpf").canonicalize()?;
+    let ebpf = checkout.join("redirector-ebpf");
     let root_dir = ebpf.to_str().context("the path of this repository is not UTF-8: move it")?;
     // aya-build watches the package itself. The rest of what the programs are made of and made with:
     for path in ["../redirector-common", "../Cargo.toml", "../Cargo.lock", "../xtask/src/toolchain.rs"] {
@@ -68,19 +71,6 @@ fn build() -> Result<()> {
     fs::copy(&object, out_dir.join("redirector-ebpf"))
         .with_context(|| format!("cannot copy {}", object.display()))?;
     Ok(())
-}
-
-/// Where the programs are compiled. Cargo's own directory for this script differs between debug, release and
-/// every set of features, but the programs are always optimised: so all share one, and `core` compiles once.
-/// Checkouts that share a target directory do not share this.
-fn shared_dir(out_dir: &Path) -> Result<PathBuf> {
-    // `<target>/<profile>/build/<package>/out`
-    let target = out_dir.ancestors().nth(4).context("OUT_DIR is not in a target directory")?;
-    let mut checkout = DefaultHasher::new();
-    env!("CARGO_MANIFEST_DIR").hash(&mut checkout);
-    let dir = target.join("kernel-programs").join(format!("{:016x}", checkout.finish()));
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    Ok(dir)
 }
 
 /// Arranges what cargo, rustc and bpf-linker read from the environment.

@@ -62,9 +62,21 @@ fn clippy_kernel_programs() -> Result<()> {
     let package = ["-p", "redirector-ebpf", "--bins"];
     let own = compiler.origin.command("cargo").args(["clippy", "--version"]).output();
     if own.is_ok_and(|output| output.status.success()) {
+        // What the build script compiled serves here too, `core` before all, if directory and flags are the same
+        // as aya-build's.
+        let shared = toolchain::kernel_programs_dir(&run::target_dir()?, &run::root().canonicalize()?);
+        let flags =
+            format!("--cfg=bpf_target_arch=\"{}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf", env::consts::ARCH);
         let mut command = compiler.origin.command("cargo");
         run::at_root(&mut command);
-        command.arg("clippy").args(package).args(["--target", toolchain::TARGET, "-Z", "build-std=core"]);
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags);
+        command.env("CARGO_TARGET_DIR", shared.join("aya-build/target/redirector-ebpf"));
+        command.args(["clippy", "--release"]).args(package).args([
+            "--target",
+            toolchain::TARGET,
+            "-Z",
+            "build-std=core",
+        ]);
         command.args(["--", "-D", "warnings"]);
         if compiler.origin.is_stable() {
             command.env("RUSTC_BOOTSTRAP", "1");

@@ -9,6 +9,7 @@
 
 use std::{
     env, fmt, fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -209,6 +210,15 @@ pub(crate) fn cargo_bin() -> Option<PathBuf> {
     let root = env::var_os("CARGO_INSTALL_ROOT").or_else(|| env::var_os("CARGO_HOME")).map(PathBuf::from);
     let root = root.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
     Some(root.join("bin"))
+}
+
+/// Where the programs are compiled. Cargo's own directory for a build script differs between debug, release and
+/// every set of features, but the programs are always optimised: so all share one, and `core` compiles once.
+/// Checkouts that share a target directory do not share this.
+pub(crate) fn kernel_programs_dir(target: &Path, checkout: &Path) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    checkout.hash(&mut hasher);
+    target.join("kernel-programs").join(format!("{:016x}", hasher.finish()))
 }
 
 /// The first file of this name in `PATH`.
