@@ -52,14 +52,18 @@ pub(crate) fn build_release(more: &[&str]) -> Result<PathBuf> {
     let mut command = cargo(&["build", "--release", "-p", "redirector", "--bin", "redirector"]);
     command.args(more);
     run(&mut command)?;
-    // This program is `<target>/<profile>/xtask`: the one place that all of Cargo's settings agree on.
-    let this = env::current_exe().context("cannot tell where this program is")?;
-    let target = this.ancestors().nth(2).context("this program is not in a target directory")?;
-    let binary = target.join("release/redirector");
+    let binary = target_dir()?.join("release/redirector");
     if !binary.is_file() {
         bail!("cargo built no {}; start this program with `cargo xtask`", binary.display());
     }
     Ok(binary)
+}
+
+/// Cargo's target directory.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    // This program is `<target>/<profile>/xtask`: the one place that all of Cargo's settings agree on.
+    let this = env::current_exe().context("cannot tell where this program is")?;
+    Ok(this.ancestors().nth(2).context("this program is not in a target directory")?.to_owned())
 }
 
 /// Becomes a program of the lab, so that a signal reaches it and nobody else, and its exit code is ours.
@@ -122,7 +126,7 @@ pub(crate) fn need_root(verb: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "`cargo xtask {verb}` makes network namespaces and loads kernel programs, which only root may do: run it as \
-         root, for example `sudo -E env PATH=\"$PATH\" cargo xtask {verb}`"
+        "`cargo xtask {verb}` makes network namespaces and loads kernel programs, which only root may do: run \
+         it as root, for example `sudo -E env PATH=\"$PATH\" cargo xtask {verb}`"
     )
 }

@@ -1,10 +1,11 @@
 //! `cargo xtask setup`: brings what a Debian 12 machine with Rust lacks for building, testing and showing.
 //!
-//! It looks first, decides purely ([`Machine::lacks`]) and only then acts, so the second time it does nothing.
+//! It looks first, decides purely ([`Machine::lacks`]) and only then acts, so the second time it does
+//! nothing.
 
 use std::{fmt::Write as _, path::Path, path::PathBuf, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::{
     run::{self, cargo, run, run_within},
@@ -132,7 +133,8 @@ fn install_lacks() -> Result<Machine> {
     Ok(machine)
 }
 
-/// Tries to add the source of `core` to rustup's nightly. That rustup cannot download is no error: Debian can.
+/// Tries to add the source of `core` to rustup's nightly. That rustup cannot download is no error: Debian
+/// can.
 fn completes_nightly(refused: &[(Origin, Unusable)]) -> bool {
     if !refused.iter().any(|(origin, why)| *origin == Origin::Nightly && matches!(why, Unusable::NoCore(_))) {
         return false;
@@ -140,7 +142,8 @@ fn completes_nightly(refused: &[(Origin, Unusable)]) -> bool {
     println!("setup: adding the source of core to rustup's nightly");
     let mut command = Command::new("rustup");
     command.args(["component", "add", "rust-src", "--toolchain", Origin::Nightly.name()]);
-    command.env("RUSTUP_MAX_RETRIES", "0");
+    // A refusal is to come fast, and in one line.
+    command.env("RUSTUP_MAX_RETRIES", "0").env("RUST_BACKTRACE", "0");
     if let Err(error) = run_within(RUSTUP_LIMIT, &mut command) {
         println!("setup: {error:#}; taking Debian's compiler instead");
         return false;
@@ -163,9 +166,8 @@ fn install_linker(machine: &Machine) -> Result<()> {
         ),
         None => println!("setup: building bpf-linker {BPF_LINKER} (about a minute)"),
     }
-    run(&mut cargo(&["install", "bpf-linker", "--version", BPF_LINKER, "--locked"])).with_context(|| {
-        "bpf-linker could not be installed; if crates.io is out of reach, install it from a machine that reaches it: \
-         one file, bpf-linker, into a directory of PATH"
+    run(&mut cargo(&["install", "bpf-linker", "--version", BPF_LINKER, "--locked"])).map_err(|error| {
+        anyhow!("{error:#}; without a way to crates.io, copy the program from another machine into PATH")
     })
 }
 
@@ -186,14 +188,17 @@ fn install_packages(packages: &[&str]) -> Result<()> {
         );
     }
     println!("setup: installing {}", packages.join(", "));
-    run(&mut apt_get(&["update", "--quiet"])).context(
-        "the lists of packages could not be fetched; check the network and /etc/apt/sources.list, then run this again",
-    )?;
+    run(&mut apt_get(&["update", "--quiet"])).map_err(|error| {
+        anyhow!("{error:#}; check the network and the files in /etc/apt, then run this again")
+    })?;
     let redis = Service::hold(packages);
     // Without `--no-remove` apt would take away a compiler of Debian's that conflicts.
     let mut install = apt_get(&["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove"]);
-    run(install.args(packages)).with_context(|| {
-        format!("the packages could not be installed; see what `{by_hand}` says; {OTHER_COMPILER}")
+    run(install.args(packages)).map_err(|error| {
+        anyhow!(
+            "{error:#}; apt-get says why above: mend that and run this again, or by hand `{by_hand}`; \
+             {OTHER_COMPILER}"
+        )
     })?;
     drop(redis);
     Ok(())

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     run::{self, REDIRECTOR_BIN, cargo},
@@ -17,8 +17,9 @@ const MOST_THREADS: usize = 4;
 
 /// Runs all steps and stops at the first that fails.
 pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
-    run::need_root("test")
-        .context("for the other tests alone: `cargo test -p redirector -p redirector-common`")?;
+    run::need_root("test").map_err(|error| {
+        anyhow!("{error}; tests that need no root: `cargo test -p redirector -p redirector-common`")
+    })?;
     let mut steps = Steps::default();
     steps.step("setup", setup::ensure)?;
     steps.step("rustfmt and clippy are there", has_linters)?;
@@ -51,8 +52,9 @@ fn has_linters() -> Result<()> {
     Ok(())
 }
 
-/// Clippy on the kernel programs: for their own target where the compiler that builds them brings clippy, else
-/// with the clippy of this machine and for this machine's target, which sees all but what is specific to BPF.
+/// Clippy on the kernel programs: for their own target where the compiler that builds them brings clippy,
+/// else with the clippy of this machine and for this machine's target, which sees all but what is specific to
+/// BPF.
 fn clippy_kernel_programs() -> Result<()> {
     let Ok(compiler) = toolchain::find_compiler() else {
         bail!("no compiler for the kernel programs; run `cargo xtask setup`");
@@ -60,9 +62,21 @@ fn clippy_kernel_programs() -> Result<()> {
     let package = ["-p", "redirector-ebpf", "--bins"];
     let own = compiler.origin.command("cargo").args(["clippy", "--version"]).output();
     if own.is_ok_and(|output| output.status.success()) {
+        // What the build script compiled serves here too, `core` before all, if directory and flags are the same
+        // as aya-build's.
+        let shared = toolchain::kernel_programs_dir(&run::target_dir()?, &run::root().canonicalize()?);
+        let flags =
+            format!("--cfg=bpf_target_arch=\"{}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf", env::consts::ARCH);
         let mut command = compiler.origin.command("cargo");
         run::at_root(&mut command);
-        command.arg("clippy").args(package).args(["--target", toolchain::TARGET, "-Z", "build-std=core"]);
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags);
+        command.env("CARGO_TARGET_DIR", shared.join("aya-build/target/redirector-ebpf"));
+        command.args(["clippy", "--release"]).args(package).args([
+            "--target",
+            toolchain::TARGET,
+            "-Z",
+            "build-std=core",
+        ]);
         command.args(["--", "-D", "warnings"]);
         if compiler.origin.is_stable() {
             command.env("RUSTC_BOOTSTRAP", "1");

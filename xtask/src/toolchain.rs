@@ -1,13 +1,15 @@
 //! Which compiler and which linker build the kernel programs: decided here and nowhere else.
 //!
-//! Two crates share this file: `xtask setup` brings what is missing, the build script of `redirector` uses what
-//! is there. It therefore needs nothing but the standard library.
+//! Two crates share this file: `xtask setup` brings what is missing, the build script of `redirector` uses
+//! what is there. It therefore needs nothing but the standard library.
 //!
-//! A kernel program needs `core` compiled for its own target, hence a compiler that comes with the *source* of
-//! exactly its own `core`. bpf-linker loads the LLVM of that compiler at run time and speaks one major version.
+//! A kernel program needs `core` compiled for its own target, hence a compiler that comes with the *source*
+//! of exactly its own `core`. bpf-linker loads the LLVM of that compiler at run time and speaks one major
+//! version.
 
 use std::{
     env, fmt, fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -100,7 +102,8 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// Whether rustup is there. aya-build asks the same question: with rustup it always goes through `rustup run`.
+/// Whether rustup is there. aya-build asks the same question: with rustup it always goes through `rustup
+/// run`.
 pub(crate) fn has_rustup() -> bool {
     find_in_path("rustup").is_some()
 }
@@ -141,7 +144,8 @@ fn interview(origin: Origin, rustc: impl Fn() -> Command) -> Result<Compiler, Un
     judge(origin, &verbose, Path::new(sysroot.trim()), &system_library_dirs())
 }
 
-/// The verdict on a compiler from what it says of itself; `libraries` is where the system keeps its libraries.
+/// The verdict on a compiler from what it says of itself; `libraries` is where the system keeps its
+/// libraries.
 fn judge(origin: Origin, verbose: &str, sysroot: &Path, libraries: &[PathBuf]) -> Result<Compiler, Unusable> {
     let core = sysroot.join("lib/rustlib/src/rust/library/core");
     if !core.join("src/lib.rs").exists() {
@@ -206,6 +210,15 @@ pub(crate) fn cargo_bin() -> Option<PathBuf> {
     let root = env::var_os("CARGO_INSTALL_ROOT").or_else(|| env::var_os("CARGO_HOME")).map(PathBuf::from);
     let root = root.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
     Some(root.join("bin"))
+}
+
+/// Where the programs are compiled. Cargo's own directory for a build script differs between debug, release and
+/// every set of features, but the programs are always optimised: so all share one, and `core` compiles once.
+/// Checkouts that share a target directory do not share this.
+pub(crate) fn kernel_programs_dir(target: &Path, checkout: &Path) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    checkout.hash(&mut hasher);
+    target.join("kernel-programs").join(format!("{:016x}", hasher.finish()))
 }
 
 /// The first file of this name in `PATH`.
