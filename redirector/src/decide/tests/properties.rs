@@ -191,13 +191,14 @@ impl Witness {
                 self.look(verdict == Verdict::Inconclusive);
             }
             Event::Deadline => {
+                let early = self.core.next_deadline().is_none_or(|deadline| deadline > self.now);
                 self.core.on_deadline(told);
-                self.look(false);
+                self.look(early);
             }
         }
     }
 
-    /// Compares what is with what was; `nothing` may be switched or raised.
+    /// Compares what is with what was. With `nothing`, no switch and no floor may have come of the call.
     fn look(&mut self, nothing: bool) {
         let after = self.core.view(self.now);
         for (since, member) in self.up_since.iter_mut().zip(&after.members) {
