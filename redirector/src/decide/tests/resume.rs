@@ -1,11 +1,12 @@
 //! An agent that starts where another one stopped.
 
+use std::time::Duration;
+
 use super::world::*;
 use crate::{
     decide::{Resumed, ResumedSwitch, Time},
-    model::{Epoch, FlowPolicy, MemberState, OnAllDown, Service, ServiceState, SwitchKind},
+    model::{Epoch, FailbackMode, FlowPolicy, MemberState, OnAllDown, Service, ServiceState, SwitchKind},
 };
-use std::time::Duration;
 
 /// Dublin was active at epoch 6, by a switch that finished.
 fn on_dublin() -> Resumed {
@@ -81,7 +82,7 @@ fn the_last_switch_is_remembered() {
 fn a_switch_before_the_origin_of_time_is_shown_at_it_and_its_deadlines_stay_right() {
     let age = s(7200);
     let mut service = Service { on_failover: FlowPolicy::Drain, drain_timeout: age + s(10), ..orders() };
-    service.failback.mode = crate::model::FailbackMode::Never;
+    service.failback.mode = FailbackMode::Never;
     let mut world = World::resumed(service, Some(after(SwitchKind::Failover, age, 5)));
     let start = world.now;
     assert_eq!(world.view().since, Some(Time::default()));

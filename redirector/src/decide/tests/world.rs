@@ -201,6 +201,8 @@ impl World {
             }
             self.done.push((self.now, action));
         }
+        let later = self.core.next_deadline().is_none_or(|deadline| deadline > self.now);
+        assert!(later, "a deadline that is not ahead would make the agent spin");
     }
 
     /// What `status` would say.
