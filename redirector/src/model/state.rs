@@ -43,3 +43,12 @@ pub enum MemberState {
     /// Taken out by an operator.
     Drained,
 }
+
+/// Which of a check's two intervals holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// [`Check::interval`](super::Check::interval).
+    Normal,
+    /// [`Check::fast_interval`](super::Check::fast_interval): while in doubt.
+    Fast,
+}
