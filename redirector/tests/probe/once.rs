@@ -43,9 +43,12 @@ async fn a_closed_port_is_refused() {
 #[tokio::test]
 async fn a_probe_never_connects_to_itself() {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
-    let ports: Vec<u32> = range.split_whitespace().map(|port| port.parse().unwrap()).collect();
-    // The kernel goes through one parity of the range from connection to connection.
-    let address = free_address();
+    let ports: Vec<u16> = range.split_whitespace().map(|port| port.parse().unwrap()).collect();
+    // connect(2) takes source ports of the lowest port's parity, in a row for one destination (bind(2) those of
+    // the other), so these probes come across every one of them.
+    let free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let port = (ports[0]..ports[1]).step_by(2).skip(1000).find(free).unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     for _ in 0..ports[1] - ports[0] {
         let outcome = once(&check(CheckKind::Tcp), address, &Login::default()).await;
         assert_eq!(outcome, failed(Phase::Connect, Cause::Refused));
@@ -68,7 +71,9 @@ async fn password_of_the_default_user() {
 
 #[tokio::test]
 async fn acl_users() {
-    let redis = Redis::start(&["--user", "probe on >sesame -@all +ping", "--user", "mute on >sesame -@all"]);
+    let users =
+        ["--user", "probe", "on", ">sesame", "-@all", "+ping", "--user", "mute", "on", ">sesame", "-@all"];
+    let redis = Redis::start(&users);
     assert!(passed(&ping(redis.address(), &login(Some("probe"), Some("sesame"))).await));
 
     let outcome = ping(redis.address(), &login(Some("mute"), Some("sesame"))).await;
@@ -174,10 +179,7 @@ async fn a_server_that_is_full_says_so() {
     let _only = redis.client();
     for login in [login(None, None), login(None, Some("sesame"))] {
         let outcome = ping(redis.address(), &login).await;
-        assert_eq!(
-            outcome.to_string().trim_start_matches("Redis error: ERR "),
-            "max number of clients reached"
-        );
+        assert!(outcome.to_string().ends_with("max number of clients reached"), "{outcome}");
         assert_eq!(outcome.verdict(), Verdict::Fail);
     }
 }

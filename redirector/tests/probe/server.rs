@@ -55,11 +55,20 @@ impl Redis {
         self.address
     }
 
-    /// A connection of the redis crate's own, to set the scene with.
+    /// A connection of the redis crate's own, to set the scene with. A server with room for one client may still
+    /// count the one that waited for its start.
     pub(crate) fn client(&self) -> redis::Connection {
-        redis::Client::open(format!("redis://{}", self.address))
-            .and_then(|client| client.get_connection())
-            .expect("the server accepts a client")
+        let client = redis::Client::open(format!("redis://{}", self.address)).expect("an address");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match client.get_connection() {
+                Ok(connection) => return connection,
+                Err(error) => {
+                    assert!(Instant::now() < deadline, "{} accepts no client: {error}", self.address);
+                }
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
