@@ -129,6 +129,24 @@ async fn a_kept_connection_that_ends_is_replaced() {
     prober.passes().await;
 }
 
+/// The same when the connection ends under the probe: it asks again over a new one.
+#[tokio::test]
+async fn a_kept_connection_that_ends_in_the_middle_of_a_probe_is_replaced() {
+    // Every connection is good for one answer, and ends when it is asked for a second one.
+    let (address, _guard) = tcp(|mut stream| async move {
+        let _ = stream.read(&mut [0; 64]).await;
+        let _ = stream.write_all(b"+PONG\r\n").await;
+        let _ = stream.read(&mut [0; 64]).await;
+    })
+    .await;
+    let mut check = check(CheckKind::Ping);
+    check.fast_interval = Duration::from_millis(10);
+    let mut prober = Prober::start(check, address, Login::default(), Pace::Fast);
+    for _ in 0..6 {
+        prober.passes().await;
+    }
+}
+
 #[tokio::test]
 async fn the_connection_is_replaced_after_a_failure() {
     let redis = Redis::start(&[]);
@@ -168,7 +186,7 @@ async fn the_interval_counts_from_start_to_start() {
     }
     let last = prober.passes().await;
     let mean = (last - first) / 5;
-    assert!((Duration::from_millis(95)..Duration::from_millis(140)).contains(&mean), "{mean:?}");
+    assert!((Duration::from_millis(95)..Duration::from_millis(150)).contains(&mean), "{mean:?}");
 }
 
 #[tokio::test]
