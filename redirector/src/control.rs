@@ -1,3 +1,33 @@
 //! The control socket: HTTP and JSON on a Unix socket. Server, client, and the types that both share.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`status::Status`] |
+//! | `GET /v1/status/{service}` | the same with this service only |
+//!
+//! Everything else is answered with an [`ErrorDocument`]. `curl --unix-socket /run/redirector/control.sock
+//! http://localhost/v1/status` works.
 
+use serde::{Deserialize, Serialize};
+
+pub mod client;
+pub mod server;
 pub mod status;
+
+/// What is answered when a request cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDocument {
+    /// [`status::VERSION`].
+    pub version: u32,
+    /// The error.
+    pub error: ErrorText,
+}
+
+/// An error in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorText {
+    /// What went wrong, and with what.
+    pub message: String,
+    /// What to do.
+    pub next: String,
+}

@@ -3,8 +3,10 @@
 //! A packet's way is in `redirector-ebpf`; a decision's way is [`probe`] → [`decide`] → [`datapath`], wired
 //! together by [`agent`]. `docs/` has one page per concern.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod decide;
 pub mod model;
+pub mod probe;

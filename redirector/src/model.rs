@@ -16,7 +16,7 @@ mod outcome;
 mod state;
 
 pub use outcome::{Cause, Failure, Phase, ProbeOutcome, RedisErrorKind, Verdict};
-pub use state::{MemberState, ServiceState, SwitchKind};
+pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
 #[derive(Clone, Debug, PartialEq)]

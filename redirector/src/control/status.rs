@@ -80,3 +80,48 @@ pub struct MemberStatus {
     /// Flows that it carries.
     pub flows: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The sample of the contract, to the letter.
+    const SAMPLE: &str = r#"
+{"version": 1, "services": [{"name": "orders", "vips": ["10.255.0.1:6379"], "state": "ok", "active": "paris", "epoch": 7,
+  "since": "2026-11-21T20:00:00Z", "pinned": null, "paused": false,
+  "last_switch": {"from": "dublin", "to": "paris", "kind": "failback", "reason": "...", "at": "2026-11-21T20:00:00Z"},
+  "members": [{"name": "paris", "endpoint": "10.2.1.2:6379", "addresses": ["10.2.1.2:6379"], "weight": 100, "state": "up",
+    "reason": "ping ok in 0.3 ms", "eligible": true, "eligible_reason": null, "flows": 12}]}]}
+"#;
+
+    #[test]
+    fn the_contract_s_sample_survives_a_round_trip() {
+        let status: Status = serde_json::from_str(SAMPLE).unwrap();
+        let mut written = serde_json::to_value(&status).unwrap();
+        // Fields may be added; this is the only one so far.
+        let member = written["services"][0]["members"][0].as_object_mut().unwrap();
+        assert_eq!(member.remove("checked_at"), Some(Value::Null));
+        assert_eq!(written, serde_json::from_str::<Value>(SAMPLE).unwrap());
+    }
+
+    #[test]
+    fn states_are_written_and_shown_in_the_contract_s_words() {
+        fn word<T: Serialize + ToString>(state: &T) -> String {
+            assert_eq!(serde_json::to_value(state).unwrap(), Value::String(state.to_string()));
+            state.to_string()
+        }
+        use {MemberState as M, ServiceState as S, SwitchKind as K};
+        assert_eq!(
+            [S::Ok, S::Degraded, S::Down, S::Held].each_ref().map(word),
+            ["ok", "degraded", "down", "held"]
+        );
+        assert_eq!(
+            [M::Unknown, M::Up, M::Down, M::Drained].each_ref().map(word),
+            ["unknown", "up", "down", "drained"]
+        );
+        let kinds = [K::Initial, K::Failover, K::Failback, K::Manual].each_ref().map(word);
+        assert_eq!(kinds, ["initial", "failover", "failback", "manual"]);
+    }
+}

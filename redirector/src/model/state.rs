@@ -1,5 +1,7 @@
 //! What is said of services, members and switches: the words that `decide`, `status` and events share.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// How a service is.
@@ -42,4 +44,46 @@ pub enum MemberState {
     Down,
     /// Taken out by an operator.
     Drained,
+}
+
+/// Which of a check's two intervals holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// [`Check::interval`](super::Check::interval).
+    Normal,
+    /// [`Check::fast_interval`](super::Check::fast_interval): while in doubt.
+    Fast,
+}
+
+impl fmt::Display for ServiceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+            Self::Held => "held",
+        })
+    }
+}
+
+impl fmt::Display for SwitchKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Initial => "initial",
+            Self::Failover => "failover",
+            Self::Failback => "failback",
+            Self::Manual => "manual",
+        })
+    }
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Drained => "drained",
+        })
+    }
 }

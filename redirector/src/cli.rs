@@ -1,0 +1,160 @@
+//! The command line: what may be written, and the verbs that only ask the agent.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub mod status;
+mod table;
+
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/redirector/control.sock";
+
+/// Where the configuration is unless told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/redirector/redirector.toml";
+
+/// Keeps a virtual IP on the healthy member of an Active-Active Redis database.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "redirector", version, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 agent not running, 4 degraded \
+                        (status --exit-code).")]
+pub struct Cli {
+    /// Control socket of the agent
+    #[arg(long, global = true, env = "REDIRECTOR_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Run the agent in the foreground, with its log on standard error
+    Run(RunArgs),
+    /// Show services, active members, members with their state, and flows
+    Status(StatusArgs),
+    /// Validate the configuration and run every check once; touches nothing
+    Check(CheckArgs),
+    /// Remove programs, maps, pins, device and routes; works without a running agent
+    Uninstall(UninstallArgs),
+}
+
+/// `run`
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Log what the kernel programs say of flows that open, are refused or are reset
+    #[arg(long)]
+    pub kernel_log: bool,
+}
+
+/// `status`
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Only this service
+    #[arg(value_parser = service_name)]
+    pub service: Option<String>,
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Exit with 4 when a service is not ok
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+/// `check`
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `uninstall`
+#[derive(Clone, Debug, Args)]
+pub struct UninstallArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// Format of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For scripts: a promise
+    Json,
+}
+
+/// How a verb ended. Wrong usage (2) is clap's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what was asked.
+    Done = 0,
+    /// It did not.
+    Failed = 1,
+    /// No agent answers on the control socket.
+    NotRunning = 3,
+    /// `status --exit-code`, and a service is not ok.
+    Degraded = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The alphabet of names, so that what cannot be a service is wrong usage and reaches no URL.
+fn service_name(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=63).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("a service name has 1 to 63 letters, digits, `-`, `_` and `.`".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let cli = Cli::try_parse_from(["redirector", "run"]).unwrap();
+        assert!(
+            matches!(cli.verb, Verb::Run(args) if args.config.as_os_str() == DEFAULT_CONFIG && !args.kernel_log)
+        );
+        let cli =
+            Cli::try_parse_from(["redirector", "status", "--socket", "/s", "orders", "-o", "json"]).unwrap();
+        assert_eq!(cli.socket.as_os_str(), "/s");
+        let Verb::Status(args) = cli.verb else { panic!("{:?}", cli.verb) };
+        assert_eq!(
+            (args.service.as_deref(), args.output, args.exit_code),
+            (Some("orders"), Output::Json, false)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_a_service_is_wrong_usage() {
+        for name in ["", "a/b", "a b", "ü", &"x".repeat(64)] {
+            let error = Cli::try_parse_from(["redirector", "status", name]).unwrap_err();
+            assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! `redirector status`: asks the agent and shows what it says.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    Exit, Output, StatusArgs,
+    table::{Align, Table},
+};
+use crate::control::{
+    client::{self, ClientError},
+    status::{MemberStatus, ServiceState, ServiceStatus, Status, SwitchStatus},
+};
+
+/// Writes the status to `out` and errors to `err`, which are standard output and error outside tests.
+///
+/// An output that nobody reads any more (`status | head`) is no failure.
+pub async fn run(socket: &Path, args: &StatusArgs, out: &mut impl Write, err: &mut impl Write) -> Exit {
+    let status = match client::status(socket, args.service.as_deref()).await {
+        Ok(status) => status,
+        Err(error) => {
+            // There is no place left to complain about an unwritable standard error.
+            let _ = writeln!(err, "error: {error}");
+            return match error {
+                ClientError::NotRunning { .. } => Exit::NotRunning,
+                ClientError::Failed { .. } => Exit::Failed,
+            };
+        }
+    };
+    if let Err(error) = write(&status, args.output, out)
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = writeln!(err, "error: cannot write the status: {error}; check where the output goes");
+        return Exit::Failed;
+    }
+    let is_ok = status.services.iter().all(|service| service.state == ServiceState::Ok);
+    if args.exit_code && !is_ok { Exit::Degraded } else { Exit::Done }
+}
+
+fn write(status: &Status, output: Output, out: &mut impl Write) -> io::Result<()> {
+    match output {
+        Output::Table => write!(out, "{}", Blocks { status, now: SystemTime::now() })?,
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut *out, status)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()
+}
+
+/// One block a service.
+struct Blocks<'a> {
+    status: &'a Status,
+    now: SystemTime,
+}
+
+impl fmt::Display for Blocks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, service) in self.status.services.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            write_service(f, service, self.now)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_service(f: &mut fmt::Formatter<'_>, service: &ServiceStatus, now: SystemTime) -> fmt::Result {
+    writeln!(f, "service      {}", service.name)?;
+    writeln!(f, "state        {}", service.state)?;
+    writeln!(f, "active       {}", or_none(service.active.as_deref()))?;
+    writeln!(f, "epoch        {}", service.epoch)?;
+    writeln!(f, "since        {}", service.since.as_deref().unwrap_or("-"))?;
+    writeln!(f, "vips         {}", service.vips.join(", "))?;
+    writeln!(f, "last switch  {}", last_switch(service.last_switch.as_ref()))?;
+    if let Some(member) = &service.pinned {
+        writeln!(f, "pinned       {member}")?;
+    }
+    if service.paused {
+        writeln!(f, "paused       yes")?;
+    }
+    writeln!(f, "\n{}", members(&service.members, now).to_string().trim_end())
+}
+
+fn or_none(member: Option<&str>) -> &str {
+    member.unwrap_or("none")
+}
+
+fn last_switch(switch: Option<&SwitchStatus>) -> String {
+    let Some(SwitchStatus { from, to, kind, reason, at }) = switch else {
+        return "-".to_owned();
+    };
+    let (from, to) = (or_none(from.as_deref()), or_none(to.as_deref()));
+    format!("{at} {kind} from {from} to {to}: {}", reason.replace(char::is_control, "?"))
+}
+
+fn members(members: &[MemberStatus], now: SystemTime) -> Table<8> {
+    let mut table = Table::new([
+        ("member", Align::Left),
+        ("endpoint", Align::Left),
+        ("weight", Align::Right),
+        ("state", Align::Left),
+        ("flows", Align::Right),
+        ("eligible", Align::Left),
+        ("checked", Align::Right),
+        ("reason", Align::Left),
+    ]);
+    for member in members {
+        table.row([
+            member.name.clone(),
+            member.endpoint.clone(),
+            member.weight.to_string(),
+            member.state.to_string(),
+            member.flows.to_string(),
+            eligible(member),
+            member.checked_at.as_deref().map_or_else(|| "-".to_owned(), |at| ago(at, now)),
+            member.reason.clone(),
+        ]);
+    }
+    table
+}
+
+fn eligible(member: &MemberStatus) -> String {
+    match &member.eligible_reason {
+        _ if member.eligible => "yes".to_owned(),
+        Some(reason) => format!("no: {reason}"),
+        None => "no".to_owned(),
+    }
+}
+
+/// How long ago a time is; the time itself where it cannot be read.
+fn ago(at: &str, now: SystemTime) -> String {
+    let Ok(time) = humantime::parse_rfc3339(at) else {
+        return at.to_owned();
+    };
+    // The agent may have stamped it after this process took `now`.
+    let age = now.duration_since(time).unwrap_or(Duration::ZERO);
+    match age.as_secs() {
+        0..10 => format!("{:.1}s ago", age.as_secs_f64()),
+        seconds @ 10..120 => format!("{seconds}s ago"),
+        seconds @ 120..7200 => format!("{}m ago", seconds / 60),
+        seconds => format!("{}h ago", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::status::{MemberState, SwitchKind, VERSION};
+
+    fn member(name: &str, weight: u32, state: MemberState) -> MemberStatus {
+        MemberStatus {
+            name: name.into(),
+            endpoint: format!("{name}.example.com:6379"),
+            addresses: vec!["10.2.1.2:6379".into()],
+            weight,
+            state,
+            reason: "ping ok in 0.3 ms".into(),
+            checked_at: Some("2026-11-21T20:00:00.250Z".into()),
+            eligible: true,
+            eligible_reason: None,
+            flows: 12,
+        }
+    }
+
+    fn orders() -> ServiceStatus {
+        let mut dublin = member("dublin", 50, MemberState::Down);
+        dublin.reason = "ping command timed out after 1s".into();
+        (dublin.eligible, dublin.eligible_reason, dublin.flows) = (false, Some("down".into()), 0);
+        ServiceStatus {
+            name: "orders".into(),
+            vips: vec!["10.255.0.1:6379".into(), "[fd00:255::1]:6379".into()],
+            state: ServiceState::Ok,
+            active: Some("paris".into()),
+            epoch: 7,
+            since: Some("2026-11-21T19:00:00Z".into()),
+            pinned: None,
+            paused: false,
+            last_switch: Some(SwitchStatus {
+                from: Some("dublin".into()),
+                to: Some("paris".into()),
+                kind: SwitchKind::Failback,
+                reason: "paris has been up for 1m".into(),
+                at: "2026-11-21T19:00:00Z".into(),
+            }),
+            members: vec![member("paris", 100, MemberState::Up), dublin],
+        }
+    }
+
+    fn shown(services: Vec<ServiceStatus>) -> String {
+        let now = humantime::parse_rfc3339("2026-11-21T20:00:00.500Z").unwrap();
+        Blocks { status: &Status { version: VERSION, services }, now }.to_string()
+    }
+
+    #[test]
+    fn a_block_for_each_service() {
+        let mut held = member("lone", 1, MemberState::Unknown);
+        (held.reason, held.checked_at, held.eligible) = ("not probed yet".into(), None, false);
+        let carts = ServiceStatus {
+            name: "carts".into(),
+            vips: vec!["10.255.0.2:6379".into()],
+            state: ServiceState::Held,
+            active: None,
+            epoch: 0,
+            since: None,
+            pinned: Some("lone".into()),
+            paused: true,
+            last_switch: None,
+            members: vec![held],
+        };
+        insta::assert_snapshot!(shown(vec![orders(), carts]));
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let now = humantime::parse_rfc3339("2026-11-21T20:00:00Z").unwrap();
+        for (at, age) in [
+            ("2026-11-21T19:59:59.600Z", "0.4s ago"),
+            ("2026-11-21T19:59:48Z", "12s ago"),
+            ("2026-11-21T19:57:01Z", "2m ago"),
+            ("2026-11-21T10:00:00Z", "10h ago"),
+            ("2026-11-21T20:00:01Z", "0.0s ago"),
+            ("soon", "soon"),
+        ] {
+            assert_eq!(ago(at, now), age);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The command line's side of the control socket.
+
+use std::{
+    error, fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::{net::UnixStream, time::timeout};
+
+use super::{
+    ErrorDocument,
+    status::{Status, VERSION},
+};
+
+/// How long a request may take. The agent answers within milliseconds, or says within 3 s that it cannot.
+const TIME: Duration = Duration::from_secs(5);
+
+/// Longest answer; a member takes some 400 bytes.
+const LONGEST_ANSWER: usize = 64 << 20;
+
+/// Why a request brought nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientError {
+    /// Nobody listens on the socket.
+    NotRunning {
+        /// The socket that was tried.
+        socket: PathBuf,
+    },
+    /// Anything else.
+    Failed {
+        /// What went wrong, and with what.
+        message: String,
+        /// What to do.
+        next: String,
+    },
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRunning { socket } => write!(
+                f,
+                "no agent answers on {}; start it with `redirector run --config FILE` or `systemctl start \
+                 redirector`, or name another socket with --socket",
+                socket.display()
+            ),
+            Self::Failed { message, next } => write!(f, "{message}; {next}"),
+        }
+    }
+}
+
+impl error::Error for ClientError {}
+
+impl ClientError {
+    fn failed(message: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::Failed { message: message.into(), next: next.into() }
+    }
+
+    fn connect(socket: &Path, error: &io::Error) -> Self {
+        let shown = socket.display();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                Self::NotRunning { socket: socket.to_owned() }
+            }
+            io::ErrorKind::PermissionDenied => Self::failed(
+                format!("control socket {shown}: permission denied"),
+                "become root, or ask who runs the agent for access to the socket and its directories",
+            ),
+            _ => Self::failed(
+                format!("control socket {shown}: {error}"),
+                "check --socket and REDIRECTOR_SOCKET",
+            ),
+        }
+    }
+
+    fn broken(socket: &Path, error: &dyn fmt::Display) -> Self {
+        Self::failed(
+            format!("control socket {}: no proper answer: {error}", socket.display()),
+            "check that a redirector agent of the same version listens there, and its log",
+        )
+    }
+}
+
+/// The state of all services, or of the one that is named.
+///
+/// # Errors
+///
+/// [`ClientError`]; an unknown service is [`ClientError::Failed`] in the agent's words.
+pub async fn status(socket: &Path, service: Option<&str>) -> Result<Status, ClientError> {
+    let path = service.map_or_else(|| "/v1/status".to_owned(), |name| format!("/v1/status/{name}"));
+    let status: Status = get(socket, &path).await?;
+    if status.version == VERSION {
+        Ok(status)
+    } else {
+        let message = format!("the agent speaks version {}, this command {VERSION}", status.version);
+        Err(ClientError::failed(message, "use the command line of the agent's release"))
+    }
+}
+
+/// `GET`s a JSON document.
+async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
+    let (code, body) = timeout(TIME, exchange(socket, path)).await.unwrap_or_else(|_| {
+        let message = format!("control socket {}: no answer within {} s", socket.display(), TIME.as_secs());
+        Err(ClientError::failed(message, "repeat, and look at the agent's log"))
+    })?;
+    if code == StatusCode::OK {
+        return serde_json::from_slice(&body).map_err(|error| ClientError::broken(socket, &error));
+    }
+    match serde_json::from_slice::<ErrorDocument>(&body) {
+        Ok(ErrorDocument { error, .. }) => Err(ClientError::failed(error.message, error.next)),
+        Err(_) => Err(ClientError::broken(socket, &code)),
+    }
+}
+
+async fn exchange(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    let broken = |error: &dyn fmt::Display| ClientError::broken(socket, error);
+    let stream = UnixStream::connect(socket).await.map_err(|error| ClientError::connect(socket, &error))?;
+    let request = Request::get(path)
+        .header(HOST, "localhost")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| ClientError::failed(format!("{path:?} is no request: {error}"), "check the name"))?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let code = response.status();
+        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+        Ok((code, body.map_err(|error| broken(&error))?.to_bytes()))
+    };
+    // The connection moves the bytes. Its own error, if any, also ends the answer.
+    tokio::pin!(answer);
+    tokio::select! {
+        answer = &mut answer => answer,
+        _ = connection => answer.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_socket_and_the_next_step() {
+        let socket = Path::new("/run/redirector/control.sock");
+        let of = |kind: io::ErrorKind| ClientError::connect(socket, &kind.into());
+        let denied = of(io::ErrorKind::PermissionDenied);
+        assert!(matches!(denied, ClientError::Failed { .. }));
+        assert!(of(io::ErrorKind::NotFound) == of(io::ErrorKind::ConnectionRefused));
+        insta::assert_snapshot!(denied, @"control socket /run/redirector/control.sock: permission denied; become root, or ask who runs the agent for access to the socket and its directories");
+        insta::assert_snapshot!(of(io::ErrorKind::NotFound), @"no agent answers on /run/redirector/control.sock; start it with `redirector run --config FILE` or `systemctl start redirector`, or name another socket with --socket");
+    }
+}

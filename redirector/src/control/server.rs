@@ -1,0 +1,283 @@
+//! The agent's side of the control socket.
+//!
+//! It knows nothing of the agent but a channel: each request that needs an answer from the agent becomes a
+//! [`Request`], which the agent's loop answers when it comes round. A client that hangs costs one task for at most
+//! [`CLIENT_TIME`], and nobody else's time.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::net::{UnixListener as StdListener, UnixStream as StdStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use http_body_util::Full;
+use hyper::{
+    Method, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    ErrorDocument, ErrorText,
+    status::{ServiceStatus, Status, VERSION},
+};
+
+/// How long a connection may last, from accept to the last byte of the answer.
+pub const CLIENT_TIME: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send its request.
+const REQUEST_TIME: Duration = Duration::from_secs(2);
+
+/// How long the agent's loop may take to answer. It never blocks, so this is ample.
+const AGENT_TIME: Duration = Duration::from_secs(3);
+
+/// Connections at a time: everybody may connect, and the probes need file descriptors too.
+const MAX_CLIENTS: usize = 64;
+
+/// What the agent's loop is asked. Dropping a `reply` tells the client that the agent is stopping.
+#[derive(Debug)]
+pub enum Request {
+    /// The state of all services.
+    Status {
+        /// Where to.
+        reply: oneshot::Sender<Status>,
+    },
+}
+
+/// The control socket, open and in the file system. Dropping it removes the file.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode: another agent may have replaced the file by the time of the drop.
+    file: (u64, u64),
+}
+
+/// Opens the control socket at `path`, in mode 0666: everybody may read the status.
+///
+/// Makes the directory. Replaces the socket of an agent that is gone. The look at the old socket and its removal are
+/// two steps, so of two agents that start in the same instant the caller must have stopped one already (they would
+/// share the pin directory).
+///
+/// # Errors
+///
+/// Another agent answers on the socket; the path is something else than a socket; the file system says no.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub fn bind(path: &Path) -> Result<Listener> {
+    let shown = path.display();
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(|| {
+            format!(
+                "control socket {shown}: cannot make its directory; run as root or change `control_socket`"
+            )
+        })?;
+    }
+    remove_stale(path)?;
+    let socket = StdListener::bind(path).with_context(|| {
+        format!(
+            "control socket {shown}: cannot bind; check the path (at most 107 bytes) and its directory's mode"
+        )
+    })?;
+    let file = identity(&fs::symlink_metadata(path)?);
+    socket.set_nonblocking(true)?;
+    let listener = Listener { socket: UnixListener::from_std(socket)?, path: path.to_owned(), file };
+    let everybody = fs::Permissions::from_mode(0o666);
+    fs::set_permissions(path, everybody)
+        .with_context(|| format!("control socket {shown}: cannot set its mode"))?;
+    Ok(listener)
+}
+
+/// Removes the socket that an agent left behind when it was killed.
+fn remove_stale(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.with_context(|| format!("control socket {shown}: cannot look at it"))?,
+    };
+    if !metadata.file_type().is_socket() {
+        bail!(
+            "control socket {shown}: there is something else than a socket; move it away or change `control_socket`"
+        );
+    }
+    match StdStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .with_context(|| format!("control socket {shown}: cannot remove the old one")),
+        Err(error) => Err(error)
+            .with_context(|| format!("control socket {shown}: cannot tell whether an agent uses it")),
+        Ok(_) => bail!(
+            "control socket {shown}: another agent answers on it; stop that one, or give this one its own \
+             `control_socket`, `device` and `pin_dir`"
+        ),
+    }
+}
+
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.file) {
+            // Nothing depends on it: the next agent replaces a file that stays.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Serves until it is dropped; that ends all connections and removes the socket.
+pub async fn serve(listener: Listener, agent: mpsc::Sender<Request>) {
+    let mut clients = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = clients.join_next() => {}
+            accepted = listener.socket.accept(), if clients.len() < MAX_CLIENTS => match accepted {
+                Ok((stream, _)) => {
+                    clients.spawn(timeout(CLIENT_TIME, client(stream, agent.clone())));
+                }
+                // Out of file descriptors, most likely: they come back as others close.
+                Err(error) => {
+                    tracing::warn!(%error, "control socket: cannot accept");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+/// One connection, one request.
+async fn client(stream: UnixStream, agent: mpsc::Sender<Request>) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let agent = agent.clone();
+        async move {
+            let answer = route(request.method(), request.uri().path(), &agent).await;
+            Ok::<_, Infallible>(answer.unwrap_or_else(Refusal::into_response))
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIME)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        // Its own trouble: it sent garbage or went away.
+        tracing::debug!(%error, "control socket: client");
+    }
+}
+
+/// Finds out what is asked, and asks the agent.
+async fn route(
+    method: &Method,
+    path: &str,
+    agent: &mpsc::Sender<Request>,
+) -> Result<Response<Full<Bytes>>, Refusal> {
+    let service = match path.strip_prefix("/v1/status") {
+        Some("") => None,
+        Some(rest) if rest.len() > 1 && rest.starts_with('/') => Some(&rest[1..]),
+        _ => return Err(Refusal::unknown_path(path)),
+    };
+    if method != Method::GET {
+        return Err(Refusal::wrong_method(method, path));
+    }
+    let mut status = ask(agent, |reply| Request::Status { reply }).await?;
+    if let Some(name) = service {
+        status = only(&status, name)?;
+    }
+    Ok(json(StatusCode::OK, &status))
+}
+
+/// The status of one service.
+fn only(status: &Status, name: &str) -> Result<Status, Refusal> {
+    match status.services.iter().find(|service| service.name == name) {
+        Some(service) => Ok(Status { version: status.version, services: vec![service.clone()] }),
+        None => Err(Refusal::unknown_service(name, &status.services)),
+    }
+}
+
+/// Puts a request to the agent's loop.
+async fn ask<T>(
+    agent: &mpsc::Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<T, Refusal> {
+    let (reply, answer) = oneshot::channel();
+    timeout(AGENT_TIME, async {
+        agent.send(request(reply)).await.map_err(|_| Refusal::stopping())?;
+        answer.await.map_err(|_| Refusal::stopping())
+    })
+    .await
+    .unwrap_or_else(|_| Err(Refusal::busy()))
+}
+
+fn json(code: StatusCode, document: &impl Serialize) -> Response<Full<Bytes>> {
+    // The documents are structs of strings and numbers: neither a key nor a value that JSON lacks.
+    let mut text = serde_json::to_vec(document).expect("a document without maps serializes");
+    text.push(b'\n');
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A request that is not served, and why.
+struct Refusal {
+    code: StatusCode,
+    message: String,
+    next: String,
+}
+
+impl Refusal {
+    fn new(code: StatusCode, message: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { code, message: message.into(), next: next.into() }
+    }
+
+    fn unknown_path(path: &str) -> Self {
+        let message = format!("there is nothing at {path}");
+        Self::new(StatusCode::NOT_FOUND, message, "ask for /v1/status or /v1/status/SERVICE")
+    }
+
+    fn wrong_method(method: &Method, path: &str) -> Self {
+        let message = format!("{path} does not take {method}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, message, "use GET")
+    }
+
+    fn unknown_service(name: &str, services: &[ServiceStatus]) -> Self {
+        let known: Vec<_> = services.iter().map(|service| format!("\"{}\"", service.name)).collect();
+        let message = format!("there is no service \"{name}\"; there is {}", known.join(", "));
+        Self::new(StatusCode::NOT_FOUND, message, "check the name, or leave it out to see all services")
+    }
+
+    fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping", "start it again and repeat")
+    }
+
+    fn busy() -> Self {
+        let message = format!("the agent's loop gave no answer within {} s", AGENT_TIME.as_secs());
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "repeat, and look at the agent's log")
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let error = ErrorText { message: self.message, next: self.next };
+        let mut response = json(self.code, &ErrorDocument { version: VERSION, error });
+        if self.code == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        }
+        response
+    }
+}

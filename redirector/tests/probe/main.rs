@@ -1,0 +1,53 @@
+//! The probers against real Redis servers, and against servers that are none.
+
+use std::{net::SocketAddr, time::Duration};
+
+use redirector::{
+    model::{Cause, Check, CheckKind, Failure, Login, Phase, ProbeOutcome, RedisErrorKind, Secret, Verdict},
+    probe::once,
+};
+
+mod once;
+mod run;
+mod server;
+#[path = "../support/temp.rs"]
+mod temp;
+
+/// A check that is patient in everything: each test shortens what it is about.
+fn check(kind: CheckKind) -> Check {
+    Check {
+        kind,
+        interval: Duration::from_secs(3600),
+        fast_interval: Duration::from_secs(3600),
+        timeout: Duration::from_secs(10),
+        fall: 1,
+        rise: 1,
+    }
+}
+
+fn login(username: Option<&str>, password: Option<&str>) -> Login {
+    Login {
+        username: username.map(str::to_owned),
+        password: password.map(|text| Secret::new(text.to_owned())),
+    }
+}
+
+async fn ping(address: SocketAddr, login: &Login) -> ProbeOutcome {
+    once(&check(CheckKind::Ping), address, login).await
+}
+
+fn failed(phase: Phase, cause: Cause) -> ProbeOutcome {
+    ProbeOutcome::Failed(Failure { phase, cause })
+}
+
+/// Phase and kind of an error reply.
+fn redis_error(outcome: &ProbeOutcome) -> Option<(Phase, RedisErrorKind)> {
+    match outcome {
+        ProbeOutcome::Failed(Failure { phase, cause: Cause::Redis(kind, _) }) => Some((*phase, *kind)),
+        _ => None,
+    }
+}
+
+fn passed(outcome: &ProbeOutcome) -> bool {
+    outcome.verdict() == Verdict::Pass
+}

@@ -1,0 +1,115 @@
+//! What the probes talk to: real Redis servers, and TCP servers that are no Redis.
+
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use crate::temp::TempDir;
+
+/// A `redis-server` on a loopback port, killed on drop, also after a panic.
+pub(crate) struct Redis {
+    child: Child,
+    address: SocketAddr,
+    directory: TempDir,
+}
+
+impl Redis {
+    /// Starts one and waits until it answers, with whatever it answers.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        Self::start_in(TempDir::new(), options)
+    }
+
+    /// The same with the directory of an earlier one.
+    pub(crate) fn start_in(directory: TempDir, options: &[&str]) -> Self {
+        let address = free_address();
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
+            .args(["--save", "", "--appendonly", "no", "--enable-debug-command", "no"])
+            .args(options)
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let redis = Self { child, address, directory };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "redis-server does not listen on {address}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        redis
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A connection of the redis crate's own, to set the scene with. A server with room for one client may still
+    /// count the one that waited for its start.
+    pub(crate) fn client(&self) -> redis::Connection {
+        let client = redis::Client::open(format!("redis://{}", self.address)).expect("an address");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match client.get_connection() {
+                Ok(connection) => return connection,
+                Err(error) => {
+                    assert!(Instant::now() < deadline, "{} accepts no client: {error}", self.address);
+                }
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the child is not reaped yet");
+    }
+
+    /// Kills it and hands over its directory.
+    pub(crate) fn stop(self) -> TempDir {
+        let directory = TempDir::new();
+        let mut this = self;
+        std::mem::replace(&mut this.directory, directory)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // SIGKILL also ends a stopped process.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A loopback address on which nobody listens now.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("a bound socket has an address")
+}
+
+/// A TCP server that gives every connection to `serve`. It ends with its guard.
+pub(crate) async fn tcp<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> (SocketAddr, JoinSet<()>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    let mut guard = JoinSet::new();
+    guard.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.spawn(serve(stream));
+        }
+    });
+    (address, guard)
+}
