@@ -1,2 +1,27 @@
-//! What both sides of the kernel boundary share.
+//! What both sides of the kernel boundary share: map keys and values, outcomes, and every pure decision on a
+//! packet. No input, no output, no allocation: all of it is tested as ordinary Rust and runs in the kernel
+//! unchanged.
+//!
+//! | module | concern |
+//! |---|---|
+//! | [`addr`] | addresses, ports and tuples as maps hold them |
+//! | [`packet`] | parsing a frame, and the small trait through which hooks read and write it |
+//! | [`checksum`] | one's complement arithmetic (RFC 1071, RFC 1624) |
+//! | [`decision`] | the 64-bit word that says where new flows go |
+//! | [`flow`] | the state of one TCP connection, staleness, and what a segment means for it |
+//! | [`reset`] | the numbers and bytes of a correct RST (RFC 9293) |
+//! | [`outcome`] | what became of a packet |
+//! | [`layout`] | the remaining map values, map names and sizes |
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod addr;
+pub mod checksum;
+pub mod decision;
+pub mod flow;
+pub mod layout;
+pub mod outcome;
+pub mod packet;
+pub mod reset;

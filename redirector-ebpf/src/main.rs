@@ -1,3 +1,30 @@
-//! Kernel programs.
+//! The kernel programs. One file per hook, thin: parse, decide, apply. One file per concern.
+//!
+//! A packet's way: [`tc`] takes it from the kernel and hands it to [`from_client`] (towards a member) or to
+//! [`from_member`] (back); [`open`] makes a flow, [`reset`] ends one. What a packet *means* is decided by the pure
+//! functions of `redirector-common`. All calls into the kernel stand in [`kernel`].
+#![no_std]
+#![no_main]
 
-fn main() {}
+mod from_client;
+mod from_member;
+mod hook;
+mod kernel;
+mod log;
+mod maps;
+mod open;
+mod reset;
+mod settings;
+mod tc;
+
+/// The helpers that programs call are free only to programs under a licence compatible with the GPL; Apache-2.0
+/// sources may be given under the GPL as well for this purpose.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier proves that nothing gets here: a program that could panic does not load.
+    loop {}
+}

@@ -3,5 +3,7 @@
 //! A packet's way is in `redirector-ebpf`; a decision's way is [`probe`] → [`decide`] → [`datapath`], wired
 //! together by [`agent`]. `docs/` has one page per concern.
 
+pub mod config;
 pub mod control;
+pub mod decide;
 pub mod model;

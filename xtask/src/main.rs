@@ -1,3 +1,67 @@
-//! What Cargo alone cannot do.
+//! `cargo xtask`: what Cargo alone cannot do.
 
-fn main() {}
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+
+/// Sets up, builds, tests and shows Redirector.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Installs what is missing; says what it does, and does nothing when all is there
+    Setup,
+    /// Builds target/release/redirector with the kernel programs inside
+    Build,
+    /// Runs everything that CI runs: format, clippy, build, all tests (as root)
+    Test {
+        /// Goes to `cargo test`: a filter, or for example `-p redirector -- --nocapture`
+        #[arg(last = true)]
+        cargo_test: Vec<String>,
+    },
+    /// Shows a failover in network namespaces, live (as root)
+    Demo {
+        /// Goes to the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Takes the measurements of the README (as root)
+    Bench {
+        /// Goes to the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().verb {
+        Verb::Setup => setup::setup(),
+        Verb::Build => {
+            setup::ensure()?;
+            let binary = run::build_release(&[])?;
+            let size = std::fs::metadata(&binary)?.len();
+            println!("{} ({}.{} MB)", binary.display(), size / 1_000_000, size / 100_000 % 10);
+            Ok(())
+        }
+        Verb::Test { cargo_test } => test::test(&cargo_test),
+        Verb::Demo { arguments } => show("demo", &arguments),
+        Verb::Bench { arguments } => show("bench", &arguments),
+    }
+}
+
+/// Builds and becomes one of the programs of the lab.
+fn show(program: &str, arguments: &[String]) -> Result<()> {
+    run::need_root(program)?;
+    setup::ensure()?;
+    let redirector = run::build_release(&["-p", "redirector-tests", "--bin", program])?;
+    run::become_program(&redirector.with_file_name(program), &redirector, arguments)
+}

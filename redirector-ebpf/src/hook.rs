@@ -1,0 +1,68 @@
+//! What packet code needs of a hook beyond reading and writing: ways out, and room to make a reset.
+
+use aya_ebpf::EbpfContext;
+use redirector_common::{
+    addr::Tuple,
+    outcome::Outcome,
+    packet::{Packet, Segment},
+    reset::Numbers,
+};
+
+use crate::kernel::Route;
+
+/// A packet at one of the hooks.
+pub trait Hook: Packet {
+    /// What a program returns.
+    type Action: Copy;
+    /// For aya-log.
+    type Context: EbpfContext;
+
+    /// The packet goes on as if the program were not there.
+    const LEAVE: Self::Action;
+    /// The packet ends here.
+    const DROP: Self::Action;
+
+    /// Leaves for a member over `route`.
+    fn to_member(&mut self, route: &Route) -> Self::Action;
+
+    /// Enters the stack through the ingress of the VIP device, so that every reverse-path check agrees.
+    fn to_client(&mut self) -> Self::Action;
+
+    /// Sends a copy the way of [`Hook::to_client`] and keeps the packet.
+    fn copy_to_client(&mut self);
+
+    /// Makes a reset out of the packet, between `ends`.
+    fn become_reset(&mut self, segment: &Segment, ends: &Tuple, numbers: Numbers) -> Option<()>;
+
+    /// Asks the routing table for the way to the far end of `ends`.
+    fn route(&self, ends: &Tuple) -> Option<Route>;
+
+    /// Cookie of the local socket that sent the packet; 0: none in this network namespace.
+    fn socket_cookie(&self) -> u64;
+
+    /// For aya-log.
+    fn context(&self) -> &Self::Context;
+}
+
+/// What a program does with a packet, and what is counted.
+#[must_use]
+pub struct Verdict<H: Hook> {
+    pub outcome: Outcome,
+    /// The member that the packet has to do with.
+    pub member: Option<u16>,
+    pub action: H::Action,
+}
+
+impl<H: Hook> Verdict<H> {
+    /// The packet goes on unchanged.
+    #[inline(always)]
+    pub fn leave(outcome: Outcome) -> Self {
+        Self { outcome, member: None, action: H::LEAVE }
+    }
+
+    /// The packet ends here.
+    #[inline(always)]
+    pub fn drop(outcome: Outcome, member: Option<u16>) -> Self {
+        Self { outcome, member, action: H::DROP }
+    }
+}

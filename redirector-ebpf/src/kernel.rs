@@ -1,0 +1,209 @@
+//! All calls into the kernel. Nothing else in this crate calls a helper.
+//!
+//! Structures of the kernel's interface are declared here in the form that is used, after
+//! `include/uapi/linux/bpf.h`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{bindings::__sk_buff, helpers, programs::TcContext};
+use redirector_common::addr::Tuple;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const BPF_F_INGRESS: u64 = 1;
+const BPF_F_RECOMPUTE_CSUM: u64 = 1;
+/// The change is one of the pseudo-header.
+const BPF_F_PSEUDO_HDR: u64 = 1 << 4;
+/// The neighbour is resolved on the way out, not by the lookup (Linux 6.3).
+const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
+const PROTOCOL_TCP: u8 = 6;
+
+/// `struct bpf_fib_lookup`.
+#[repr(C)]
+struct FibLookup {
+    family: u8,
+    l4_protocol: u8,
+    source_port: u16,
+    destination_port: u16,
+    /// 0: the kernel compares the packet itself, segmentation included, with the MTU.
+    length: u16,
+    ifindex: u32,
+    flow_information: u32,
+    source: [u32; 4],
+    /// In: the destination. Out: the next hop.
+    destination: [u32; 4],
+    vlan: u32,
+    source_mac: [u8; 6],
+    destination_mac: [u8; 6],
+}
+
+/// `struct bpf_redir_neigh`, and the device to leave by.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Route {
+    family: u32,
+    next_hop: [u32; 4],
+    ifindex: u32,
+}
+
+/// Size of `struct bpf_redir_neigh`.
+const REDIR_NEIGH: i32 = 20;
+
+/// Asks the routing table for the way to the far end of `ends`, as if the packet had come in by `device`
+/// (which has forwarding on for this purpose). `None`: there is none.
+#[inline(always)]
+pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple) -> Option<Route> {
+    const SUCCESS: i64 = 0;
+    const NO_NEIGHBOUR: i64 = 7;
+    const FRAGMENTATION_NEEDED: i64 = 8;
+
+    let v4 = ends.near.is_v4();
+    let first = |address: [u32; 4]| if v4 { [address[3], 0, 0, 0] } else { address };
+    let mut lookup = FibLookup {
+        family: if v4 { AF_INET } else { AF_INET6 },
+        l4_protocol: PROTOCOL_TCP,
+        // Ports, so that equal-cost paths are spread over flows.
+        source_port: ends.near_port.wire(),
+        destination_port: ends.far_port.wire(),
+        length: 0,
+        ifindex: device,
+        flow_information: 0,
+        source: first(ends.near.0),
+        destination: first(ends.far.0),
+        vlan: 0,
+        source_mac: [0; 6],
+        destination_mac: [0; 6],
+    };
+    // SAFETY: the structure is the kernel's, and its size is given.
+    let answer = unsafe {
+        helpers::generated::bpf_fib_lookup(
+            skb.cast(),
+            (&raw mut lookup).cast(),
+            size_of::<FibLookup>() as i32,
+            BPF_FIB_LOOKUP_SKIP_NEIGH,
+        )
+    };
+    // A segment above the path's MTU is sent all the same: the route of the VIP carries the smallest MTU of all
+    // routes to members, so it is one that was on its way while that changed.
+    if !matches!(answer, SUCCESS | NO_NEIGHBOUR | FRAGMENTATION_NEEDED) {
+        return None;
+    }
+    Some(Route {
+        family: u32::from(lookup.family),
+        next_hop: lookup.destination,
+        ifindex: lookup.ifindex,
+    })
+}
+
+/// Leaves by the device of `route`, with the link-layer address of its next hop (Linux 5.10).
+#[inline(always)]
+pub fn redirect_to_neighbour(route: &Route) -> i32 {
+    let mut route = *route;
+    // SAFETY: `Route` starts with the fields of `struct bpf_redir_neigh`, whose size is given.
+    unsafe {
+        helpers::generated::bpf_redirect_neigh(route.ifindex, (&raw mut route).cast(), REDIR_NEIGH, 0) as i32
+    }
+}
+
+/// Enters the stack as if received by `device`.
+#[inline(always)]
+pub fn redirect_to_ingress(device: u32) -> i32 {
+    // SAFETY: no pointer is involved.
+    unsafe { helpers::generated::bpf_redirect(device, BPF_F_INGRESS) as i32 }
+}
+
+/// A copy enters the stack as if received by `device`.
+#[inline(always)]
+pub fn clone_to_ingress(skb: *mut __sk_buff, device: u32) {
+    // SAFETY: `skb` is the context that the program was given.
+    let _lost_like_any_packet = unsafe { helpers::generated::bpf_clone_redirect(skb, device, BPF_F_INGRESS) };
+}
+
+/// Brings the first `length` bytes where the program can reach them.
+#[inline(always)]
+pub fn pull(skb: *mut __sk_buff, length: u32) {
+    // SAFETY: `skb` is the context that the program was given.
+    let _checked_by_the_next_read = unsafe { helpers::generated::bpf_skb_pull_data(skb, length) };
+}
+
+/// Cuts the packet to `length` bytes and drops what segmentation offload knew of it.
+#[inline(always)]
+pub fn trim(skb: *mut __sk_buff, length: u32) -> Option<()> {
+    // SAFETY: `skb` is the context that the program was given.
+    (unsafe { helpers::generated::bpf_skb_change_tail(skb, length, 0) } == 0).then_some(())
+}
+
+/// Writes `bytes` at `offset` and keeps the sum of a `CHECKSUM_COMPLETE` packet right.
+#[inline(always)]
+pub fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, bytes: &T) -> Option<()> {
+    let from: *const T = bytes;
+    // SAFETY: `from` points to that many bytes.
+    let failed = unsafe {
+        helpers::generated::bpf_skb_store_bytes(
+            skb,
+            offset,
+            from.cast::<c_void>(),
+            size_of::<T>() as u32,
+            BPF_F_RECOMPUTE_CSUM,
+        )
+    };
+    (failed == 0).then_some(())
+}
+
+/// Adds `difference` to the TCP checksum at `offset`. The kernel knows whether the field holds a whole checksum or
+/// the sum of the pseudo-header only (`CHECKSUM_PARTIAL`): changes of ports do not touch the latter.
+#[inline(always)]
+pub fn adjust_checksum(skb: *mut __sk_buff, offset: u32, difference: u32) -> Option<()> {
+    // SAFETY: `skb` is the context that the program was given.
+    (unsafe { helpers::generated::bpf_l4_csum_replace(skb, offset, 0, u64::from(difference), 0) } == 0)
+        .then_some(())
+}
+
+/// As [`adjust_checksum`], for addresses, which the pseudo-header covers.
+#[inline(always)]
+pub fn adjust_pseudo_checksum(
+    skb: *mut __sk_buff,
+    offset: u32,
+    difference: u32,
+    extra_flags: u32,
+) -> Option<()> {
+    let flags = BPF_F_PSEUDO_HDR | u64::from(extra_flags);
+    // SAFETY: `skb` is the context that the program was given.
+    (unsafe { helpers::generated::bpf_l4_csum_replace(skb, offset, 0, u64::from(difference), flags) } == 0)
+        .then_some(())
+}
+
+/// Cookie of the socket that sent the packet; 0: no socket of this network namespace did.
+#[inline(always)]
+pub fn socket_cookie(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: `skb` is the context that the program was given.
+    unsafe { helpers::generated::bpf_get_socket_cookie(skb.cast()) }
+}
+
+/// Monotonic clock with the resolution of a tick, in nanoseconds (Linux 5.11).
+#[inline(always)]
+pub fn coarse_now() -> u64 {
+    // SAFETY: no pointer is involved.
+    unsafe { helpers::generated::bpf_ktime_get_coarse_ns() }
+}
+
+/// `CLOCK_BOOTTIME` in nanoseconds: goes on in suspend, as leases do.
+#[inline(always)]
+pub fn boot_now() -> u64 {
+    // SAFETY: no pointer is involved.
+    unsafe { helpers::generated::bpf_ktime_get_boot_ns() }
+}
+
+/// A pseudo-random number.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: no pointer is involved.
+    unsafe { helpers::generated::bpf_get_prandom_u32() }
+}
+
+/// Whether the frame carries a VLAN tag, which the kernel keeps beside the packet.
+#[inline(always)]
+pub fn is_vlan_tagged(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 }
+}

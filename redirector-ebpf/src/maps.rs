@@ -1,0 +1,194 @@
+//! The maps. `redirector-common` documents their layout; names carry its version.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use redirector_common::{
+    addr::{Addr, Tuple},
+    decision::Decision,
+    flow::{Flow, Standing, Stub},
+    layout::{MAX_MEMBERS, MAX_SERVICES, Meta, Name, SLOTS, Service, Slot, VipKey, slot_index},
+    outcome::{Count, Outcome, counter_index},
+};
+
+use crate::kernel;
+
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+const BPF_NOEXIST: u64 = 1;
+
+#[map(name = "vips_v1")]
+static VIPS: HashMap<VipKey, u32> = HashMap::with_max_entries(1024, 0);
+
+#[map(name = "vip_addrs_v1")]
+static VIP_ADDRESSES: HashMap<Addr, u32> = HashMap::with_max_entries(1024, 0);
+
+#[map(name = "decisions_v1")]
+static DECISIONS: Array<u64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+
+#[map(name = "services_v1")]
+static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+
+#[map(name = "slots_v1")]
+static SLOT_TABLE: Array<Slot> = Array::with_max_entries(MAX_MEMBERS * SLOTS, 0);
+
+/// The agent sets the size that the configuration asks for. Allocated in advance: no allocation on the packet path.
+#[map(name = "flows_v1")]
+static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(262_144, 0);
+
+/// As many stubs as flows.
+#[map(name = "replies_v1")]
+static REPLIES: HashMap<Tuple, Stub> = HashMap::with_max_entries(262_144, 0);
+
+#[map(name = "outcomes_v1")]
+static OUTCOMES: PerCpuArray<Count> =
+    PerCpuArray::with_max_entries((MAX_MEMBERS + 1) * Outcome::ALL.len() as u32, 0);
+
+/// Not for programs: the agent keeps here which id belongs to which name.
+#[map(name = "names_v1")]
+static NAMES: Array<Name> = Array::with_max_entries(MAX_SERVICES + MAX_MEMBERS, 0);
+
+/// Not for programs: whose maps these are.
+#[map(name = "meta_v1")]
+static META: Array<Meta> = Array::with_max_entries(1, 0);
+
+/// A new flow and its stub are put together here: a program's stack has 512 bytes.
+#[map(name = "draft")]
+static DRAFT: PerCpuArray<Draft> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`draft`].
+#[repr(C)]
+pub struct Draft {
+    pub flow: Flow,
+    pub stub: Stub,
+}
+
+/// The service of a VIP.
+#[inline(always)]
+pub fn service_of(vip: &VipKey) -> Option<u16> {
+    // SAFETY: the value is one word that is never written in place.
+    unsafe { VIPS.get(vip) }.map(|id| *id as u16)
+}
+
+/// Whether an address belongs to Redirector, on every port.
+#[inline(always)]
+pub fn is_vip_address(address: &Addr) -> bool {
+    VIP_ADDRESSES.get_ptr(address).is_some()
+}
+
+/// Where new flows of a service go now, read in one load.
+#[inline(always)]
+pub fn decision(service: u16) -> Decision {
+    let Some(word) = DECISIONS.get_ptr(u32::from(service)) else { return Decision::default() };
+    // SAFETY: the map lookup gave a valid, aligned pointer. Volatile, because the agent stores at any moment and a
+    // second read must be one.
+    Decision::from_word(unsafe { word.read_volatile() })
+}
+
+/// When a service's lease ends, in nanoseconds of `CLOCK_BOOTTIME`; 0: never.
+#[inline(always)]
+pub fn deadline(service: u16) -> u64 {
+    SERVICES.get_ptr(u32::from(service)).map_or(0, |service| {
+        // SAFETY: as in `decision`.
+        unsafe { (&raw const (*service).deadline).read_volatile() }
+    })
+}
+
+/// One address of a member, unless the slot is empty.
+#[inline(always)]
+pub fn slot(member: u16, slot: u32) -> Option<&'static Slot> {
+    SLOT_TABLE.get(slot_index(member, slot)).filter(|slot| !slot.address.is_unset())
+}
+
+/// What decides whether a flow is stale.
+#[inline(always)]
+pub fn standing(flow: &Flow) -> Standing {
+    Standing {
+        active: decision(flow.service).active,
+        floor: SERVICES.get_ptr(u32::from(flow.service)).map_or(0, |service| {
+            // SAFETY: as in `decision`.
+            unsafe { (&raw const (*service).floor).read_volatile() as u32 }
+        }),
+        generation: SLOT_TABLE.get(slot_index(flow.member, flow.slot)).map_or(0, |slot| slot.generation),
+    }
+}
+
+/// The entry of a flow. Programs change single words of it in place.
+#[inline(always)]
+pub fn flow(client_side: &Tuple) -> Option<&'static mut Flow> {
+    // SAFETY: the element is valid until the program ends (RCU). Another processor may carry a segment of the same
+    // flow; each field that changes is one aligned word, written by one direction only.
+    FLOWS.get_ptr_mut(client_side).map(|flow| unsafe { &mut *flow })
+}
+
+/// What a reply's tuple leads to.
+#[inline(always)]
+pub fn stub(member_side: &Tuple) -> Option<&'static Stub> {
+    // SAFETY: stubs are never written in place; the element is valid until the program ends (RCU).
+    unsafe { REPLIES.get(member_side) }
+}
+
+/// Room on this processor to put a flow together.
+#[inline(always)]
+pub fn draft() -> Option<&'static mut Draft> {
+    // SAFETY: programs of one hook do not interrupt each other on one processor, and one program asks once.
+    DRAFT.get_ptr_mut(0).map(|draft| unsafe { &mut *draft })
+}
+
+/// Why an entry was not made.
+pub enum Refused {
+    /// There is one already.
+    Exists,
+    /// The table is full.
+    Full,
+}
+
+impl Refused {
+    fn of(errno: i32) -> Self {
+        const EEXIST: i32 = -17;
+        if errno == EEXIST { Self::Exists } else { Self::Full }
+    }
+}
+
+/// Takes a member-side tuple, unless a flow has it.
+#[inline(always)]
+pub fn insert_stub(member_side: &Tuple, stub: &Stub) -> Result<(), Refused> {
+    REPLIES.insert(member_side, stub, BPF_NOEXIST).map_err(Refused::of)
+}
+
+/// Makes a flow's entry, unless there is one.
+#[inline(always)]
+pub fn insert_flow(client_side: &Tuple, flow: &Flow) -> Result<(), Refused> {
+    FLOWS.insert(client_side, flow, BPF_NOEXIST).map_err(Refused::of)
+}
+
+/// Gives a member-side tuple back.
+#[inline(always)]
+pub fn remove_stub(member_side: &Tuple) {
+    let _gone_already = REPLIES.remove(member_side);
+}
+
+/// Forgets a flow, both halves. The stub goes first: a reply that still comes is then nobody's.
+#[inline(always)]
+pub fn remove(client_side: &Tuple, member_side: &Tuple) {
+    remove_stub(member_side);
+    let _gone_already = FLOWS.remove(client_side);
+}
+
+/// Counts a packet.
+#[inline(always)]
+pub fn count(outcome: Outcome, member: Option<u16>, bytes: u32) {
+    if let Some(count) = OUTCOMES.get_ptr_mut(counter_index(outcome, member)) {
+        // SAFETY: the element belongs to this processor, and nothing interrupts the program on it.
+        unsafe {
+            (*count).packets += 1;
+            (*count).bytes += u64::from(bytes);
+        }
+    }
+}
+
+/// A number that no other entry with the same tuple has.
+#[inline(always)]
+pub fn new_incarnation() -> u64 {
+    u64::from(kernel::random()) << 32 | u64::from(kernel::random())
+}

@@ -1,0 +1,29 @@
+//! What the agent tells the programs when it loads them. Constant afterwards: the verifier folds it in and drops
+//! what it makes unreachable.
+
+use aya_ebpf::Global;
+
+/// Interface index of the VIP device.
+#[unsafe(no_mangle)]
+pub static VIP_DEVICE: Global<u32> = Global::new(0);
+
+/// Ethernet address of the VIP device, as three words in memory order.
+#[unsafe(no_mangle)]
+pub static VIP_DEVICE_MAC: Global<[u16; 3]> = Global::new([0; 3]);
+
+/// Lowest source port of the member side.
+#[unsafe(no_mangle)]
+pub static PORT_FIRST: Global<u32> = Global::new(0);
+
+/// Number of source ports of the member side.
+#[unsafe(no_mangle)]
+pub static PORT_COUNT: Global<u32> = Global::new(0);
+
+/// `BPF_F_IPV6` where the kernel knows it (Linux 6.16), else 0: keeps `CHECKSUM_COMPLETE` right when an IPv6
+/// address changes, which no header checksum compensates.
+#[unsafe(no_mangle)]
+pub static IPV6_CHECKSUM_FLAG: Global<u32> = Global::new(0);
+
+/// 1: the slow path logs through aya-log.
+#[unsafe(no_mangle)]
+pub static LOG: Global<u32> = Global::new(0);

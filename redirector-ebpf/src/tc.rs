@@ -1,0 +1,209 @@
+//! The `tc` hook: egress of the VIP device, ingress of the uplinks.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use redirector_common::{
+    addr::Tuple,
+    checksum::{Delta, Sum},
+    outcome::Outcome,
+    packet::{ETHERNET, IPV4, Packet, Segment, TCP, Word, field, parse},
+    reset::{self, Numbers},
+};
+
+use crate::{
+    from_client, from_member,
+    hook::{Hook, Verdict},
+    kernel::{self, Route},
+    maps, settings,
+};
+
+/// Everything routed to a VIP leaves the host's stack here.
+#[classifier]
+pub fn redirector_egress(ctx: TcContext) -> i32 {
+    run(Skb { ctx }, from_client::handle)
+}
+
+/// Whatever an uplink receives passes here before the host's stack sees it.
+#[classifier]
+pub fn redirector_ingress(ctx: TcContext) -> i32 {
+    // The VLAN device above this one gets the packet next, and with it the program there.
+    if kernel::is_vlan_tagged(&ctx) {
+        maps::count(Outcome::NotIp, None, ctx.len());
+        return Skb::LEAVE;
+    }
+    run(Skb { ctx }, from_member::handle)
+}
+
+/// Parses, lets `handle` decide and apply, and counts.
+#[inline(always)]
+fn run(mut packet: Skb, handle: impl Fn(&mut Skb, &Segment) -> Verdict<Skb>) -> i32 {
+    let bytes = packet.length();
+    let verdict = match packet.parse() {
+        Ok(segment) => handle(&mut packet, &segment),
+        Err(outcome) => Verdict::leave(outcome),
+    };
+    maps::count(verdict.outcome, verdict.member, bytes);
+    verdict.action
+}
+
+/// A packet at this hook.
+pub struct Skb {
+    ctx: TcContext,
+}
+
+/// Frames shorter than this are never looked at beyond their end; longer headers have many options.
+const HEADERS: u32 = (ETHERNET + 60 + TCP) as u32;
+
+impl Skb {
+    /// Parses, and once more if headers lay where the program cannot reach them.
+    #[inline(always)]
+    fn parse(&mut self) -> Result<Segment, Outcome> {
+        let parsed = parse(self);
+        if !matches!(parsed, Err(Outcome::Malformed)) || self.reachable() >= HEADERS {
+            return parsed;
+        }
+        kernel::pull(self.ctx.skb.skb, HEADERS.min(self.length()));
+        parse(self)
+    }
+
+    #[inline(always)]
+    fn reachable(&self) -> u32 {
+        self.ctx.data_end().wrapping_sub(self.ctx.data()) as u32
+    }
+
+    /// A pointer to a word of the packet, if it lies within.
+    #[inline(always)]
+    fn at<T: Word>(&self, offset: usize) -> Option<*mut T> {
+        // The verifier forgets what it knew of an offset that went through the stack: say it again.
+        let start = self.ctx.data() + (offset & 0x7f);
+        (start + size_of::<T>() <= self.ctx.data_end()).then_some(start as *mut T)
+    }
+
+    /// Writes the TCP checksum of a reset from scratch.
+    ///
+    /// A packet that the device is to finish (`CHECKSUM_PARTIAL`, as local TCP sends) must hold the sum of the
+    /// pseudo-header; a whole checksum there would be summed once more. No field of the context tells the two
+    /// apart, but a change outside of the pseudo-header does: it leaves a partial sum alone.
+    #[inline(always)]
+    fn finish_reset(&mut self, tcp: usize, ends: &Tuple, header: &[u32; 5]) -> Option<()> {
+        let skb = self.ctx.skb.skb;
+        let offset = (tcp + field::TCP_CHECKSUM) as u32;
+        kernel::adjust_checksum(skb, offset, 1)?;
+        let partial = self.load::<u16>(offset as usize)? == 0;
+        self.store(offset as usize, 0_u16)?;
+        let pseudo = Sum::pseudo_header(ends, TCP as u16);
+        let checksum = if partial {
+            pseudo.folded()
+        } else {
+            pseudo.add(reset::header_sum(header).0).finished()
+        };
+        kernel::store(skb, offset, &checksum)
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn load<T: Word>(&self, offset: usize) -> Option<T> {
+        // SAFETY: the word lies within the packet. It may be unaligned, which the processors that this runs on
+        // allow and the verifier checks (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`).
+        self.at::<T>(offset).map(|word| unsafe { *word })
+    }
+
+    #[inline(always)]
+    fn store<T: Word>(&mut self, offset: usize, value: T) -> Option<()> {
+        // SAFETY: as in `load`; the verifier makes sure that the packet is this program's own.
+        self.at::<T>(offset).map(|word| unsafe { *word = value })
+    }
+
+    #[inline(always)]
+    fn adjust_tcp_checksum(&mut self, offset: usize, delta: &Delta, v6: bool) -> Option<()> {
+        let flag = if v6 { settings::IPV6_CHECKSUM_FLAG.load() } else { 0 };
+        let skb = self.ctx.skb.skb;
+        kernel::adjust_pseudo_checksum(skb, offset as u32, delta.addresses.0, flag)?;
+        kernel::adjust_checksum(skb, offset as u32, delta.ports.0)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.ctx.len()
+    }
+}
+
+impl Hook for Skb {
+    type Action = i32;
+    type Context = TcContext;
+
+    /// `TCX_NEXT`, and `TC_ACT_UNSPEC` for clsact: the next program decides.
+    const LEAVE: i32 = -1;
+    /// `TC_ACT_SHOT`.
+    const DROP: i32 = 2;
+
+    #[inline(always)]
+    fn to_member(&mut self, route: &Route) -> i32 {
+        kernel::redirect_to_neighbour(route)
+    }
+
+    #[inline(always)]
+    fn to_client(&mut self) -> i32 {
+        match self.address_to_device() {
+            Some(()) => kernel::redirect_to_ingress(settings::VIP_DEVICE.load()),
+            None => Self::DROP,
+        }
+    }
+
+    #[inline(always)]
+    fn copy_to_client(&mut self) {
+        if self.address_to_device().is_some() {
+            kernel::clone_to_ingress(self.ctx.skb.skb, settings::VIP_DEVICE.load());
+        }
+    }
+
+    #[inline(always)]
+    fn become_reset(&mut self, segment: &Segment, ends: &Tuple, numbers: Numbers) -> Option<()> {
+        let skb = self.ctx.skb.skb;
+        let tcp = usize::from(segment.tcp_offset & 0x7f);
+        kernel::trim(skb, (tcp + TCP) as u32)?;
+        if segment.v6 {
+            kernel::store(skb, ETHERNET as u32, &reset::ipv6_start())?;
+            kernel::store(skb, (ETHERNET + field::V6_SOURCE) as u32, &ends.near.0)?;
+            kernel::store(skb, (ETHERNET + field::V6_DESTINATION) as u32, &ends.far.0)?;
+        } else {
+            let options = (tcp - ETHERNET - IPV4) / 4;
+            kernel::store(skb, ETHERNET as u32, &reset::ipv4_header(ends, options))?;
+            for option in 0..10 {
+                if option < options {
+                    let at = ETHERNET + IPV4 + option * 4;
+                    kernel::store(skb, at as u32, &reset::BLANK_OPTIONS)?;
+                }
+            }
+        }
+        let header = reset::header(ends, numbers);
+        kernel::store(skb, tcp as u32, &header)?;
+        self.finish_reset(tcp, ends, &header)
+    }
+
+    #[inline(always)]
+    fn route(&self, ends: &Tuple) -> Option<Route> {
+        kernel::fib_lookup(self.ctx.skb.skb, settings::VIP_DEVICE.load(), ends)
+    }
+
+    #[inline(always)]
+    fn socket_cookie(&self) -> u64 {
+        kernel::socket_cookie(self.ctx.skb.skb)
+    }
+
+    #[inline(always)]
+    fn context(&self) -> &TcContext {
+        &self.ctx
+    }
+}
+
+impl Skb {
+    /// Without the device's own address as destination the stack takes the packet for somebody else's.
+    #[inline(always)]
+    fn address_to_device(&mut self) -> Option<()> {
+        let [a, b, c] = settings::VIP_DEVICE_MAC.load();
+        self.store(0, a)?;
+        self.store(2, b)?;
+        self.store(4, c)
+    }
+}

@@ -1,0 +1,117 @@
+//! `[agent]` and `[datapath]`.
+
+use std::path::PathBuf;
+
+use super::{
+    address::port_number,
+    error::Complaint,
+    read::{Section, word},
+};
+use crate::model::{Agent, Datapath, OnStop, PortRange};
+
+/// `sun_path` of `unix(7)` has 108 bytes, the last of them NUL.
+const LONGEST_SOCKET_PATH: usize = 107;
+/// `IFNAMSIZ` is 16 with the NUL.
+const LONGEST_INTERFACE: usize = 15;
+/// Leaves room for the `-p` of the VIP device's peer.
+const LONGEST_VIP_DEVICE: usize = LONGEST_INTERFACE - 2;
+/// Ports below belong to servers, and binding them is a privilege.
+const LOWEST_PORT: u16 = 1024;
+
+pub(super) fn read(root: &Section<'_>) -> (Agent, Datapath) {
+    (agent(&root.sub("agent")), datapath(&root.sub("datapath")))
+}
+
+fn agent(section: &Section<'_>) -> Agent {
+    let control_socket = section.text("control_socket", |text| {
+        if text.len() > LONGEST_SOCKET_PATH {
+            let cause = format!(
+                "`control_socket` has {} bytes, and a socket's path at most {LONGEST_SOCKET_PATH}",
+                text.len()
+            );
+            return Err(Complaint::new(cause, "give a shorter path"));
+        }
+        absolute("control_socket", text)
+    });
+    let state_dir = section.text("state_dir", |text| absolute("state_dir", text));
+    Agent {
+        control_socket: control_socket
+            .map_or_else(|| "/run/redirector/control.sock".into(), |path| path.value),
+        state_dir: state_dir.map_or_else(|| "/var/lib/redirector".into(), |path| path.value),
+    }
+}
+
+fn datapath(section: &Section<'_>) -> Datapath {
+    // `tc` is the only hook, so that the model does not carry it.
+    section.texts("hooks", hook);
+    let device = section.text("device", |text| interface("device", text, LONGEST_VIP_DEVICE));
+    let device = device.map_or_else(|| "redirector0".to_owned(), |name| name.value);
+    let uplinks = section.texts("uplinks", |text| {
+        if text == device {
+            let cause = format!("uplink {text:?} is the VIP device itself");
+            return Err(Complaint::new(cause, "name the devices that lead to the members"));
+        }
+        interface("uplink", text, LONGEST_INTERFACE)
+    });
+    let pin_dir = section.text("pin_dir", |text| absolute("pin_dir", text));
+    let port_range = section.text("port_range", port_range);
+    Datapath {
+        device,
+        uplinks: uplinks.into_iter().flatten().map(|name| name.value).collect(),
+        pin_dir: pin_dir.map_or_else(|| "/sys/fs/bpf/redirector".into(), |path| path.value),
+        max_flows: section.number("max_flows", 16..=1 << 24).unwrap_or(262_144),
+        port_range: port_range.map_or(PortRange { first: 10_000, last: 32_767 }, |range| range.value),
+        on_stop: section
+            .word("on_stop", &[("keep", OnStop::Keep), ("detach", OnStop::Detach)], &[])
+            .unwrap_or(OnStop::Keep),
+    }
+}
+
+fn hook(text: &str) -> Result<(), Complaint> {
+    if matches!(text, "xdp" | "connect") {
+        return Err(Complaint::new(format!("hook `{text}` is not built yet"), r#"use hooks = ["tc"]"#));
+    }
+    word("hooks", text, &[("tc", ())], &[])
+}
+
+fn absolute(key: &str, text: &str) -> Result<PathBuf, Complaint> {
+    if text.contains('\0') {
+        return Err(Complaint::new(format!("`{key}` contains a NUL character"), "remove it"));
+    }
+    if !text.starts_with('/') {
+        let cause = format!("`{key}` is {text:?}, which is not an absolute path");
+        return Err(Complaint::new(cause, "give a path that starts with /"));
+    }
+    Ok(text.into())
+}
+
+/// The kernel's rules (`dev_valid_name`), and no `%`: a name with it is a pattern when a device is made.
+fn interface(what: &str, text: &str, longest: usize) -> Result<String, Complaint> {
+    let illegal = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
+    let cause = if text.is_empty() || text == "." || text == ".." || text.contains(illegal) {
+        format!("{what} {text:?} is not a legal interface name")
+    } else if text.len() > longest {
+        format!("{what} {text:?} has {} bytes, and may have at most {longest}", text.len())
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(Complaint::new(cause, "give a name as `ip link` shows them"))
+}
+
+fn port_range(text: &str) -> Result<PortRange, Complaint> {
+    let next = "write first and last port, for example port_range = \"10000-32767\"";
+    let ends = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((port_number(first.trim())?, port_number(last.trim())?)));
+    let cause = match ends {
+        None => format!("`port_range` is {text:?}, which is not a range of ports"),
+        Some((first, _)) if first < LOWEST_PORT => {
+            format!("`port_range` starts at {first}, below {LOWEST_PORT}")
+        }
+        Some((first, last)) if last < first => {
+            format!("`port_range` ends at {last}, below its start {first}")
+        }
+        Some((first, last)) => return Ok(PortRange { first, last }),
+    };
+    Err(Complaint::new(cause, next))
+}

@@ -1,0 +1,201 @@
+//! Every key of the contract, by section: those that are built, with an example that error messages show,
+//! and those that are not built yet.
+
+use super::error::Complaint;
+
+/// The keys of one section.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// As one writes it; the root has none.
+    pub(super) header: &'static str,
+    /// Key and how one writes it.
+    pub(super) built: &'static [(&'static str, &'static str)],
+    /// Keys of the contract that are not built yet.
+    pub(super) later: &'static [&'static str],
+    /// Sections below this one.
+    pub(super) sections: &'static [(&'static str, &'static Keys)],
+}
+
+pub(super) static ROOT: Keys = Keys {
+    header: "",
+    built: &[],
+    later: &[],
+    sections: &[("agent", &AGENT), ("datapath", &DATAPATH), ("service", &SERVICE)],
+};
+
+static AGENT: Keys = Keys {
+    header: "[agent]",
+    built: &[
+        ("control_socket", r#"control_socket = "/run/redirector/control.sock""#),
+        ("state_dir", r#"state_dir = "/var/lib/redirector""#),
+    ],
+    later: &["operator_group", "metrics_listen"],
+    sections: &[],
+};
+
+static DATAPATH: Keys = Keys {
+    header: "[datapath]",
+    built: &[
+        ("hooks", r#"hooks = ["tc"]"#),
+        ("device", r#"device = "redirector0""#),
+        ("uplinks", r#"uplinks = ["eth0"]"#),
+        ("pin_dir", r#"pin_dir = "/sys/fs/bpf/redirector""#),
+        ("max_flows", "max_flows = 262144"),
+        ("port_range", r#"port_range = "10000-32767""#),
+        ("on_stop", r#"on_stop = "keep""#),
+    ],
+    later: &[],
+    sections: &[],
+};
+
+static SERVICE: Keys = Keys {
+    header: "[[service]]",
+    built: &[
+        ("name", r#"name = "orders""#),
+        ("vips", r#"vips = ["10.255.0.1:6379"]"#),
+        ("on_failover", r#"on_failover = "reset""#),
+        ("on_failback", r#"on_failback = "drain""#),
+        ("drain_timeout", r#"drain_timeout = "30s""#),
+        ("on_all_down", r#"on_all_down = "stay""#),
+        ("initial", r#"initial = "any""#),
+        ("initial_timeout", r#"initial_timeout = "5s""#),
+        ("profile", r#"profile = "balanced""#),
+    ],
+    later: &["detect"],
+    sections: &[("redis", &REDIS), ("failback", &FAILBACK), ("check", &CHECK), ("member", &MEMBER)],
+};
+
+static FAILBACK: Keys = Keys {
+    header: "[service.failback]",
+    built: &[
+        ("mode", r#"mode = "auto""#),
+        ("healthy_for", r#"healthy_for = "60s""#),
+        ("hold_down", r#"hold_down = "30s""#),
+    ],
+    later: &[],
+    sections: &[],
+};
+
+static CHECK: Keys = Keys {
+    header: "[[service.check]]",
+    built: &[
+        ("kind", r#"kind = "ping""#),
+        ("interval", r#"interval = "1s""#),
+        ("fast_interval", r#"fast_interval = "50ms""#),
+        ("timeout", r#"timeout = "1s""#),
+        ("fall", "fall = 3"),
+        ("rise", "rise = 2"),
+    ],
+    later: &[],
+    sections: &[],
+};
+
+static MEMBER: Keys = Keys {
+    header: "[[service.member]]",
+    built: &[
+        ("name", r#"name = "paris""#),
+        ("endpoint", r#"endpoint = "10.2.1.2:6379""#),
+        ("weight", "weight = 100"),
+    ],
+    later: &["rest"],
+    sections: &[("redis", &MEMBER_REDIS)],
+};
+
+const REDIS_KEYS: &[(&str, &str)] = &[
+    ("username", r#"username = "probe""#),
+    ("password_file", r#"password_file = "/etc/redirector/orders.password""#),
+];
+
+static REDIS: Keys = Keys { header: "[service.redis]", built: REDIS_KEYS, later: &["tls"], sections: &[] };
+
+static MEMBER_REDIS: Keys =
+    Keys { header: "[service.member.redis]", built: REDIS_KEYS, later: &["tls"], sections: &[] };
+
+impl Keys {
+    /// How one writes `key`, for error messages: an example, or the section's header.
+    pub(super) fn example(&self, key: &str) -> &'static str {
+        let section = || self.section(key).map(|keys| keys.header);
+        let found = self.built.iter().find(|(name, _)| *name == key).map(|(_, example)| *example);
+        found.or_else(section).expect("callers ask for keys of the table above")
+    }
+
+    /// The section `key` below this one.
+    pub(super) fn section(&self, key: &str) -> Option<&'static Keys> {
+        self.sections.iter().find(|(name, _)| *name == key).map(|(_, keys)| *keys)
+    }
+
+    /// What is wrong with the use of `key` in this section, if anything.
+    pub(super) fn complaint(&self, key: &str) -> Option<Complaint> {
+        if self.known().any(|known| known == key) {
+            return None;
+        }
+        if self.later.contains(&key) {
+            return Some(Complaint::new(
+                format!("`{key}` is part of the contract but not built yet"),
+                "remove it until a later version has it",
+            ));
+        }
+        let next = if let Some(near) = self.near(key) {
+            format!("did you mean `{near}`?")
+        } else if let Some(home) = home(&ROOT, key) {
+            format!("it belongs in {home}")
+        } else {
+            format!("remove it, or use one of {}", self.known().collect::<Vec<_>>().join(", "))
+        };
+        Some(Complaint::new(format!("unknown key `{}`{}", key.escape_debug(), self.within()), next))
+    }
+
+    fn within(&self) -> String {
+        if self.header.is_empty() { String::new() } else { format!(" in {}", self.header) }
+    }
+
+    /// What may stand in this section.
+    fn known(&self) -> impl Iterator<Item = &'static str> {
+        self.built.iter().map(|(key, _)| *key).chain(self.sections.iter().map(|(key, _)| *key))
+    }
+
+    /// The key that was probably meant: at most one in three characters is wrong.
+    fn near(&self, key: &str) -> Option<&'static str> {
+        let keys = self.known().chain(self.later.iter().copied());
+        keys.map(|known| (distance(known, key), known))
+            .filter(|(distance, known)| *distance * 3 <= known.len())
+            .min()
+            .map(|(_, known)| known)
+    }
+}
+
+/// Header of the first section that has `key`, from `keys` downwards.
+fn home(keys: &'static Keys, key: &str) -> Option<&'static str> {
+    let below = || keys.sections.iter().find_map(|(_, section)| home(section, key));
+    let here = keys.built.iter().any(|(built, _)| *built == key).then_some(keys.header);
+    here.or_else(|| keys.section(key).map(|section| section.header)).or_else(below)
+}
+
+/// Levenshtein distance in characters; a key is short, so one row of the matrix is enough.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::distance;
+
+    #[test]
+    fn distance_counts_insertions_deletions_and_replacements() {
+        assert_eq!(distance("weight", "weight"), 0);
+        assert_eq!(distance("weight", "wieght"), 2);
+        assert_eq!(distance("vips", "vip"), 1);
+        assert_eq!(distance("", "rise"), 4);
+    }
+}

@@ -1,0 +1,248 @@
+//! A legal file gives the model that it should, each wrong one the message that it should.
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use super::*;
+use crate::model::{
+    Agent, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy, Initial, Login,
+    Member, OnAllDown, OnStop, PortRange, Secret, Service,
+};
+
+mod properties;
+mod resolving;
+mod wrong;
+
+/// Every key that is built, none with its default.
+const FULL: &str = include_str!("tests/full.toml");
+
+/// Nothing that need not be said.
+const MINIMAL: &str = r#"
+[[service]]
+name = "orders"
+vips = ["10.255.0.1:6379"]
+[[service.member]]
+name = "paris"
+endpoint = "10.2.1.2:6379"
+"#;
+
+/// A directory with password files; a configuration is parsed as if it stood there.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("redirector-config-{}-{number}", process::id()));
+        fs::create_dir(&path).unwrap();
+        let directory = Self(path);
+        directory.write("orders.password", b"hunter2\n");
+        directory.write("dublin.password", b"swordfish");
+        directory.write("empty.password", b"\n");
+        directory.write("latin1.password", b"h\xfcnter");
+        directory.write("large.password", &[b'x'; 5000]);
+        directory
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        fs::write(self.0.join(name), content).unwrap();
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, Error> {
+        parse(&self.0.join("redirector.toml"), text)
+    }
+
+    /// The message, as if the directory were /etc.
+    fn message(&self, text: &str) -> String {
+        match self.parse(text) {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => error.to_string().replace(self.0.to_str().unwrap(), "/etc"),
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn vips<const N: usize>(vips: [&str; N]) -> Vec<SocketAddr> {
+    vips.iter().map(|vip| vip.parse().unwrap()).collect()
+}
+
+fn login(username: &str, password: &str) -> Login {
+    Login { username: Some(username.to_owned()), password: Some(Secret::new(password.to_owned())) }
+}
+
+#[test]
+fn what_is_not_said_has_the_defaults_of_the_contract() {
+    let expected = Config {
+        agent: Agent {
+            control_socket: "/run/redirector/control.sock".into(),
+            state_dir: "/var/lib/redirector".into(),
+        },
+        datapath: Datapath {
+            device: "redirector0".to_owned(),
+            uplinks: Vec::new(),
+            pin_dir: "/sys/fs/bpf/redirector".into(),
+            max_flows: 262_144,
+            port_range: PortRange { first: 10_000, last: 32_767 },
+            on_stop: OnStop::Keep,
+        },
+        services: vec![Service {
+            name: "orders".to_owned(),
+            vips: vips(["10.255.0.1:6379"]),
+            on_failover: FlowPolicy::Reset,
+            on_failback: FlowPolicy::Drain,
+            drain_timeout: Duration::from_secs(30),
+            on_all_down: OnAllDown::Stay,
+            initial: Initial::Any,
+            initial_timeout: Duration::from_secs(5),
+            failback: Failback {
+                mode: FailbackMode::Auto,
+                healthy_for: Duration::from_secs(60),
+                hold_down: Duration::from_secs(30),
+            },
+            checks: vec![Check {
+                kind: CheckKind::Ping,
+                interval: Duration::from_secs(1),
+                fast_interval: Duration::from_millis(50),
+                timeout: Duration::from_secs(1),
+                fall: 3,
+                rise: 2,
+            }],
+            members: vec![Member {
+                name: "paris".to_owned(),
+                endpoint: Endpoint { host: "10.2.1.2".to_owned(), port: 6379 },
+                weight: 100,
+                login: Login::default(),
+            }],
+        }],
+    };
+    assert_eq!(parse(Path::new("redirector.toml"), MINIMAL).unwrap(), expected);
+}
+
+#[test]
+fn every_key_that_is_built_reaches_the_model() {
+    let orders = Service {
+        name: "orders".to_owned(),
+        vips: vips(["10.255.0.1:6379", "[fd00:255::1]:6379"]),
+        on_failover: FlowPolicy::Keep,
+        on_failback: FlowPolicy::Reset,
+        drain_timeout: Duration::from_secs(90),
+        on_all_down: OnAllDown::Refuse,
+        initial: Initial::Majority,
+        initial_timeout: Duration::from_secs(7),
+        failback: Failback {
+            mode: FailbackMode::Manual,
+            healthy_for: Duration::from_secs(120),
+            hold_down: Duration::ZERO,
+        },
+        checks: vec![
+            Check {
+                kind: CheckKind::Tcp,
+                interval: Duration::from_millis(500),
+                fast_interval: Duration::from_millis(20),
+                timeout: Duration::from_millis(250),
+                fall: 5,
+                rise: 4,
+            },
+            Check {
+                kind: CheckKind::Ping,
+                interval: Duration::from_millis(40),
+                fast_interval: Duration::from_millis(40),
+                timeout: Duration::from_secs(1),
+                fall: 3,
+                rise: 2,
+            },
+        ],
+        members: vec![
+            Member {
+                name: "paris".to_owned(),
+                endpoint: Endpoint { host: "redis.paris.example.com".to_owned(), port: 6379 },
+                weight: 10,
+                login: login("probe", "hunter2"),
+            },
+            Member {
+                name: "dublin".to_owned(),
+                endpoint: Endpoint { host: "redis.dublin.example.com".to_owned(), port: 12_000 },
+                weight: 5,
+                login: login("probe", "swordfish"),
+            },
+        ],
+    };
+    let config = Directory::new().parse(FULL).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        config.agent,
+        Agent { control_socket: "/run/other/control.sock".into(), state_dir: "/var/lib/other".into() }
+    );
+    let datapath = Datapath {
+        device: "redirector1".to_owned(),
+        uplinks: vec!["eth0".to_owned(), "eth1".to_owned()],
+        pin_dir: "/sys/fs/bpf/other".into(),
+        max_flows: 16,
+        port_range: PortRange { first: 1024, last: 1024 },
+        on_stop: OnStop::Detach,
+    };
+    assert_eq!(config.datapath, datapath);
+    assert_eq!(config.services[0], orders);
+    let sessions = &config.services[1];
+    assert_eq!(sessions.vips, vips(["[fd00:255::2]:6379"]));
+    assert_eq!(sessions.initial, Initial::All);
+    assert_eq!(sessions.failback.mode, FailbackMode::Never);
+    assert_eq!(sessions.members[0].endpoint, Endpoint { host: "fd00:2::2".to_owned(), port: 6379 });
+    assert_eq!(sessions.members[0].login, Login::default());
+    assert_eq!(config.services.len(), 2);
+}
+
+#[test]
+fn one_newline_at_the_end_of_a_password_file_is_not_part_of_the_password() {
+    let directory = Directory::new();
+    for (content, password) in
+        [("a b", "a b"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), (" a \n", " a ")]
+    {
+        directory.write("orders.password", content.as_bytes());
+        let config = directory.parse(FULL).unwrap();
+        let read = config.services[0].members[0].login.password.as_ref();
+        assert_eq!(read.map(Secret::expose), Some(password), "{content:?}");
+    }
+}
+
+#[test]
+fn the_example_that_is_shipped_is_legal_and_names_every_key() {
+    let example = include_str!("../../../packaging/redirector.toml");
+    let path = Path::new("packaging/redirector.toml");
+    parse(path, example).unwrap_or_else(|error| panic!("{error}"));
+    for_each_section(&keys::ROOT, &mut |section| {
+        assert!(example.contains(section.header), "{}", section.header);
+        for (key, _) in section.built {
+            assert!(example.contains(&format!("{key} = ")), "{key} of {}", section.header);
+        }
+    });
+}
+
+#[test]
+fn the_examples_in_messages_are_legal() {
+    let mut text = String::new();
+    for_each_section(&keys::ROOT, &mut |section| {
+        text += &format!("{}\n", section.header);
+        for (_, example) in section.built {
+            text += &format!("{}\n", example.replace("/etc/redirector/", ""));
+        }
+    });
+    Directory::new().parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+}
+
+fn for_each_section(keys: &'static keys::Keys, visit: &mut impl FnMut(&'static keys::Keys)) {
+    visit(keys);
+    for (_, section) in keys.sections {
+        for_each_section(section, visit);
+    }
+}

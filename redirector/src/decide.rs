@@ -1,0 +1,281 @@
+//! The core: which member of a service is active, decided from probe outcomes and time.
+//!
+//! A state machine without sockets, clock, tasks or chance. The caller hands in what happened and when
+//! ([`Core::on_probe`], [`Core::on_deadline`]), carries out what comes back ([`Core::poll_action`]), and calls
+//! again at [`Core::next_deadline`] at the latest. The same calls give the same actions, always: whole outages
+//! run in tests within microseconds, and a recorded one can be replayed.
+//!
+//! ```text
+//! outcome ─▶ health: fall, rise ─▶ choice: who should be active ─▶ Switch ─▶ drains ─▶ RaiseFloor
+//! ```
+//!
+//! What holds whatever happens (the property tests state it once more, in code):
+//!
+//! * The epoch grows by exactly one with each switch.
+//! * An active member that is down is left in the very call that says so, if another one is up. Nothing delays it.
+//! * An active member that is not down is left for one reason only: a strictly heavier one has been up for
+//!   `healthy_for` without a break, and no automatic switch was made for `hold_down`.
+//! * No switch goes to a member that is not up.
+//! * Unknown is neither up nor down: it causes no switch and no refusal.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use self::{
+    choice::{Choice, Situation, Standing},
+    drains::Drains,
+    health::Health,
+};
+use crate::model::{CheckId, Epoch, FlowPolicy, MemberId, MemberState, ProbeOutcome, Service, SwitchKind};
+
+mod choice;
+mod drains;
+mod health;
+mod time;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use health::Pace;
+pub use time::Time;
+pub use view::{MemberView, View};
+
+/// What the caller has to do. To be carried out in the order of [`Core::poll_action`]: what moves traffic comes
+/// before what reports on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Write the decision word, and the floor with it when the policy is [`FlowPolicy::Reset`].
+    Switch(Switch),
+    /// A drain has ended. Flows older than `epoch` on another member than the active one are reset.
+    RaiseFloor {
+        /// Of the switch that began the drain; never above the epoch of the newest switch.
+        epoch: Epoch,
+    },
+    /// The probes of a member go over to another interval. Every member begins at [`Pace::Fast`].
+    Pace {
+        /// Whose probes.
+        member: MemberId,
+        /// Which interval.
+        pace: Pace,
+    },
+    /// A member's state has changed.
+    MemberChanged {
+        /// Which one.
+        member: MemberId,
+        /// What it is now.
+        state: MemberState,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// A change of the active member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The member that is left; `None`: none was active.
+    pub from: Option<MemberId>,
+    /// The member that is active now; `None`: new connections are refused.
+    pub to: Option<MemberId>,
+    /// Of this switch, one above the one before.
+    pub epoch: Epoch,
+    /// What happens to the flows of `from`; [`FlowPolicy::Keep`] when there is none to leave.
+    pub policy: FlowPolicy,
+    /// Why the agent moved.
+    pub kind: SwitchKind,
+    /// In words.
+    pub reason: String,
+    /// When.
+    pub at: Time,
+}
+
+/// What an earlier agent left in the kernel (maps) and on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// From the decision word. A member that the configuration no longer has is `None`.
+    pub active: Option<MemberId>,
+    /// From the decision word.
+    pub epoch: Epoch,
+    /// Flows below it, on another member than the active one, are reset already.
+    pub floor: Epoch,
+    /// The switch to `epoch`; `None` when the record on disk is missing or of another epoch.
+    pub last: Option<ResumedSwitch>,
+}
+
+/// The newest switch of an earlier agent. Where it went is [`Resumed::active`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumedSwitch {
+    /// The member that was left.
+    pub from: Option<MemberId>,
+    /// Why the agent moved.
+    pub kind: SwitchKind,
+    /// In words.
+    pub reason: String,
+    /// How long ago.
+    pub age: Duration,
+}
+
+/// Decides for one service.
+#[derive(Clone, Debug)]
+pub struct Core {
+    service: Service,
+    /// In the order of the configuration.
+    members: Vec<Health>,
+    standing: Standing,
+    epoch: Epoch,
+    last: Option<Switch>,
+    /// No failback before this.
+    hold_until: Time,
+    drains: Drains,
+    /// The latest time that was handed in.
+    now: Time,
+    actions: VecDeque<Action>,
+}
+
+impl Core {
+    /// Begins with members that are all unknown.
+    ///
+    /// With something resumed, its active member stays until there are verdicts, and a reset or drain that the
+    /// earlier agent had not finished is finished: there may be actions right away.
+    #[must_use]
+    pub fn new(service: Service, resumed: Option<Resumed>, now: Time) -> Self {
+        let mut core = Self {
+            members: service.members.iter().map(|_| Health::unknown(&service.checks, now)).collect(),
+            standing: Standing::Choosing { until: Some(now + service.initial_timeout) },
+            epoch: Epoch::default(),
+            last: None,
+            hold_until: now,
+            drains: Drains::default(),
+            now,
+            actions: VecDeque::new(),
+            service,
+        };
+        if let Some(resumed) = resumed {
+            core.resume(resumed);
+        }
+        core.settle();
+        core
+    }
+
+    /// A probe of `member` has ended.
+    ///
+    /// A `now` that is before an earlier one counts as that one, here and in [`Self::on_deadline`]: the order
+    /// of the calls is the order of events.
+    ///
+    /// # Panics
+    ///
+    /// When `member` or `check` is not of the service.
+    pub fn on_probe(&mut self, now: Time, member: MemberId, check: CheckId, outcome: &ProbeOutcome) {
+        self.now = self.now.max(now);
+        // Before deadlines that have passed meanwhile: a failback must not go to a member known to be down.
+        let change = self.members[member.0].on_outcome(self.now, check, outcome);
+        self.settle();
+        if let Some(state) = change.state {
+            let reason = self.members[member.0].reason();
+            self.actions.push_back(Action::MemberChanged { member, state, reason });
+        }
+        if let Some(pace) = change.pace {
+            self.actions.push_back(Action::Pace { member, pace });
+        }
+    }
+
+    /// Time has passed. May come early, late or twice.
+    pub fn on_deadline(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        self.settle();
+    }
+
+    /// When [`Self::on_deadline`] wants to be called; always later than the time that was handed in last.
+    /// `None`: without a probe nothing will change.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        let first_choice = match self.standing {
+            Standing::Choosing { until } => until,
+            Standing::Active(_) | Standing::Held => None,
+        };
+        let failback = self.situation(self.now).next_failback();
+        [first_choice, failback, self.drains.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// The next thing to do. To be called until it returns `None`, after [`Self::new`] and after every `on_…`.
+    #[must_use]
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Does whatever is due now. One switch is enough: after it the best member that may be gone to is active.
+    /// Drains come last, because the switch may reset them, or begin one that takes no time.
+    fn settle(&mut self) {
+        if let Standing::Choosing { until } = &mut self.standing {
+            *until = until.filter(|until| *until > self.now);
+        }
+        if let Some(choice) = self.situation(self.now).choose() {
+            self.switch(choice);
+        }
+        if let Some(epoch) = self.drains.take_ended(self.now) {
+            self.actions.push_back(Action::RaiseFloor { epoch });
+        }
+    }
+
+    fn situation(&self, now: Time) -> Situation<'_> {
+        Situation {
+            service: &self.service,
+            members: &self.members,
+            standing: self.standing,
+            hold_until: self.hold_until,
+            now,
+        }
+    }
+
+    fn switch(&mut self, Choice { to, kind, reason }: Choice) {
+        let from = self.standing.active();
+        let policy = policy(&self.service, from, kind);
+        self.epoch = self.epoch.next();
+        self.standing = to.map_or(Standing::Held, Standing::Active);
+        self.hold_until = self.now + self.service.failback.hold_down;
+        match policy {
+            FlowPolicy::Reset => self.drains.supersede(),
+            FlowPolicy::Drain => self.drains.begin(self.now, self.epoch, self.service.drain_timeout),
+            FlowPolicy::Keep => {}
+        }
+        let switch = Switch { from, to, epoch: self.epoch, policy, kind, reason, at: self.now };
+        self.last = Some(switch.clone());
+        self.actions.push_back(Action::Switch(switch));
+    }
+
+    fn resume(&mut self, resumed: Resumed) {
+        let Resumed { active, epoch, floor, last } = resumed;
+        self.epoch = epoch;
+        if let Some(active) = active {
+            self.standing = Standing::Active(active);
+        }
+        let Some(ResumedSwitch { from, kind, reason, age }) = last else {
+            return;
+        };
+        let rest_of = |whole: Duration| whole.saturating_sub(age);
+        if kind != SwitchKind::Manual {
+            self.hold_until = self.now + rest_of(self.service.failback.hold_down);
+        }
+        let policy = policy(&self.service, from, kind);
+        if floor < epoch {
+            match policy {
+                // The earlier agent died between the decision and the floor.
+                FlowPolicy::Reset => self.actions.push_back(Action::RaiseFloor { epoch }),
+                FlowPolicy::Drain => self.drains.begin(self.now, epoch, rest_of(self.service.drain_timeout)),
+                FlowPolicy::Keep => {}
+            }
+        }
+        let at = self.now.ago(age);
+        self.last = Some(Switch { from, to: active, epoch, policy, kind, reason, at });
+    }
+}
+
+/// What a switch does to the flows of the member that it leaves. An operator's leaves a member that lives, as a
+/// failback does.
+fn policy(service: &Service, from: Option<MemberId>, kind: SwitchKind) -> FlowPolicy {
+    match (from, kind) {
+        (None, _) | (_, SwitchKind::Initial) => FlowPolicy::Keep,
+        (Some(_), SwitchKind::Failover) => service.on_failover,
+        (Some(_), SwitchKind::Failback | SwitchKind::Manual) => service.on_failback,
+    }
+}

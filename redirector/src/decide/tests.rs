@@ -1,0 +1,9 @@
+//! Whole outages in virtual time, and properties over random schedules.
+
+mod damping;
+mod failover;
+mod first_choice;
+mod health;
+mod properties;
+mod resume;
+mod world;

@@ -1,0 +1,82 @@
+//! What the core knows, for `status`.
+
+use super::{Core, Switch, Time};
+use crate::model::{Epoch, MemberId, MemberState, ServiceState};
+
+/// A service at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// How it is.
+    pub state: ServiceState,
+    /// Where new connections go; `None`: they are refused.
+    pub active: Option<MemberId>,
+    /// Grows by one with each switch.
+    pub epoch: Epoch,
+    /// When the newest switch was made; `None`: there was none, or the agent that made it left no record.
+    pub since: Option<Time>,
+    /// The newest switch.
+    pub last: Option<Switch>,
+    /// In the order of the configuration.
+    pub members: Vec<MemberView>,
+}
+
+/// A member at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberView {
+    /// What its checks say.
+    pub state: MemberState,
+    /// Why, in words: `ping ok in 0.3 ms`, `ping: connection refused (1 of 3)`.
+    pub reason: String,
+    /// When the newest probe ended.
+    pub checked_at: Option<Time>,
+    /// Whether it could become active now, or is active and up.
+    pub eligible: bool,
+    /// Why not.
+    pub eligible_reason: Option<String>,
+}
+
+impl Core {
+    /// What the core knows at `now`.
+    #[must_use]
+    pub fn view(&self, now: Time) -> View {
+        View {
+            state: self.state(),
+            active: self.standing.active(),
+            epoch: self.epoch,
+            since: self.last.as_ref().map(|switch| switch.at),
+            last: self.last.clone(),
+            members: self.member_views(now.max(self.now)),
+        }
+    }
+
+    fn state(&self) -> ServiceState {
+        let Some(active) = self.standing.active() else {
+            return ServiceState::Held;
+        };
+        // Were another one up, the active one would have been left.
+        if self.members[active.0].state() == MemberState::Down {
+            return ServiceState::Down;
+        }
+        let weight = self.service.members[active.0].weight;
+        if self.service.members.iter().all(|member| member.weight <= weight) {
+            ServiceState::Ok
+        } else {
+            ServiceState::Degraded
+        }
+    }
+
+    fn member_views(&self, now: Time) -> Vec<MemberView> {
+        let situation = self.situation(now);
+        let view = |(index, health): (usize, &super::health::Health)| {
+            let eligible_reason = situation.obstacle(MemberId(index));
+            MemberView {
+                state: health.state(),
+                reason: health.reason(),
+                checked_at: health.checked_at(),
+                eligible: eligible_reason.is_none(),
+                eligible_reason,
+            }
+        };
+        self.members.iter().enumerate().map(view).collect()
+    }
+}

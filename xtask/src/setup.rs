@@ -1,0 +1,284 @@
+//! `cargo xtask setup`: brings what a Debian 12 machine with Rust lacks for building, testing and showing.
+//!
+//! It looks first, decides purely ([`Machine::lacks`]) and only then acts, so the second time it does nothing.
+
+use std::{fmt::Write as _, path::Path, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    run::{self, cargo, run, run_within},
+    toolchain::{self, BPF_LINKER, Compiler, Origin, Unusable},
+};
+
+/// Debian's compiler with the source of its `core` (from the security suite of Debian 12).
+const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+/// The servers that demo and tests run, and `redis-benchmark`.
+const REDIS: [&str; 2] = ["redis-server", "redis-tools"];
+/// How long rustup may try to reach its server; 3 MB are to come.
+const RUSTUP_LIMIT: Duration = Duration::from_secs(30);
+const OTHER_COMPILER: &str =
+    "elsewhere than on Debian 12: `rustup toolchain install nightly --profile minimal --component rust-src`";
+
+/// What was found on this machine.
+struct Machine {
+    compiler: Result<Compiler, Vec<(Origin, Unusable)>>,
+    linker: Option<(PathBuf, Option<String>)>,
+    redis: bool,
+}
+
+/// Something that has to be installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    Compiler,
+    Linker,
+    Redis,
+}
+
+impl Machine {
+    fn look() -> Self {
+        Self {
+            compiler: toolchain::find_compiler(),
+            linker: toolchain::find_linker(),
+            redis: ["redis-server", "redis-cli", "redis-benchmark"]
+                .iter()
+                .all(|program| toolchain::find_in_path(program).is_some()),
+        }
+    }
+
+    fn lacks(&self) -> Vec<Lack> {
+        let mut lacks = Vec::new();
+        if self.compiler.is_err() {
+            lacks.push(Lack::Compiler);
+        }
+        if !matches!(&self.linker, Some((_, Some(version))) if version == BPF_LINKER) {
+            lacks.push(Lack::Linker);
+        }
+        if !self.redis {
+            lacks.push(Lack::Redis);
+        }
+        lacks
+    }
+
+    /// What is there and what is not, in one line.
+    fn summary(&self) -> String {
+        let mut line = match &self.compiler {
+            Ok(compiler) => format!("{} ({})", compiler.version, compiler.origin.name()),
+            Err(refused) => {
+                let reasons = refused.iter().map(|(origin, why)| format!("{} {why}", origin.name()));
+                format!("no compiler ({})", reasons.collect::<Vec<_>>().join(", "))
+            }
+        };
+        // Writing to a string does not fail.
+        let _ = match &self.linker {
+            Some((_, version)) => {
+                write!(line, "; bpf-linker {}", version.as_deref().unwrap_or("of no version"))
+            }
+            None => write!(line, "; no bpf-linker"),
+        };
+        line + if self.redis { "; redis" } else { "; no redis" }
+    }
+}
+
+/// The verb: says also that nothing was to do.
+pub(crate) fn setup() -> Result<()> {
+    let machine = install_lacks()?;
+    println!("setup: all there: {}", machine.summary());
+    Ok(())
+}
+
+/// For the other verbs: silent when all is there.
+pub(crate) fn ensure() -> Result<()> {
+    install_lacks().map(drop)
+}
+
+fn install_lacks() -> Result<Machine> {
+    let machine = Machine::look();
+    let lacks = machine.lacks();
+    if lacks.is_empty() {
+        return Ok(machine);
+    }
+    println!("setup: found {}", machine.summary());
+    let mut packages = Vec::new();
+    let wants_compiler = match machine.compiler {
+        Ok(_) => false,
+        Err(ref refused) => !completes_nightly(refused),
+    };
+    // Installed but not known to rustup: linking is enough.
+    let debian_is_there = toolchain::examine_installed(Path::new("/usr/bin/rustc")).is_ok();
+    if wants_compiler && !debian_is_there {
+        packages.extend(DEBIAN_COMPILER);
+    }
+    if lacks.contains(&Lack::Redis) {
+        packages.extend(REDIS);
+    }
+    if !packages.is_empty() {
+        install_packages(&packages)?;
+    }
+    if wants_compiler && toolchain::has_rustup() {
+        println!("setup: making Debian's compiler known to rustup as `debian`");
+        run(Command::new("rustup").args(["toolchain", "link", Origin::Debian.name(), "/usr"]))?;
+    }
+    if lacks.contains(&Lack::Linker) {
+        install_linker(&machine)?;
+    }
+    let machine = Machine::look();
+    if !machine.lacks().is_empty() {
+        bail!(
+            "setup ran, but something is still missing: {}; docs/building.md has the steps by hand",
+            machine.summary()
+        );
+    }
+    Ok(machine)
+}
+
+/// Tries to add the source of `core` to rustup's nightly. That rustup cannot download is no error: Debian can.
+fn completes_nightly(refused: &[(Origin, Unusable)]) -> bool {
+    if !refused.iter().any(|(origin, why)| *origin == Origin::Nightly && matches!(why, Unusable::NoCore(_))) {
+        return false;
+    }
+    println!("setup: adding the source of core to rustup's nightly");
+    let mut command = Command::new("rustup");
+    command.args(["component", "add", "rust-src", "--toolchain", Origin::Nightly.name()]);
+    command.env("RUSTUP_MAX_RETRIES", "0");
+    if let Err(error) = run_within(RUSTUP_LIMIT, &mut command) {
+        println!("setup: {error:#}; taking Debian's compiler instead");
+        return false;
+    }
+    match toolchain::examine(Origin::Nightly) {
+        Ok(_) => true,
+        Err(why) => {
+            println!("setup: nightly {why}; taking Debian's compiler instead");
+            false
+        }
+    }
+}
+
+fn install_linker(machine: &Machine) -> Result<()> {
+    match &machine.linker {
+        Some((path, version)) => println!(
+            "setup: replacing {} ({}) by bpf-linker {BPF_LINKER}, which uses the compiler's own LLVM",
+            path.display(),
+            version.as_deref().unwrap_or("of no version")
+        ),
+        None => println!("setup: building bpf-linker {BPF_LINKER} (about a minute)"),
+    }
+    run(&mut cargo(&["install", "bpf-linker", "--version", BPF_LINKER, "--locked"])).with_context(|| {
+        "bpf-linker could not be installed; if crates.io is out of reach, install it from a machine that reaches it: \
+         one file, bpf-linker, into a directory of PATH"
+    })
+}
+
+/// Installs Debian packages, without starting any service.
+fn install_packages(packages: &[&str]) -> Result<()> {
+    let by_hand =
+        format!("apt-get update && apt-get install -y --no-install-recommends {}", packages.join(" "));
+    if toolchain::find_in_path("apt-get").is_none() {
+        bail!(
+            "this machine has no apt-get to install {} with; install a Redis server and {OTHER_COMPILER}",
+            packages.join(", ")
+        );
+    }
+    if !run::is_root() {
+        bail!(
+            "only root may install {}; run `sudo sh -c '{by_hand}'` and then this again",
+            packages.join(", ")
+        );
+    }
+    println!("setup: installing {}", packages.join(", "));
+    run(&mut apt_get(&["update", "--quiet"])).context(
+        "the lists of packages could not be fetched; check the network and /etc/apt/sources.list, then run this again",
+    )?;
+    let redis = Service::hold(packages);
+    // Without `--no-remove` apt would take away a compiler of Debian's that conflicts.
+    let mut install = apt_get(&["install", "--quiet", "--yes", "--no-install-recommends", "--no-remove"]);
+    run(install.args(packages)).with_context(|| {
+        format!("the packages could not be installed; see what `{by_hand}` says; {OTHER_COMPILER}")
+    })?;
+    drop(redis);
+    Ok(())
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    // invoke-rc.d starts no service in runlevel 1: nobody asked for a Redis on port 6379.
+    command.env("RUNLEVEL", "1");
+    command
+}
+
+/// Keeps systemd from starting `redis-server` when its package is installed, and from starting it at boot.
+struct Service;
+
+impl Service {
+    const UNIT: &str = "redis-server.service";
+
+    fn hold(packages: &[&str]) -> Option<Self> {
+        let systemd = Path::new("/run/systemd/system").is_dir();
+        let held = systemd && packages.contains(&"redis-server") && Self::systemctl("mask");
+        held.then_some(Self)
+    }
+
+    fn systemctl(verb: &str) -> bool {
+        let command = ["--quiet", verb, Self::UNIT];
+        Command::new("systemctl").args(command).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        Self::systemctl("unmask");
+        Self::systemctl("disable");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete() -> Machine {
+        Machine {
+            compiler: Ok(Compiler {
+                origin: Origin::Nightly,
+                version: "rustc 1.97.0-nightly".into(),
+                core: PathBuf::new(),
+                llvm: None,
+            }),
+            linker: Some(("bpf-linker".into(), Some(BPF_LINKER.into()))),
+            redis: true,
+        }
+    }
+
+    #[test]
+    fn a_complete_machine_lacks_nothing() {
+        assert_eq!(complete().lacks(), []);
+        assert_eq!(complete().summary(), "rustc 1.97.0-nightly (nightly); bpf-linker 0.10.3; redis");
+    }
+
+    #[test]
+    fn a_fresh_machine_lacks_everything() {
+        let core = PathBuf::from("/sysroot/core");
+        let machine = Machine {
+            compiler: Err(vec![
+                (Origin::Nightly, Unusable::NoCore(core)),
+                (Origin::Debian, Unusable::Absent),
+            ]),
+            linker: None,
+            redis: false,
+        };
+        assert_eq!(machine.lacks(), [Lack::Compiler, Lack::Linker, Lack::Redis]);
+        assert_eq!(
+            machine.summary(),
+            "no compiler (nightly has no source of core (/sysroot/core is missing), debian not installed); \
+             no bpf-linker; no redis"
+        );
+    }
+
+    #[test]
+    fn a_linker_of_another_version_is_lacking() {
+        for version in [Some("0.13.1".to_owned()), None] {
+            let machine = Machine { linker: Some(("bpf-linker".into(), version)), ..complete() };
+            assert_eq!(machine.lacks(), [Lack::Linker]);
+        }
+    }
+}
