@@ -18,6 +18,7 @@
 
 mod agent;
 mod agent_config;
+mod application;
 mod client;
 mod counters;
 mod diagnostics;
@@ -36,6 +37,7 @@ mod workers;
 
 pub use agent::Agent;
 pub use agent_config::{AgentConfig, Timing, VIP_PORT, VIP_V4, VIP_V6};
+pub use application::{Application, CHANNEL, QUEUE, mapped, vip_addresses, waiting_at};
 pub use client::{Connection, Stopper, Value};
 pub use host::Host;
 pub use lab::{Builder, Lab};
