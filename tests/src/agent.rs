@@ -80,11 +80,11 @@ impl Agent {
     /// Runs a verb of the command line on the host.
     ///
     /// # Errors
-    /// When the program does not run; its exit code is the caller's to judge.
+    /// When the program does not start or does not end; its exit code is the caller's to judge.
     pub fn verb(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = self.host.command(&self.binary);
         command.args(arguments).env("REDIRECTOR_SOCKET", &self.socket);
-        command.output().with_context(|| format!("cannot run {}", self.binary.display()))
+        self.host.output(command)
     }
 
     /// `redirector status -o json`
@@ -145,7 +145,8 @@ impl Agent {
     /// When the verb fails, with what it said.
     pub fn uninstall(&self) -> Result<()> {
         let mut command = self.host.command(&self.binary);
-        let output = command.arg("uninstall").arg("--config").arg(&self.config_file).output()?;
+        command.arg("uninstall").arg("--config").arg(&self.config_file);
+        let output = self.host.output(command)?;
         anyhow::ensure!(output.status.success(), "uninstall: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }

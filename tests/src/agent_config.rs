@@ -47,6 +47,7 @@ pub struct AgentConfig {
     members: Vec<(String, SocketAddr, SocketAddr)>,
     device: String,
     timing: Option<Timing>,
+    password_file: Option<PathBuf>,
     service: String,
     failback: String,
     agent: String,
@@ -64,11 +65,18 @@ impl AgentConfig {
                 .collect(),
             device: "redirector0".to_owned(),
             timing: Some(Timing::QUICK),
+            password_file: None,
             service: String::new(),
             failback: String::new(),
             agent: String::new(),
             datapath: String::new(),
         }
+    }
+
+    /// Checks log in with the password in this file.
+    pub(crate) fn password_file(mut self, file: Option<PathBuf>) -> Self {
+        self.password_file = file;
+        self
     }
 
     /// Times of the checks; `None`: the agent's defaults. [`Timing::QUICK`] when not called.
@@ -128,6 +136,9 @@ impl AgentConfig {
 
     fn write_service(&self, f: &mut fmt::Formatter<'_>, name: &str, vip: SocketAddr) -> fmt::Result {
         write!(f, "\n[[service]]\nname = \"{name}\"\nvips = [\"{vip}\"]\n{}", self.service)?;
+        if let Some(file) = &self.password_file {
+            writeln!(f, "[service.redis]\npassword_file = {file:?}")?;
+        }
         if !self.failback.is_empty() {
             write!(f, "[service.failback]\n{}", self.failback)?;
         }

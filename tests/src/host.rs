@@ -5,14 +5,15 @@ use std::{
     net::SocketAddr,
     os::unix::process::CommandExt,
     panic,
-    process::Command,
+    process::{Command, Output},
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use crate::{Connection, Namespace, Offloads, Process, counters, offloads};
+use crate::{Connection, Namespace, Offloads, Process, counters, offloads, process};
 
 /// A host. Clones are the same host; its namespace ends with the last of them.
 #[derive(Clone)]
@@ -82,7 +83,7 @@ impl Host {
         })
     }
 
-    /// A command that will run in the host. What must outlive the calling function goes to [`Host::spawn`].
+    /// A command that will run in the host; to be handed to [`Host::spawn`] or [`Host::output`].
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
@@ -99,6 +100,14 @@ impl Host {
     /// When the program does not start.
     pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
         Process::spawn(&format!("{}/{name}", self.name()), command)
+    }
+
+    /// Runs a [`Host::command`] to its end, for ten seconds at most. Its exit code is the caller's to judge.
+    ///
+    /// # Errors
+    /// When the program does not start or does not end.
+    pub fn output(&self, command: Command) -> Result<Output> {
+        process::output(command, Duration::from_secs(10)).with_context(|| format!("host {}", self.name()))
     }
 
     /// Opens a client connection from the host.

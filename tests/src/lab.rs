@@ -1,7 +1,9 @@
 //! The topology, and faults of the network.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -62,7 +64,12 @@ impl Builder {
         // The hardest setting: a reply that enters where its source is not routed is dropped (RFC 3704, strict).
         app.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
 
-        let lab = Lab { offloads: self.offloads, members: Vec::new(), app, router, scratch };
+        let password_file = self.password.as_ref().map(|_| scratch.dir.join("password"));
+        if let (Some(file), Some(password)) = (&password_file, &self.password) {
+            fs::write(file, password)?;
+        }
+
+        let lab = Lab { offloads: self.offloads, members: Vec::new(), app, router, password_file, scratch };
         let (gateway4, gateway6) = (Ipv4Addr::new(10, 1, 0, 1), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1));
         let (app4, app6) = (Ipv4Addr::new(10, 1, 0, 2), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2));
         lab.connect_to_router(&lab.app, (gateway4, gateway6), (app4, app6))?;
@@ -84,6 +91,7 @@ pub struct Lab {
     app: Host,
     router: Host,
     offloads: Offloads,
+    password_file: Option<PathBuf>,
     scratch: Arc<Scratch>,
 }
 
@@ -139,10 +147,11 @@ impl Lab {
         &self.scratch.id
     }
 
-    /// A configuration for an agent on `app` with all members.
+    /// A configuration for an agent on `app` with all members. Its checks log in when the servers require it.
     #[must_use]
     pub fn config(&self) -> AgentConfig {
-        AgentConfig::new(&self.scratch.dir, &self.scratch.pin_dir, &self.members)
+        let config = AgentConfig::new(&self.scratch.dir, &self.scratch.pin_dir, &self.members);
+        config.password_file(self.password_file.clone())
     }
 
     /// Starts an agent on `app` and waits until it answers. With offloads off those of its VIP device are off too.

@@ -1,36 +1,44 @@
 //! Child processes that never outlive the lab: killed when dropped, and by the kernel when this process ends.
 
 use std::{
+    collections::VecDeque,
     io::{self, BufRead, BufReader, PipeReader},
     os::unix::process::CommandExt,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+/// Older lines are forgotten: somebody is to read this.
+const MOST_LINES: usize = 500;
 
 /// What a process wrote to standard output and standard error, with the time since it was started.
 #[derive(Debug)]
 pub struct Log {
     name: String,
     start: Instant,
-    lines: Mutex<Vec<String>>,
+    lines: Mutex<VecDeque<String>>,
 }
 
 impl Log {
     fn push(&self, line: &str) {
         let line = format!("{:9.4} {line}", self.start.elapsed().as_secs_f64());
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == MOST_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
     }
 
-    /// All lines so far, under a title.
+    /// The newest lines, under a title.
     #[must_use]
     pub fn text(&self) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        format!("--- log of {} ---\n{}\n", self.name, lines.join("\n"))
+        lines.iter().fold(format!("--- log of {} ---\n", self.name), |text, line| text + line + "\n")
     }
 }
 
@@ -54,14 +62,7 @@ impl Process {
     pub(crate) fn spawn(name: &str, mut command: Command) -> Result<Self> {
         let (output, input) = io::pipe()?;
         command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
-        // SAFETY: the closure runs between fork and exec and makes one system call; it takes no lock and
-        // allocates nothing.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            });
-        }
+        die_with_parent(&mut command);
         let program = command.get_program().to_owned();
         let child = spawn_from_long_lived_thread(command)
             .with_context(|| format!("{name}: cannot run {program:?}"))?;
@@ -145,6 +146,42 @@ fn keep_output(output: PipeReader, log: &Log) {
     while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         log.push(String::from_utf8_lossy(&line).trim_end());
         line.clear();
+    }
+}
+
+/// Runs a command to its end and returns its output.
+///
+/// # Errors
+/// When it does not start, or still runs after `within`; then it is killed.
+pub(crate) fn output(mut command: Command, within: Duration) -> Result<Output> {
+    let shown = format!("{command:?}");
+    die_with_parent(&mut command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = spawn_from_long_lived_thread(command).with_context(|| shown.clone())?;
+    // A descriptor, because the number may be somebody else's by the time it is used.
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let (tell, ended) = mpsc::channel();
+    // Reads both pipes while it waits, so that no output is too long. Nobody listens after the time is over.
+    thread::Builder::new().name("output".into()).spawn(move || tell.send(child.wait_with_output()))?;
+    match ended.recv_timeout(within) {
+        Ok(output) => Ok(output?),
+        Err(_) => {
+            // Fails when it has ended just now.
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+            bail!("{shown} still runs after {within:?}")
+        }
+    }
+}
+
+/// The kernel kills the child when the thread that forked ends.
+fn die_with_parent(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and makes one system call; it takes no lock and allocates
+    // nothing.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
     }
 }
 

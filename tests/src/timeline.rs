@@ -131,9 +131,7 @@ pub(crate) fn first_answers(
 ) -> Vec<Option<Instant>> {
     let mut first = vec![None; workers];
     // From the end, and no further back than asked for: timelines are long and waits poll.
-    for event in
-        events.iter().rev().skip_while(|event| event.at < since).take_while(|event| event.at >= since)
-    {
+    for event in events.iter().rev().take_while(|event| event.at >= since) {
         if matches!(&event.what, What::Served(by) if by.as_ref() == member) {
             first[event.worker] = Some(event.at);
         }
@@ -173,5 +171,66 @@ impl fmt::Display for Timeline {
             }
         }
         writeln!(f, "taken at {:.4}", self.taken.saturating_duration_since(self.start).as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(time: u64) -> Duration {
+        Duration::from_millis(time)
+    }
+
+    /// Two workers; m1 fails at 100 ms. Worker 1 is slower, and is reset once more at m2.
+    fn outage() -> (Timeline, Instant) {
+        let start = Instant::now();
+        let served = |by: &str| What::Served(by.into());
+        let reset = || What::Failed(Failure::Command(io::ErrorKind::ConnectionReset));
+        let events = [
+            (0, 0, What::Connected),
+            (1, 1, What::Connected),
+            (90, 0, served("m1")),
+            (95, 1, served("m1")),
+            (130, 0, reset()),
+            (131, 0, What::Connected),
+            (132, 0, served("m2")),
+            (140, 1, reset()),
+            (150, 1, served("m2")),
+            (160, 1, reset()),
+            (170, 0, served("m2")),
+            (171, 1, served("m2")),
+        ];
+        let event = |(at, worker, what)| Event { at: start + ms(at), worker, what };
+        let events = events.map(event).to_vec();
+        (Timeline { start, taken: start + ms(180), workers: 2, events }, start + ms(100))
+    }
+
+    #[test]
+    fn the_slowest_worker_counts() {
+        let (timeline, fault) = outage();
+        assert_eq!(timeline.all_served_by("m2", fault), Some(ms(50)));
+        assert_eq!(timeline.all_served_by("m1", timeline.start), Some(ms(95)));
+        assert_eq!(timeline.all_served_by("m1", fault), None);
+        assert_eq!(timeline.all_served_by("m2", fault + ms(71)), None, "worker 0 has no answer since then");
+    }
+
+    #[test]
+    fn failures_are_told_apart_by_what_came_before() {
+        let (timeline, fault) = outage();
+        assert_eq!(timeline.failures_since(fault).len(), 3);
+        assert_eq!(timeline.failures_since(timeline.start + ms(141)).len(), 1);
+        let later = timeline.failures_after("m2", fault);
+        assert_eq!(later.iter().map(|event| event.worker).collect::<Vec<_>>(), [1]);
+        assert_eq!((timeline.connections(), timeline.answers()), (3, 6));
+    }
+
+    #[test]
+    fn a_gap_is_counted_from_the_last_answer_and_may_be_open() {
+        let (mut timeline, fault) = outage();
+        assert_eq!(timeline.longest_gap(fault), ms(55), "worker 1: 95 to 150");
+        timeline.taken = timeline.start + ms(1000);
+        assert_eq!(timeline.longest_gap(fault), ms(830), "worker 0: nothing since 170");
+        assert_eq!(timeline.longest_gap(timeline.start + ms(1001)), Duration::ZERO);
     }
 }

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use redirector_tests::{Connection, Host, Scenario, VIP_PORT, VIP_V4, Value, with_and_without_offloads};
+use redirector_tests::{
+    Connection, Host, Scenario, VIP_PORT, VIP_V4, Value, wait_until, with_and_without_offloads,
+};
 
 const START: Duration = Duration::from_secs(10);
 
@@ -26,9 +28,10 @@ fn flows_and_direct_connections_do_not_meet(scenario: Scenario) {
             ping(&mut direct).with_context(|| format!("direct connections, round {round}"))?;
             ping(&mut flows).with_context(|| format!("flows, round {round}"))?;
         }
-        let status = agent.status()?;
-        let carried = status["services"][0]["members"][0]["flows"].as_u64();
-        ensure!(carried == Some(5000) && status["services"][0]["epoch"] == 1, "{status:#}");
+        let status = || agent.status().unwrap_or_default();
+        let carried = || status()["services"][0]["members"][0]["flows"].as_u64();
+        wait_until("5000 flows are counted", START, || carried() == Some(5000))?;
+        ensure!(status()["services"][0]["epoch"] == 1, "{:#}", status());
         Ok(())
     });
 }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use redirector_tests::{
     Failure, Host, Lab, Load, Member, Offloads, Scenario, Value, WaitingClient, What, Workers,
-    namespace_exists, wait_until, with_and_without_offloads,
+    namespace_exists, vip_addresses, wait_until, with_and_without_offloads,
 };
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 
@@ -43,6 +43,10 @@ fn reaches_every_member(scenario: Scenario) {
             let SocketAddr::V4(v4) = member.v4() else { bail!("not IPv4") };
             let mapped = SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()));
             ensure!(whoami(lab.app(), mapped)? == member.name(), "an IPv6 socket speaks IPv4");
+        }
+        // Without an agent a VIP leads nowhere, and says so at once.
+        for address in vip_addresses() {
+            ensure!(lab.app().connect(address).is_err(), "{address}");
         }
         // An asynchronous client runs inside the host as well.
         let address = lab.member("m1").v6();
@@ -234,6 +238,27 @@ fn a_password_is_required() {
     });
 }
 
+/// The text that the lab writes is a configuration, with and without its knobs.
+#[test]
+fn configurations_are_valid() {
+    Scenario::new(Offloads::On).lab(|lab| lab.members(3).password("secret")).run(|lab| {
+        let second = Duration::from_secs(1);
+        let turned =
+            lab.config().timing(None).failback(second, second).service_line("on_failback = \"reset\"");
+        let turned = turned.datapath_line("on_stop = \"detach\"").datapath_line("max_flows = 1024");
+        for config in [lab.config(), turned] {
+            let parsed = redirector::config::parse(Path::new("lab.toml"), &config.to_string());
+            let parsed = parsed.map_err(|error| anyhow::anyhow!("{error}\n{config}"))?;
+            redirector::config::resolve(&parsed)?;
+            ensure!(parsed.agent.control_socket == config.control_socket() && parsed.services.len() == 2);
+            ensure!(parsed.services.iter().all(|service| service.members.len() == 3));
+            let password = &parsed.services[0].members[0].login.password;
+            ensure!(password.as_ref().is_some_and(|password| password.expose() == "secret"));
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn labs_run_side_by_side() {
     Scenario::new(Offloads::On).run(|one| {
@@ -339,7 +364,9 @@ fn counters_and_settings_are_those_of_the_host() {
         ensure!(opens(lab.app())? == app + 1 && opens(lab.router())? == router);
         let forwards = |host: &Host| host.run(|| fs::read_to_string("/proc/sys/net/ipv4/ip_forward"));
         ensure!(forwards(lab.router())?.trim() == "1" && forwards(lab.app())?.trim() == "0");
-        let output = lab.app().command("cat").arg("/proc/net/fib_trie").output()?;
+        let mut command = lab.app().command("cat");
+        command.arg("/proc/net/fib_trie");
+        let output = lab.app().output(command)?;
         let address = IpAddr::from(Ipv4Addr::new(10, 1, 0, 2)).to_string();
         ensure!(String::from_utf8(output.stdout)?.contains(&address), "a command runs in the host");
         Ok(())

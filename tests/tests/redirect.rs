@@ -19,6 +19,7 @@ with_and_without_offloads! {
     large_values_pass,
     other_ports_of_a_vip_are_refused,
     a_service_without_a_member_refuses,
+    checks_log_in_and_keep_the_secret,
 }
 
 fn connections_reach_the_active_member(scenario: Scenario) {
@@ -118,6 +119,24 @@ fn a_service_without_a_member_refuses(scenario: Scenario) {
             let reply = lab.app().connect(address)?.command(&["PING"])?;
             ensure!(reply == Value::Status("PONG".into()), "{address}: {reply:?}");
         }
+        Ok(())
+    });
+}
+
+/// Invariant 12, with servers that require a password.
+fn checks_log_in_and_keep_the_secret(scenario: Scenario) {
+    const SECRET: &str = "correct-horse-battery-staple";
+    scenario.lab(|lab| lab.password(SECRET)).run(|lab| {
+        let mut agent = lab.agent(&lab.config())?;
+        agent.wait_active("m1", START)?;
+        let mut connection = lab.app().connect((VIP_V4, VIP_PORT).into())?;
+        ensure!(connection.command(&["AUTH", SECRET])? == Value::Status("OK".into()));
+        ensure!(connection.command(&["GET", "whoami"])?.text().as_deref() == Some("m1"));
+        lab.member("m1").crash()?;
+        agent.wait_active("m2", START)?;
+        ensure!(!agent.status()?.to_string().contains(SECRET), "the status shows the password");
+        agent.terminate()?;
+        ensure!(!agent.log().contains(SECRET), "the log shows the password");
         Ok(())
     });
 }
