@@ -3,29 +3,39 @@
 
 use std::{
     env,
+    net::{IpAddr, Ipv6Addr},
     process::{self, Command, Stdio},
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{Mutex, OnceLock, PoisonError, mpsc},
     thread,
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
-use crate::{Builder, Lab, Namespace, Offloads, diagnostics::Collector, process::all_logs};
+use crate::{
+    Builder, Host, Lab, Offloads,
+    diagnostics::Collector,
+    network::{self, End},
+    process::all_logs,
+};
 
-/// What this machine lacks for a lab; `None`: nothing.
+/// What this machine lacks for a lab; `None`: nothing. Found out once, by doing it.
 #[must_use]
-pub fn unavailable() -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("the lab needs root".to_owned());
-    }
-    if let Err(error) = Namespace::new() {
-        return Some(format!("{error:#}"));
-    }
+pub fn unavailable() -> Option<&'static str> {
+    static REASON: OnceLock<Option<String>> = OnceLock::new();
+    REASON.get_or_init(|| try_everything().err().map(|error| format!("{error:#}"))).as_deref()
+}
+
+fn try_everything() -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "the lab needs root");
     let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
-    found
-        .err()
-        .map(|error| format!("redis-server does not run ({error}); install it with `cargo xtask setup`"))
+    found.context("redis-server does not run; install it with `cargo xtask setup`")?;
+    let (one, other) = (Host::new("one")?, Host::new("other")?);
+    let end = |host| End { host, device: "veth0", addresses: &[] };
+    network::cable(end(&one), End { device: "veth1", ..end(&other) })
+        .context("veth devices (CONFIG_VETH)")?;
+    let everybody = [[10, 0, 0, 1].into(), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    network::black_hole(&one, &everybody, true).context("policy rules (CONFIG_IP[V6]_MULTIPLE_TABLES)")
 }
 
 /// One test. [`Scenario::run`] panics when its body returns an error.

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use redirector_tests::{
     Failure, Host, Lab, Load, Member, Offloads, Scenario, Value, WaitingClient, What, Workers,
-    namespace_exists, vip_addresses, wait_until, with_and_without_offloads,
+    namespace_exists, wait_until, with_and_without_offloads,
 };
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 
@@ -43,10 +43,6 @@ fn reaches_every_member(scenario: Scenario) {
             let SocketAddr::V4(v4) = member.v4() else { bail!("not IPv4") };
             let mapped = SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()));
             ensure!(whoami(lab.app(), mapped)? == member.name(), "an IPv6 socket speaks IPv4");
-        }
-        // Without an agent a VIP leads nowhere, and says so at once.
-        for address in vip_addresses() {
-            ensure!(lab.app().connect(address).is_err(), "{address}");
         }
         // An asynchronous client runs inside the host as well.
         let address = lab.member("m1").v6();
@@ -341,13 +337,13 @@ fn killed_labs_vanish() {
         let (pids, namespaces) = rest.split_once("] [").context("no pids")?;
         let pids = numbers(pids)?.into_iter().map(u32::try_from).collect::<Result<_, _>>()?;
         let traces = Traces { pids, namespaces: numbers(namespaces.trim_end_matches(']'))? };
-        ensure!(traces.exist() == (true, true));
+        let left = [env::temp_dir().join(id), Path::new("/sys/fs/bpf").join(id)];
+        ensure!(traces.exist() == (true, true) && left.iter().all(|path| path.exists()));
 
         victim.kill()?;
         victim.wait()?;
         wait_until("everything is gone", SOON, || traces.exist() == (false, false))?;
-        let left = [env::temp_dir().join(id), Path::new("/sys/fs/bpf").join(id)];
-        ensure!(left.iter().all(|path| path.exists()), "nothing left to sweep: the test shows nothing");
+        // Or another lab on this machine was faster.
         drop(Lab::builder().members(0).build()?);
         ensure!(!left.iter().any(|path| path.exists()));
         Ok(())
