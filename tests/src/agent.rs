@@ -1,0 +1,203 @@
+//! The agent as an operator has it: the real binary, its configuration file and its command line.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Output},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value as Json;
+
+use crate::{AgentConfig, Host, Process, diagnostics, scratch::Scratch, wait_until};
+
+/// An agent starts, verifies its programs and answers within this.
+const START: Duration = Duration::from_secs(20);
+
+/// An agent on a host. Dropping it kills it and uninstalls what it left in the kernel.
+#[derive(Debug)]
+pub struct Agent {
+    host: Host,
+    binary: PathBuf,
+    config_file: PathBuf,
+    socket: PathBuf,
+    /// `None` between stop and start.
+    process: Option<Process>,
+    /// Logs of earlier runs.
+    earlier: String,
+    // Held so that the directories outlive the agent whatever is dropped first.
+    _scratch: Arc<Scratch>,
+}
+
+impl Agent {
+    pub(crate) fn start_new(host: &Host, scratch: &Arc<Scratch>, config: &AgentConfig) -> Result<Self> {
+        let config_file = scratch.dir.join("redirector.toml");
+        fs::write(&config_file, config.to_string())?;
+        fs::create_dir_all(scratch.dir.join("state"))?;
+        let mut agent = Self {
+            host: host.clone(),
+            binary: binary()?,
+            config_file,
+            socket: config.control_socket(),
+            process: None,
+            earlier: String::new(),
+            _scratch: Arc::clone(scratch),
+        };
+        agent.start()?;
+        Ok(agent)
+    }
+
+    /// Starts it (again) and waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends or stays mute; with its log.
+    pub fn start(&mut self) -> Result<()> {
+        anyhow::ensure!(self.process.is_none(), "the agent runs already");
+        let mut command = self.host.command(&self.binary);
+        command.arg("run").arg("--config").arg(&self.config_file);
+        let mut process = self.host.spawn("agent", command)?;
+        let mut ended = None;
+        let ready = wait_until("the agent answers", START, || {
+            ended = process.ended().ok().flatten();
+            ended.is_some() || self.status().is_ok()
+        });
+        let log = Arc::clone(process.log());
+        self.process = Some(process);
+        if let Some(status) = ended {
+            self.process = None;
+            // The last lines may still be in the pipe.
+            thread::sleep(Duration::from_millis(50));
+            bail!("the agent ended at its start: {status}\n{}", log.text());
+        }
+        ready.with_context(|| log.text())?;
+        Ok(())
+    }
+
+    /// Runs a verb of the command line on the host.
+    ///
+    /// # Errors
+    /// When the program does not start or does not end; its exit code is the caller's to judge.
+    pub fn verb(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.host.command(&self.binary);
+        command.args(arguments).env("REDIRECTOR_SOCKET", &self.socket);
+        self.host.output(command)
+    }
+
+    /// `redirector status -o json`
+    ///
+    /// # Errors
+    /// When the verb fails, with what it said.
+    pub fn status(&self) -> Result<Json> {
+        let output = self.verb(&["status", "-o", "json"])?;
+        anyhow::ensure!(output.status.success(), "status: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).context("status -o json prints something else")
+    }
+
+    /// Waits until `member` is active in every service.
+    ///
+    /// # Errors
+    /// When it is not within `within`; with the last status.
+    pub fn wait_active(&self, member: &str, within: Duration) -> Result<Duration> {
+        let mut last = Json::Null;
+        let active = |status: &Json| {
+            status["services"]
+                .as_array()
+                .is_some_and(|all| all.iter().all(|service| service["active"] == member))
+        };
+        let what = format!("{member} is active");
+        wait_until(&what, within, || {
+            last = self.status().unwrap_or_else(|error| Json::String(format!("{error:#}")));
+            active(&last)
+        })
+        .with_context(|| format!("{last:#}"))
+    }
+
+    /// SIGTERM, and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not run or does not end within ten seconds.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("the agent does not run")?;
+        process.signal(Signal::TERM)?;
+        let status = process.wait(Duration::from_secs(10));
+        self.earlier.push_str(&process.log().text());
+        status
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the agent does not run")?;
+        process.kill()?;
+        self.earlier.push_str(&process.log().text());
+        Ok(())
+    }
+
+    /// `redirector uninstall`: nothing is left in the kernel. The agent is to be stopped before.
+    ///
+    /// # Errors
+    /// When the verb fails, with what it said.
+    pub fn uninstall(&self) -> Result<()> {
+        let mut command = self.host.command(&self.binary);
+        command.arg("uninstall").arg("--config").arg(&self.config_file);
+        let output = self.host.output(command)?;
+        anyhow::ensure!(output.status.success(), "uninstall: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// The configuration file; to be rewritten before [`Agent::start`].
+    #[must_use]
+    pub fn config_file(&self) -> &Path {
+        &self.config_file
+    }
+
+    /// Process id; `None` while it is stopped.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// What it wrote, all runs.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let current = self.process.as_ref().map(|process| process.log().text()).unwrap_or_default();
+        format!("{}{current}", self.earlier)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        diagnostics::keep(|| {
+            let status =
+                self.status().map_or_else(|error| format!("{error:#}"), |status| format!("{status:#}"));
+            format!("--- status ---\n{status}\n{}", self.log())
+        });
+        drop(self.process.take());
+        if let Err(error) = self.uninstall() {
+            eprintln!("lab: the agent is not uninstalled (its pins are removed all the same): {error:#}");
+        }
+    }
+}
+
+/// `REDIRECTOR_BIN`, or what Cargo built beside this executable.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("REDIRECTOR_BIN") {
+        return Ok(path.into());
+    }
+    // target/<profile>/<program> or target/<profile>/deps/<test>
+    let program = env::current_exe()?;
+    let near = program.ancestors().skip(1).take(2).map(|dir| dir.join("redirector"));
+    let target = program.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists());
+    let others =
+        target.into_iter().flat_map(|dir| ["release", "debug"].map(|p| dir.join(p).join("redirector")));
+    let mut candidates = near.chain(others);
+    candidates.find(|path| path.is_file()).context(
+        "there is no redirector binary beside this program; build it with `cargo build`, or name it in REDIRECTOR_BIN",
+    )
+}

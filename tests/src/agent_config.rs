@@ -1,0 +1,180 @@
+//! Configuration files for agents of the lab, in the TOML of the contract.
+
+use std::{
+    fmt::{self, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::Member;
+
+/// VIP of the service `orders`, whose members have IPv4 endpoints.
+pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
+/// VIP of the service `orders6`, whose members are the same servers at their IPv6 endpoints.
+pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x255, 0, 0, 0, 0, 0, 1);
+/// Port of both.
+pub const VIP_PORT: u16 = 6379;
+
+/// Times of the checks.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// `interval`
+    pub interval: Duration,
+    /// `fast_interval`
+    pub fast_interval: Duration,
+    /// `timeout`
+    pub timeout: Duration,
+    /// `fall`
+    pub fall: u32,
+}
+
+impl Timing {
+    /// What the figures of the README are taken with: 100 ms between probes, two failures, 100 ms of patience.
+    pub const QUICK: Self = Self {
+        interval: Duration::from_millis(100),
+        fast_interval: Duration::from_millis(50),
+        timeout: Duration::from_millis(100),
+        fall: 2,
+    };
+}
+
+/// A configuration in the making; `to_string()` is the file.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    dir: PathBuf,
+    pin_dir: PathBuf,
+    members: Vec<(String, SocketAddr, SocketAddr)>,
+    device: String,
+    timing: Option<Timing>,
+    password_file: Option<PathBuf>,
+    service: String,
+    failback: String,
+    agent: String,
+    datapath: String,
+}
+
+impl AgentConfig {
+    pub(crate) fn new(dir: &Path, pin_dir: &Path, members: &[Member]) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            pin_dir: pin_dir.to_owned(),
+            members: members
+                .iter()
+                .map(|member| (member.name().to_owned(), member.v4(), member.v6()))
+                .collect(),
+            device: "redirector0".to_owned(),
+            timing: Some(Timing::QUICK),
+            password_file: None,
+            service: String::new(),
+            failback: String::new(),
+            agent: String::new(),
+            datapath: String::new(),
+        }
+    }
+
+    /// Checks log in with the password in this file.
+    pub(crate) fn password_file(mut self, file: Option<PathBuf>) -> Self {
+        self.password_file = file;
+        self
+    }
+
+    /// Times of the checks; `None`: the agent's defaults. [`Timing::QUICK`] when not called.
+    #[must_use]
+    pub fn timing(mut self, timing: Option<Timing>) -> Self {
+        self.timing = timing;
+        self
+    }
+
+    /// The agent returns to a better member by itself after `healthy_for`, at most every `hold_down`. When not
+    /// called the agent's defaults hold, which are longer than a test.
+    #[must_use]
+    pub fn failback(mut self, healthy_for: Duration, hold_down: Duration) -> Self {
+        let (healthy_for, hold_down) = (millis(healthy_for), millis(hold_down));
+        self.failback = format!("mode = \"auto\"\nhealthy_for = {healthy_for}\nhold_down = {hold_down}\n");
+        self
+    }
+
+    /// Adds a line to each `[[service]]`: `on_failback = "reset"`.
+    #[must_use]
+    pub fn service_line(mut self, line: &str) -> Self {
+        push_line(&mut self.service, line);
+        self
+    }
+
+    /// Adds a line to `[agent]`.
+    #[must_use]
+    pub fn agent_line(mut self, line: &str) -> Self {
+        push_line(&mut self.agent, line);
+        self
+    }
+
+    /// Adds a line to `[datapath]`: `on_stop = "detach"`.
+    #[must_use]
+    pub fn datapath_line(mut self, line: &str) -> Self {
+        push_line(&mut self.datapath, line);
+        self
+    }
+
+    /// The VIP device and its peer.
+    #[must_use]
+    pub fn devices(&self) -> [String; 2] {
+        [self.device.clone(), format!("{}-p", self.device)]
+    }
+
+    /// `control_socket`
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    /// Where the agent pins programs, links and maps.
+    #[must_use]
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
+    fn write_service(&self, f: &mut fmt::Formatter<'_>, name: &str, vip: SocketAddr) -> fmt::Result {
+        write!(f, "\n[[service]]\nname = \"{name}\"\nvips = [\"{vip}\"]\n{}", self.service)?;
+        if let Some(file) = &self.password_file {
+            writeln!(f, "[service.redis]\npassword_file = {file:?}")?;
+        }
+        if !self.failback.is_empty() {
+            write!(f, "[service.failback]\n{}", self.failback)?;
+        }
+        if let Some(timing) = self.timing {
+            let [interval, fast, timeout] =
+                [timing.interval, timing.fast_interval, timing.timeout].map(millis);
+            writeln!(f, "[[service.check]]\nkind = \"ping\"\ninterval = {interval}\nfast_interval = {fast}")?;
+            writeln!(f, "timeout = {timeout}\nfall = {}", timing.fall)?;
+        }
+        for (rank, (member, v4, v6)) in self.members.iter().enumerate() {
+            let endpoint = if vip.is_ipv4() { v4 } else { v6 };
+            let weight = 100 / (rank + 1);
+            writeln!(
+                f,
+                "[[service.member]]\nname = \"{member}\"\nendpoint = \"{endpoint}\"\nweight = {weight}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for AgentConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (socket, dir, pins) = (self.control_socket(), self.dir.join("state"), &self.pin_dir);
+        writeln!(f, "[agent]\ncontrol_socket = {socket:?}\nstate_dir = {dir:?}\n{}", self.agent)?;
+        writeln!(f, "[datapath]\ndevice = \"{}\"\npin_dir = {pins:?}\n{}", self.device, self.datapath)?;
+        self.write_service(f, "orders", (VIP_V4, VIP_PORT).into())?;
+        self.write_service(f, "orders6", (VIP_V6, VIP_PORT).into())
+    }
+}
+
+fn push_line(text: &mut String, line: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{line}");
+}
+
+fn millis(time: Duration) -> String {
+    format!("\"{}ms\"", time.as_millis())
+}
