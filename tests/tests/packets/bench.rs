@@ -279,6 +279,11 @@ impl Bench {
         None
     }
 
+    /// The translated source port lies in the range that is set aside.
+    pub fn port_is_of_the_range(&self) -> bool {
+        (PORTS.first..=PORTS.last).contains(&self.names["port"].port())
+    }
+
     /// Runs frames with random faults through both programs: whatever is left alone is left unchanged.
     pub fn survives_noise(&mut self, rounds: u32) {
         let sound = ["client > vip SYN seq=1 ipopt=2", "member > client ACK seq=5 ack=6 len=40 tcpopt=12"]
