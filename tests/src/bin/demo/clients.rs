@@ -77,7 +77,8 @@ pub(crate) enum Sight {
 pub(crate) struct Clients {
     workers: Workers,
     read: usize,
-    waiters: Vec<Waiter>,
+    // Held for their end.
+    _waiters: Vec<Waiter>,
     waiters_saw: mpsc::Receiver<Seen>,
 }
 
@@ -87,7 +88,7 @@ impl Clients {
         let (tell, waiters_saw) = mpsc::channel();
         let start = |client| Waiter::start(client, host, tell.clone());
         let waiters = Waiting::ALL.into_iter().map(start).collect::<Result<_>>()?;
-        Ok(Self { workers, read: 0, waiters, waiters_saw })
+        Ok(Self { workers, read: 0, _waiters: waiters, waiters_saw })
     }
 
     /// What was seen since the last call. Each client's own events are in order.

@@ -1,7 +1,10 @@
 //! What the clients saw, summed up: figures of a switch, and the lines of the timeline that are worth a reader's time.
 //! Pure: it is told what happened and when.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use redirector_tests::Failure;
 
@@ -81,7 +84,9 @@ pub(crate) struct Tally {
     pub(crate) switch: Switch,
     /// Rounds of commands that were answered.
     pub(crate) rounds: usize,
-    /// When each connection had its last answer, and whose.
+    /// Who gave the newest answer.
+    pub(crate) answering: Option<Arc<str>>,
+    /// When each connection had its last answer.
     last: [Option<Instant>; CONNECTIONS],
     /// What must not happen: a failure when no switch is under way, or after the new member had served.
     pub(crate) wrong: Vec<String>,
@@ -95,6 +100,7 @@ impl Tally {
         Self {
             switch: Switch::new(to, Some(since)),
             rounds: 0,
+            answering: None,
             last: [None; CONNECTIONS],
             wrong: Vec::new(),
             delivered: [false; 2],
@@ -127,17 +133,17 @@ impl Tally {
         }
     }
 
-    fn served(&mut self, at: Instant, connection: usize, by: &str) -> Option<Line> {
+    fn served(&mut self, at: Instant, connection: usize, by: &Arc<str>) -> Option<Line> {
         self.rounds += 1;
+        self.answering = Some(Arc::clone(by));
         let before = self.last[connection].replace(at);
         let switch = &mut self.switch;
-        if by != switch.to || switch.moved[connection].is_some() {
+        if **by != *switch.to || switch.moved[connection].is_some() {
             return None;
         }
         let since = *switch.since.get_or_insert(at);
         // Before the fault it was another switch; before the first answer there was no silence.
-        switch.moved[connection] =
-            Some((at, at.saturating_duration_since(before.unwrap_or(since))));
+        switch.moved[connection] = Some((at, at.saturating_duration_since(before.unwrap_or(since))));
         let moved = switch.moved.iter().flatten().count();
         match switch.longest_silence() {
             Some(silence) if before.is_some() => line(
@@ -242,7 +248,8 @@ mod tests {
     }
 
     fn note_all(tally: &mut Tally, start: Instant, events: Vec<(u64, Sight)>) -> Vec<String> {
-        let lines = events.into_iter().filter_map(|(at, what)| tally.note(&Seen { at: start + at_ms(at), what }));
+        let lines =
+            events.into_iter().filter_map(|(at, what)| tally.note(&Seen { at: start + at_ms(at), what }));
         lines.map(|line| line.text).collect()
     }
 
