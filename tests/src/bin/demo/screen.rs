@@ -84,6 +84,12 @@ impl Screen {
         self.line(&format!("{second} {:>12}   {text}", since.unwrap_or_default()))
     }
 
+    /// More of the event above.
+    pub(crate) fn more(&mut self, tone: Tone, text: &str) -> io::Result<()> {
+        let text = self.paint(tone, text);
+        self.line(&format!("{:25}{text}", ""))
+    }
+
     /// Rewrites the line that moves. Where there is none, nothing.
     pub(crate) fn now(&mut self, text: &str) -> io::Result<()> {
         if !self.live {

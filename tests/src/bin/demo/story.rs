@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use redirector::control::status::{ServiceState, ServiceStatus, Status, SwitchKind};
+use redirector::control::status::{MemberStatus, ServiceState, ServiceStatus, Status, SwitchKind};
 use redirector_tests::{
     Agent, CHANNEL, Lab, QUEUE, Timing, Value, namespace_exists, unavailable, wait_until,
 };
@@ -34,8 +34,11 @@ const TIMING: Timing = Timing::QUICK;
 const HEALTHY_FOR: Duration = Duration::from_secs(3);
 const HOLD_DOWN: Duration = Duration::from_secs(1);
 
+/// The agent has asked each member, and chosen, within this.
+const START: Duration = Duration::from_secs(10);
+
 /// What is to happen at once and did not within this time did not happen.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Time in which nothing is to happen, between two acts.
 const CALM: Duration = Duration::from_secs(2);
@@ -106,16 +109,18 @@ pub(crate) fn tell(fault: Fault, screen: &mut Screen) -> Result<()> {
 }
 
 fn acts(fault: Fault, lab: &Lab, agent: &Agent, screen: &mut Screen) -> Result<()> {
-    agent.wait_active(BETTER, PATIENCE)?;
-    introduce(lab, &service(agent)?, screen)?;
+    agent.wait_active(BETTER, START)?;
+    introduce(&service(agent)?, screen)?;
 
     let start = Instant::now();
+    screen.event(start, None, Tone::Plain, "the application starts")?;
     let clients = Clients::start(lab.app())?;
     let mut stage = Stage::new(clients, Tally::new(BETTER, start), screen);
     all_at(&mut stage, BETTER)?;
     calm(&mut stage, BETTER)?;
 
     let failover = {
+        stage.screen.say(Tone::Plain, "")?;
         let at = Instant::now();
         stage.tally.expect(OTHER, Some(at));
         fault.strike(lab)?;
@@ -129,13 +134,13 @@ fn acts(fault: Fault, lab: &Lab, agent: &Agent, screen: &mut Screen) -> Result<(
     ensure_status(&failover.status, ServiceState::Degraded, SwitchKind::Failover)?;
 
     let failback = {
+        stage.screen.say(Tone::Plain, "")?;
         stage.tally.expect(BETTER, None);
         fault.mend(lab)?;
         let at = Instant::now();
         stage.event(at, None, Tone::Plain, fault.words().1)?;
-        let healthy =
-            format!("it must be healthy for {} before the agent returns to it", seconds(HEALTHY_FOR));
-        stage.event(at, None, Tone::Quiet, &healthy)?;
+        let rest = format!("{} of health before the agent returns to it", seconds(HEALTHY_FOR));
+        stage.screen.more(Tone::Quiet, &rest)?;
         ensure!(
             stage.watch(HEALTHY_FOR + PATIENCE, |tally| tally.switch.since.is_some())?,
             "no failback to {BETTER} within {} of its return",
@@ -158,38 +163,35 @@ fn acts(fault: Fault, lab: &Lab, agent: &Agent, screen: &mut Screen) -> Result<(
 }
 
 /// What there is, as the agent and the lab have it.
-fn introduce(lab: &Lab, service: &ServiceStatus, screen: &mut Screen) -> Result<()> {
+fn introduce(service: &ServiceStatus, screen: &mut Screen) -> Result<()> {
     let [one, two] = service.members.as_slice() else { bail!("two members were expected: {service:?}") };
-    let member = |status: &redirector::control::status::MemberStatus| {
-        format!("{}  {}  weight {}", status.name, status.endpoint, status.weight)
-    };
-    let vip = vip();
-    screen.say_all(
-        Tone::Plain,
-        &format!(
-            "                                                    ┌── {}\n\
-             \x20 {} ── application ──▶ VIP {vip} ── router ──┤\n\
-             \x20                                                   └── {}\n",
-            member(one),
-            lab.app().name(),
-            member(two),
-        ),
-    )?;
+    let member = |is: &MemberStatus| format!("{}  {}  weight {}", is.name, is.endpoint, is.weight);
+    let left = format!("  application ──▶ VIP {} ──▶ router ──", vip());
+    let space = " ".repeat(left.chars().count());
+    screen.say(Tone::Plain, &format!("{space}┌─ {}", member(one)))?;
+    screen.say(Tone::Plain, &format!("{left}┤"))?;
+    screen.say(Tone::Plain, &format!("{space}└─ {}", member(two)))?;
+    let (interval, timeout) = (TIMING.interval.as_millis(), TIMING.timeout.as_millis());
+    let (fall, healthy_for) = (TIMING.fall, seconds(HEALTHY_FOR));
     screen.say_all(
         Tone::Quiet,
         &format!(
-            "\n  Hosts are network namespaces, made for this run. Both members are real Redis servers\n\
-             \x20 (they do not replicate: that is the database's work). The application knows the VIP\n\
-             \x20 only: {CONNECTIONS} connections SET and GET all the time, one client is blocked in BLPOP, one is\n\
-             \x20 subscribed. Clients connect again at once when their connection ends.\n\
-             \n  The agent sends PING to the members every {} ms; {} failures in a row are down, and {} ms\n\
-             \x20 without an answer are a failure. To return it uses on_failback = \"reset\", so that the\n\
-             \x20 failback is seen at once; the default lets open connections drain.\n\n",
-            TIMING.interval.as_millis(),
-            TIMING.fall,
-            TIMING.timeout.as_millis(),
+            "
+  No machine has the VIP: the kernel of the application's host sends what goes there to
+  the active member. {CONNECTIONS} connections SET and GET all the time, one client is blocked in
+  BLPOP, one is subscribed. All know the VIP only, and connect again when a connection ends.
+
+  The agent sends PING to each member every {interval} ms; {fall} failures in a row mean down, and
+  {timeout} ms without an answer are a failure. It returns to the better member after {healthy_for} of
+  health, and then resets open connections (on_failback = \"reset\"; the default drains them).
+
+  Hosts are network namespaces, made for this run. Both Redis servers are real. They do not
+  replicate, which would be the database's work.
+"
         ),
     )?;
+    screen.say(Tone::Plain, "")?;
+    screen.say(Tone::Quiet, "since start  since event")?;
     Ok(())
 }
 
@@ -244,10 +246,12 @@ fn switched(
     let began = SystemTime::now().checked_sub(at.elapsed()).context("the clock")?;
     let moved = humantime::parse_rfc3339(&last.at).context("last_switch.at")?;
     let after = moved.duration_since(began).unwrap_or_default().as_millis();
-    let text = format!("agent: {} to {member}, {after} ms after {what}: {}", last.kind, last.reason);
+    let text = format!(
+        "agent: {} to {member} {after} ms after {what}; service {}, epoch {}",
+        last.kind, status.state, status.epoch
+    );
     stage.event(Instant::now(), None, Tone::Plain, &text)?;
-    let text = format!("agent: service {SERVICE} is {}, epoch {}", status.state, status.epoch);
-    stage.event(Instant::now(), None, Tone::Plain, &text)?;
+    stage.screen.more(Tone::Quiet, &last.reason)?;
     Ok(status)
 }
 
@@ -266,7 +270,7 @@ fn deliver(stage: &mut Stage<'_>, lab: &Lab) -> Result<()> {
         stage.tally.delivered,
         Waiting::ALL
     );
-    let text = "RPUSH and PUBLISH through the VIP: BLPOP has its element, the subscriber its message";
+    let text = "BLPOP gets an element, the subscriber a message, both through the VIP";
     stage.event(sent, None, Tone::Plain, text)?;
     Ok(())
 }
