@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use redirector_common::{addr::Tuple, flow::Flow};
+use redirector_common::{addr::Tuple, flow::Flow, layout::MAX_SERVICES};
 
 use super::{
     maps::Maps,
@@ -92,6 +92,13 @@ fn sweep(
             );
         }
     }
+    Ok(())
+}
+
+/// Ends every flow of every service, for good.
+pub(super) fn reset_all(maps: Maps) -> Result<()> {
+    (0..MAX_SERVICES).filter_map(|id| u16::try_from(id).ok()).for_each(|id| maps.steering.end(id));
+    pass(&Mutex::new(maps), &Destroyer::open()?)?;
     Ok(())
 }
 
