@@ -129,6 +129,18 @@ impl Tuple {
         Self { near: self.far, far: self.near, near_port: self.far_port, far_port: self.near_port }
     }
 
+    /// A mix of all words, to tell tuples apart that are not the same by chance.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fingerprint(&self) -> u32 {
+        let [a, b, c, d] = self.near.0;
+        let [e, f, g, h] = self.far.0;
+        let ports = (self.near_port.wire() as u32) << 16 | self.far_port.wire() as u32;
+        let near = (a ^ b.rotate_left(7) ^ c.rotate_left(13)) ^ d.rotate_left(19);
+        let far = (e ^ f.rotate_left(7) ^ g.rotate_left(13)) ^ h.rotate_left(19);
+        (near ^ far.rotate_left(11) ^ ports).wrapping_mul(0x9e37_79b1)
+    }
+
     /// The near end.
     #[must_use]
     pub fn near_socket(&self) -> SocketAddr {

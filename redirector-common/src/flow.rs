@@ -13,7 +13,12 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Tells this entry from an earlier or later one with the same tuple; the stub in the other map has the same.
+    /// Tells this entry from all others; the stub in the other map has the same. The high half is the
+    /// [`Tuple::fingerprint`] of the entry's key, the low half is random.
+    ///
+    /// It is the first field because the kernel fills entries from the front: an entry that ended is given to
+    /// another flow at once, while a program on another processor may still read it. Whoever copied something out of
+    /// an entry looks at this field *afterwards*.
     pub incarnation: u64,
     /// Cookie of the client's socket; 0: the client is not a process in this network namespace.
     pub cookie: u64,
@@ -68,6 +73,13 @@ impl Half {
         self.seen & Flags::FIN as u32 != 0
     }
 
+    /// Whether [`Half::acknowledged`] holds a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_acknowledged(&self) -> bool {
+        self.seen & Flags::ACK as u32 != 0
+    }
+
     /// The half after one more segment was carried.
     #[inline(always)]
     #[must_use]
@@ -95,13 +107,11 @@ pub const fn is_after(a: u32, b: u32) -> bool {
     b.wrapping_sub(a) > i32::MAX as u32
 }
 
-/// What the kernel knows of a flow's service and slot when a segment comes.
+/// What the kernel knows of a flow's member and slot when a segment comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// The member that new flows go to.
-    pub active: Option<u16>,
-    /// Flows with a lower epoch, on another member than the active one, are stale.
-    pub floor: u32,
+    /// Flows to this member with a lower epoch are stale.
+    pub floor: u64,
     /// Generation of the flow's slot now.
     pub generation: u32,
 }
@@ -111,7 +121,55 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub fn is_stale(&self, now: &Standing) -> bool {
-        (self.epoch < now.floor && now.active != Some(self.member)) || self.generation != now.generation
+        (self.epoch as u64) < now.floor || self.generation != now.generation
+    }
+
+    /// Whether this is the entry of the flow with this client side, and not one that took its place meanwhile.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of(incarnation: u64, client_side: &Tuple) -> bool {
+        (incarnation >> 32) as u32 == client_side.fingerprint()
+    }
+
+    /// The client's half after one more of its segments was carried.
+    ///
+    /// As long as the member has not answered, a SYN begins anew: the client may have given up and taken the same
+    /// port again.
+    #[inline(always)]
+    #[must_use]
+    pub const fn client_after(&self, segment: &Segment) -> Half {
+        if segment.flags.is_open() && !self.replies.started() {
+            return Half { next: 0, acknowledged: 0, seen: 0 }.after(segment);
+        }
+        self.client.after(segment)
+    }
+
+    /// Whether a segment of the client repeats what was carried before: its other end may not have heard it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_repeated(&self, segment: &Segment) -> bool {
+        self.client.started() && is_after(self.client.next, segment.sequence)
+    }
+
+    /// Whether the member believes a reset of the client: it has the number that the member expects next (RFC 5961
+    /// section 3). Any other one is ignored or challenged, and the flow goes on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn client_reset_is_exact(&self, segment: &Segment) -> bool {
+        segment.sequence == self.client.next
+            || (self.replies.has_acknowledged() && segment.sequence == self.replies.acknowledged)
+    }
+
+    /// Whether the client believes a reset of the member. One that waits for its SYN to be answered looks at the
+    /// acknowledgement (RFC 9293 section 3.10.7.3).
+    #[inline(always)]
+    #[must_use]
+    pub const fn member_reset_is_exact(&self, segment: &Segment) -> bool {
+        if !self.replies.started() {
+            return segment.flags.has_ack() && segment.acknowledged == self.client.next;
+        }
+        segment.sequence == self.replies.next
+            || (self.client.has_acknowledged() && segment.sequence == self.client.acknowledged)
     }
 
     /// Whether both ends sent FIN and both were acknowledged: nothing but a lost last ACK can follow.
@@ -131,7 +189,7 @@ impl Flow {
 pub enum Step {
     /// Carry it to the other end.
     Carry,
-    /// Carry it, and forget the flow: it was a reset.
+    /// Carry it, and forget the flow: it was a reset that its receiver believes.
     CarryLast,
     /// Forget the flow and treat the segment as the first of a new one.
     OpenAnew,
@@ -144,10 +202,10 @@ pub enum Step {
 /// A SYN on a flow that lives is one sent again and keeps its member. It starts a new connection when the member
 /// was left meanwhile, or when the client had ended its half: then the port is used again.
 #[inline(always)]
-pub fn on_client_segment(flow: &Flow, flags: Flags, stale: bool) -> Step {
-    if flags.is_reset() {
-        Step::CarryLast
-    } else if flags.is_open() && (stale || flow.client.finished()) {
+pub fn on_client_segment(flow: &Flow, segment: &Segment, stale: bool) -> Step {
+    if segment.flags.is_reset() {
+        if flow.client_reset_is_exact(segment) { Step::CarryLast } else { Step::Carry }
+    } else if segment.flags.is_open() && (stale || flow.client.finished()) {
         Step::OpenAnew
     } else if stale {
         Step::ResetBoth
@@ -158,9 +216,9 @@ pub fn on_client_segment(flow: &Flow, flags: Flags, stale: bool) -> Step {
 
 /// What a segment of the member means.
 #[inline(always)]
-pub fn on_member_segment(flags: Flags, stale: bool) -> Step {
-    if flags.is_reset() {
-        Step::CarryLast
+pub fn on_member_segment(flow: &Flow, segment: &Segment, stale: bool) -> Step {
+    if segment.flags.is_reset() {
+        if flow.member_reset_is_exact(segment) { Step::CarryLast } else { Step::Carry }
     } else if stale {
         Step::ResetBoth
     } else {
@@ -215,33 +273,56 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_stale_below_the_floor_on_another_member_or_with_an_old_generation() {
-        let on = |active, floor, generation| flow().is_stale(&Standing { active, floor, generation });
-        assert!(!on(Some(0), 0, 1), "nothing happened");
-        assert!(!on(Some(1), 3, 1), "a switch that keeps flows leaves the floor");
-        assert!(on(Some(1), 4, 1), "a switch that resets raises it");
-        assert!(!on(Some(0), 5, 1), "going back to a member does not kill the flows that stayed on it");
-        assert!(on(None, 4, 1), "a held service has no member");
-        assert!(on(Some(0), 0, 2), "the address was taken away");
+    fn a_flow_is_stale_below_the_floor_of_its_member_or_with_an_old_generation() {
+        let on = |floor, generation| flow().is_stale(&Standing { floor, generation });
+        assert!(!on(0, 1), "nothing happened");
+        assert!(!on(3, 1), "flows that the switch to this epoch opened stay");
+        assert!(on(4, 1), "a later switch that resets left the member");
+        assert!(on(0, 2), "the address was taken away");
     }
 
     #[test]
     fn a_retransmitted_syn_keeps_its_member_unless_that_member_was_left() {
-        let syn = Flags(Flags::SYN);
-        assert_eq!(on_client_segment(&flow(), syn, false), Step::Carry);
-        assert_eq!(on_client_segment(&flow(), syn, true), Step::OpenAnew);
+        let syn = segment(100, 0, 1, Flags::SYN);
+        assert_eq!(on_client_segment(&flow(), &syn, false), Step::Carry);
+        assert_eq!(on_client_segment(&flow(), &syn, true), Step::OpenAnew);
         let closing = Flow { client: Half { seen: Flags::FIN.into(), ..Half::default() }, ..flow() };
-        assert_eq!(on_client_segment(&closing, syn, false), Step::OpenAnew);
+        assert_eq!(on_client_segment(&closing, &syn, false), Step::OpenAnew);
+    }
+
+    /// An old duplicate, or one that somebody guessed, used to end a flow that both its ends went on with.
+    #[test]
+    fn only_a_reset_that_its_receiver_believes_ends_a_flow() {
+        let mut flow = flow();
+        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN));
+        let refusal = segment(0, 101, 0, Flags::RST | Flags::ACK);
+        assert_eq!(on_member_segment(&flow, &refusal, false), Step::CarryLast);
+        let guess = segment(0, 77, 0, Flags::RST | Flags::ACK);
+        assert_eq!(on_member_segment(&flow, &guess, false), Step::Carry);
+
+        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK));
+        flow.client = flow.client.after(&segment(101, 501, 10, Flags::ACK));
+        for stale in [false, true] {
+            for (sequence, step) in [(111, Step::CarryLast), (101, Step::CarryLast), (12345, Step::Carry)] {
+                let reset = segment(sequence, 0, 0, Flags::RST);
+                assert_eq!(on_client_segment(&flow, &reset, stale), step, "client {sequence}");
+            }
+            for (sequence, step) in [(501, Step::CarryLast), (502, Step::Carry)] {
+                let reset = segment(sequence, 0, 0, Flags::RST);
+                assert_eq!(on_member_segment(&flow, &reset, stale), step, "member {sequence}");
+            }
+        }
     }
 
     #[test]
-    fn a_reset_is_never_answered() {
-        for flags in [Flags::RST, Flags::RST | Flags::ACK] {
-            for stale in [false, true] {
-                assert_eq!(on_client_segment(&flow(), Flags(flags), stale), Step::CarryLast);
-                assert_eq!(on_member_segment(Flags(flags), stale), Step::CarryLast);
-            }
-        }
+    fn a_port_that_is_used_again_before_an_answer_begins_anew() {
+        let mut flow = flow();
+        flow.client = flow.client_after(&segment(4_000_000_000, 0, 1, Flags::SYN));
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN));
+        assert_eq!(flow.client.next, 101);
+        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK));
+        assert!(flow.is_repeated(&segment(100, 0, 1, Flags::SYN)));
+        assert!(!flow.is_repeated(&segment(101, 501, 0, Flags::ACK)));
     }
 
     #[test]

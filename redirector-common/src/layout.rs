@@ -5,7 +5,8 @@
 //! | `vips` | [`VipKey`] → service id |
 //! | `vip_addresses` | [`crate::addr::Addr`] → 1 |
 //! | `decisions` | service id → [`crate::decision::Decision`] as a word; mapped into the agent |
-//! | `services` | service id → [`Service`]; mapped into the agent |
+//! | `services` | service id → [`Service`] |
+//! | `floors` | member id → the epoch below which its flows are stale; mapped into the agent |
 //! | `slots` | member · [`SLOTS`] + slot → [`Slot`] |
 //! | `flows` | client-side [`crate::addr::Tuple`] → [`crate::flow::Flow`] |
 //! | `replies` | member-side [`crate::addr::Tuple`] → [`crate::flow::Stub`] |
@@ -60,8 +61,6 @@ impl VipKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// Flows with a lower epoch, on another member than the active one, are stale.
-    pub floor: u64,
     /// After this the service is held; nanoseconds of `CLOCK_BOOTTIME`, 0: never.
     pub deadline: u64,
 }
@@ -136,7 +135,7 @@ const _: () = {
     assert!(size_of::<Flow>() == 3 * 8 + 36 + 2 * 4 + 2 * 2 + 4 + 8 + 2 * 12 + 4);
     assert!(size_of::<Stub>() == 8 + 36 + 4);
     assert!(size_of::<VipKey>() == 20);
-    assert!(size_of::<Service>() == 16);
+    assert!(size_of::<Service>() == 8);
     assert!(size_of::<Slot>() == 40);
     assert!(size_of::<Name>() == 68);
     assert!(size_of::<Meta>() == 56);

@@ -57,7 +57,8 @@ outcomes! {
     ResetDropped = "reset_dropped",
     /// A segment of a flow was dropped because the routing table has no way to the member any more.
     DroppedNoRoute = "dropped_no_route",
-    /// A SYN was dropped because another processor opened the same flow in the same moment; it is sent again.
+    /// A segment was dropped because another processor opened or ended the same flow in the same moment; it is sent
+    /// again.
     DroppedRace = "dropped_race",
     /// A packet was dropped because the kernel refused to change it.
     DroppedKernel = "dropped_kernel",

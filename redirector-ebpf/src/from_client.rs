@@ -51,12 +51,19 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
 fn decide<H: Hook>(hook: &mut H, segment: &Segment) -> Plan {
     if let Some(flow) = maps::flow(&segment.ends) {
         let stale = flow.is_stale(&maps::standing(flow));
-        match on_client_segment(flow, segment.flags, stale) {
-            Step::Carry => return Plan::Carry { flow, outcome: Outcome::Carried, last: false },
-            Step::CarryLast => {
-                let outcome = if stale { Outcome::ResetPassed } else { Outcome::Carried };
-                return Plan::Carry { flow, outcome, last: true };
-            }
+        let mut step = on_client_segment(flow, segment, stale);
+        // What is sent again was perhaps answered, and the answer lost with the other half. Only then it is looked
+        // for: a flow that runs well pays nothing.
+        if step == Step::Carry
+            && flow.is_repeated(segment)
+            && !maps::has_stub(&flow.member_side, flow.incarnation)
+        {
+            step = if segment.flags.is_open() { Step::OpenAnew } else { Step::ResetBoth };
+        }
+        let carried = if stale { Outcome::ResetPassed } else { Outcome::Carried };
+        match step {
+            Step::Carry => return Plan::Carry { flow, outcome: carried, last: false },
+            Step::CarryLast => return Plan::Carry { flow, outcome: carried, last: true },
             Step::ResetBoth => return Plan::ResetBoth(flow),
             Step::OpenAnew => maps::remove(&segment.ends, &flow.member_side),
         }
@@ -91,16 +98,20 @@ fn carry<H: Hook>(
     last: bool,
 ) -> Verdict<H> {
     let member = Some(flow.member);
-    let Some(route) = hook.route(&flow.member_side, segment.v6) else {
+    let (member_side, delta) = (flow.member_side, flow.delta);
+    if !Flow::is_of(maps::incarnation_now(flow), &segment.ends) {
+        return Verdict::drop(Outcome::DroppedRace, member);
+    }
+    let Some(route) = hook.route(&member_side, segment.v6) else {
         return Verdict::drop(Outcome::DroppedNoRoute, member);
     };
-    if translate(hook, segment, &flow.member_side, &flow.delta).is_none() {
+    if translate(hook, segment, &member_side, &delta).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    flow.client = flow.client.after(segment);
+    flow.client = flow.client_after(segment);
     flow.last_seen = kernel::coarse_now();
     if last || (flow.client.finished() && flow.has_ended()) {
-        maps::remove(&segment.ends, &flow.member_side);
+        maps::remove(&segment.ends, &member_side);
     }
     Verdict { outcome, member, action: hook.to_member(&route) }
 }

@@ -19,8 +19,9 @@ use crate::{
 pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
     let member_side = segment.ends.reversed();
     let Some(stub) = maps::stub(&member_side) else { return Verdict::leave(Outcome::NotOurs) };
-    let flow = match maps::flow(&stub.client_side) {
-        Some(flow) if flow.incarnation == stub.incarnation => flow,
+    let client_side = stub.client_side;
+    let flow = match maps::flow(&client_side) {
+        Some(flow) if flow.incarnation == stub.incarnation && flow.member_side == member_side => flow,
         _ => {
             // A half without its other half carries nothing. The host's stack, which knows no such connection
             // either, answers the member with a reset.
@@ -29,21 +30,16 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
         }
     };
     let stale = flow.is_stale(&maps::standing(flow));
-    match on_member_segment(segment.flags, stale) {
+    match on_member_segment(flow, segment, stale) {
         Step::ResetBoth => {
             let flow: &Flow = flow;
             let client = for_client(flow);
             let both = Some((flow, answer_to(segment)));
-            reset::apply(
-                hook,
-                segment,
-                &stub.client_side,
-                &Resets { outcome: Outcome::ResetBoth, client, both },
-            )
+            reset::apply(hook, segment, &client_side, &Resets { outcome: Outcome::ResetBoth, client, both })
         }
         step => {
             let outcome = if stale { Outcome::ResetPassed } else { Outcome::Replied };
-            carry(hook, segment, flow, &stub.client_side, outcome, step == Step::CarryLast)
+            carry(hook, segment, flow, &client_side, outcome, step == Step::CarryLast)
         }
     }
 }
@@ -59,13 +55,17 @@ fn carry<H: Hook>(
     last: bool,
 ) -> Verdict<H> {
     let member = Some(flow.member);
-    if translate(hook, segment, &client_side.reversed(), &flow.delta.reversed()).is_none() {
+    let delta = flow.delta.reversed();
+    if !Flow::is_of(maps::incarnation_now(flow), client_side) {
+        return Verdict::drop(Outcome::DroppedRace, member);
+    }
+    if translate(hook, segment, &client_side.reversed(), &delta).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
     flow.replies = flow.replies.after(segment);
     flow.last_seen = kernel::coarse_now();
     if last || (flow.replies.finished() && flow.has_ended()) {
-        maps::remove(client_side, &flow.member_side);
+        maps::remove(client_side, &segment.ends.reversed());
     }
     Verdict { outcome, member, action: hook.to_client() }
 }

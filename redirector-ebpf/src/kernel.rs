@@ -221,9 +221,10 @@ pub fn random() -> u32 {
     unsafe { helpers::generated::bpf_get_prandom_u32() }
 }
 
-/// Whether the frame carries a VLAN tag, which the kernel keeps beside the packet.
+/// Whether the frame belongs to a VLAN: the kernel keeps its tag beside the packet. VLAN 0 is none, only a priority
+/// (IEEE 802.1Q section 6.9), and such a frame belongs to this device.
 #[inline(always)]
-pub fn is_vlan_tagged(ctx: &TcContext) -> bool {
+pub fn is_of_a_vlan(ctx: &TcContext) -> bool {
     // SAFETY: the context is valid while the program runs.
-    unsafe { (*ctx.skb.skb).vlan_present != 0 }
+    unsafe { (*ctx.skb.skb).vlan_present != 0 && (*ctx.skb.skb).vlan_tci & 0x0fff != 0 }
 }

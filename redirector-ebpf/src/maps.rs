@@ -27,7 +27,10 @@ static VIP_ADDRESSES: HashMap<Addr, u32> = HashMap::with_max_entries(1024, 0);
 static DECISIONS: Array<u64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
 #[map(name = "services_v1")]
-static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, 0);
+
+#[map(name = "floors_v1")]
+static FLOORS: Array<u64> = Array::with_max_entries(MAX_MEMBERS, BPF_F_MMAPABLE);
 
 #[map(name = "slots_v1")]
 static SLOT_TABLE: Array<Slot> = Array::with_max_entries(MAX_MEMBERS * SLOTS, 0);
@@ -104,11 +107,8 @@ pub fn slot(member: u16, slot: u32) -> Option<&'static Slot> {
 #[inline(always)]
 pub fn standing(flow: &Flow) -> Standing {
     Standing {
-        active: decision(flow.service).active,
-        floor: SERVICES.get_ptr(u32::from(flow.service)).map_or(0, |service| {
-            // SAFETY: as in `decision`.
-            unsafe { (&raw const (*service).floor).read_volatile() as u32 }
-        }),
+        // SAFETY: as in `decision`.
+        floor: FLOORS.get_ptr(u32::from(flow.member)).map_or(0, |floor| unsafe { floor.read_volatile() }),
         generation: SLOT_TABLE.get(slot_index(flow.member, flow.slot)).map_or(0, |slot| slot.generation),
     }
 }
@@ -116,15 +116,32 @@ pub fn standing(flow: &Flow) -> Standing {
 /// The entry of a flow. Programs change single words of it in place.
 #[inline(always)]
 pub fn flow(client_side: &Tuple) -> Option<&'static mut Flow> {
-    // SAFETY: the element is valid until the program ends (RCU). Another processor may carry a segment of the same
-    // flow; each field that changes is one aligned word, written by one direction only.
+    // SAFETY: the memory is valid until the program ends. Another processor may carry a segment of the same flow;
+    // each field that changes is one aligned word, written by one direction only. Another processor may also end the
+    // flow, and the entry be given to another one at once: see `incarnation_now`.
     FLOWS.get_ptr_mut(client_side).map(|flow| unsafe { &mut *flow })
+}
+
+/// Whose entry this is now, read after everything that the program copied out of it before.
+#[inline(always)]
+pub fn incarnation_now(flow: &Flow) -> u64 {
+    // A compiler barrier: what was read before stays before. (This target has no `compiler_fence`.)
+    let flow = core::hint::black_box(&raw const *flow);
+    // SAFETY: it was a reference; volatile, because the value may have changed.
+    unsafe { (&raw const (*flow).incarnation).read_volatile() }
+}
+
+/// Whether the other half of a flow is there and belongs to it.
+#[inline(always)]
+pub fn has_stub(member_side: &Tuple, incarnation: u64) -> bool {
+    stub(member_side).is_some_and(|stub| stub.incarnation == incarnation)
 }
 
 /// What a reply's tuple leads to.
 #[inline(always)]
 pub fn stub(member_side: &Tuple) -> Option<&'static Stub> {
-    // SAFETY: stubs are never written in place; the element is valid until the program ends (RCU).
+    // SAFETY: the memory is valid until the program ends, and programs never write a stub in place. What it leads to
+    // is checked against the entry's incarnation.
     unsafe { REPLIES.get(member_side) }
 }
 
@@ -187,8 +204,8 @@ pub fn count(outcome: Outcome, member: Option<u16>, bytes: u32) {
     }
 }
 
-/// A number that no other entry with the same tuple has.
+/// A number for a new entry, see [`Flow::incarnation`].
 #[inline(always)]
-pub fn new_incarnation() -> u64 {
-    u64::from(kernel::random()) << 32 | u64::from(kernel::random())
+pub fn new_incarnation(client_side: &Tuple) -> u64 {
+    u64::from(client_side.fingerprint()) << 32 | u64::from(kernel::random())
 }

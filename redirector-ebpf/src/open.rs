@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How many source ports are tried. With nine of ten ports taken, 64 random ones fail once in a thousand times.
-const PORT_TRIES: u32 = 32;
+const PORT_TRIES: u32 = 64;
 
 /// How often the choice is made anew because a switch came in between. More than one is an operator's doing.
 const CHOICES: u32 = 2;
@@ -53,8 +53,11 @@ pub fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<&'
                 Refused::Full => Outcome::RefusedTableFull,
             });
         }
-        // A switch may have come between the choice and the entry, and its sweep may be over already.
-        if maps::decision(service) == decision {
+        // A switch may have come between the choice and the entry, and its sweep may be over already; or the slot
+        // was changed while it was read.
+        if maps::decision(service) == decision
+            && maps::slot(member, slot_number).is_some_and(|slot| slot.generation == draft.flow.generation)
+        {
             log::opened(hook.context(), segment, &draft.flow);
             return maps::flow(&segment.ends).ok_or(Outcome::DroppedRace);
         }
@@ -66,7 +69,7 @@ pub fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<&'
 /// Fills in what does not depend on the source port.
 #[inline(always)]
 fn prepare(draft: &mut Draft, segment: &Segment, slot: &Slot) {
-    let incarnation = maps::new_incarnation();
+    let incarnation = maps::new_incarnation(&segment.ends);
     let flow = &mut draft.flow;
     flow.incarnation = incarnation;
     flow.generation = slot.generation;

@@ -30,7 +30,7 @@ pub fn redirector_egress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn redirector_ingress(ctx: TcContext) -> i32 {
     // The VLAN device above this one gets the packet next, and with it the program there.
-    if kernel::is_vlan_tagged(&ctx) {
+    if kernel::is_of_a_vlan(&ctx) {
         maps::count(Outcome::NotIp, None, ctx.len());
         return Skb::LEAVE;
     }

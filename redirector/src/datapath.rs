@@ -46,13 +46,13 @@ use redirector_common::{
     outcome::{Count, Outcome},
 };
 
-pub use self::host::misfits;
+pub use self::{host::misfits, preflight::check_ports};
 
 use self::{
     maps::{Maps, Steering},
     network::{Device, Network, RouteTo},
     preflight::PinDir,
-    registry::{Ids, Retired},
+    registry::{Assignment, Ids, Retired},
     sweep::{Sweeper, lock},
 };
 use crate::{
@@ -120,8 +120,14 @@ impl Datapath {
             );
         }
 
-        let (ids, retired) = Ids::adopt(config, &mut maps)?;
+        let Assignment { ids, retired, new_members, written } = Ids::assign(config, &maps.names()?)?;
         retire(&mut maps, &retired)?;
+        forget_strangers(&maps.steering, config, &ids);
+        new_members.iter().for_each(|member| maps.steering.reset_floor(*member));
+        // Names last: a free id has nothing left of whom it belonged to, also after a kill in between.
+        for (index, name) in written {
+            maps.set_name(index, name)?;
+        }
         fill_slots(&mut maps, &ids, config, resolved, &routes)?;
         let vips = config.services.iter().enumerate().flat_map(|(at, service)| {
             let id = ids.service(ServiceId(at));
@@ -130,13 +136,12 @@ impl Datapath {
         maps.set_vips(&vips.collect::<Vec<_>>())?;
 
         programs::attach(&mut programs, pins, device.index, &uplinks)?;
-        route_vips(network, config, device, &routes).await?;
-
         let steering = Arc::clone(&maps.steering);
         let maps = Arc::new(Mutex::new(maps));
+        // Whatever is stale already: an agent that died between a switch and its sweep, or a member that is gone. Its
+        // resets need the routes that are there.
         let sweeper = Sweeper::start(Arc::clone(&maps))?;
-        // Whatever is stale already: an agent that died between a switch and its sweep, or a member that is gone.
-        sweeper.sweep();
+        route_vips(network, config, device, &routes).await?;
         Ok(Self { on_stop: config.datapath.on_stop, claim, ids, steering, maps, sweeper })
     }
 
@@ -145,10 +150,14 @@ impl Datapath {
     pub fn adopted(&self, service: ServiceId) -> Adopted {
         let id = self.ids.service(service);
         let decision = self.steering.decision(id);
+        // What every member that is not active was left behind by.
+        let left = self.ids.members_of(service).filter(|member| decision.active != Some(*member));
+        let floor = left.map(|member| self.steering.floor(member)).min();
+        let floor = floor.and_then(|floor| u32::try_from(floor).ok()).unwrap_or(decision.epoch);
         Adopted {
             active: decision.active.and_then(|member| self.ids.member_of(service, member)),
             epoch: Epoch(decision.epoch),
-            floor: Epoch(self.steering.floor(id)),
+            floor: Epoch(floor),
         }
     }
 
@@ -158,9 +167,12 @@ impl Datapath {
         self.steering.set_decision(self.ids.service(service), Decision { active, epoch: epoch.0 });
     }
 
-    /// Makes flows of another member than the active one stale if they are older than `epoch`, and resets them.
+    /// Makes flows of every member but the active one stale if they are older than `epoch`, and resets them.
     pub fn raise_floor(&self, service: ServiceId, epoch: Epoch) {
-        self.steering.raise_floor(self.ids.service(service), epoch.0);
+        let active = self.steering.decision(self.ids.service(service)).active;
+        for member in self.ids.members_of(service).filter(|member| active != Some(*member)) {
+            self.steering.raise_floor(member, u64::from(epoch.0));
+        }
         self.sweeper.sweep();
     }
 
@@ -211,6 +223,7 @@ impl Claim {
     /// tokio runtime.
     pub async fn take(config: &model::Datapath) -> Result<Self> {
         preflight::check()?;
+        preflight::check_ports(config.port_range)?;
         let network = Network::connect()?;
         let device_is_new = !network.has_device(&config.device).await?;
         let pin_dir = Arc::new(PinDir::claim(&config.pin_dir)?);
@@ -330,15 +343,24 @@ fn own_namespace() -> Result<u64> {
 
 /// Takes services and members out that the configuration does not have any more. Their flows become stale.
 fn retire(maps: &mut Maps, retired: &Retired) -> Result<()> {
-    for service in &retired.services {
-        maps.steering.end(*service);
-    }
+    retired.services.iter().for_each(|service| maps.steering.hold(*service));
     for member in &retired.members {
         for slot in 0..layout::SLOTS {
             maps.set_slot(*member, slot, None, None)?;
         }
     }
     Ok(())
+}
+
+/// Holds every service whose active member is not its own any more: the id may be given to a member of another
+/// service, and its clients would be sent there.
+fn forget_strangers(steering: &Steering, config: &Config, ids: &Ids) {
+    for service in (0..config.services.len()).map(ServiceId) {
+        let id = ids.service(service);
+        if steering.decision(id).active.is_some_and(|active| ids.member_of(service, active).is_none()) {
+            steering.hold(id);
+        }
+    }
 }
 
 /// How this host reaches every address of every member.

@@ -23,7 +23,7 @@ use redirector_common::{
     addr::{Addr, Port},
     decision::Decision,
     flow::{Flow, Standing},
-    layout::{MAX_SERVICES, Meta, Name, Slot, VipKey, slot_index},
+    layout::{MAX_MEMBERS, MAX_SERVICES, Meta, Name, Slot, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
 };
 use rustix::mm::{MapFlags, ProtFlags};
@@ -76,14 +76,11 @@ impl Drop for Words {
     }
 }
 
-/// Words of one entry of the services map: floor, deadline.
-const SERVICE_WORDS: usize = 2;
-
 /// Decisions and floors: where new flows go, and which old ones may stay.
 #[derive(Debug)]
 pub(super) struct Steering {
     decisions: Words,
-    services: Words,
+    floors: Words,
 }
 
 impl Steering {
@@ -97,23 +94,25 @@ impl Steering {
         self.decisions.get(usize::from(service)).store(decision.word(), Ordering::Release);
     }
 
-    /// Flows with a lower epoch, on another member than the active one, are stale.
-    #[allow(clippy::cast_possible_truncation)] // Epochs have 32 bits.
-    pub(super) fn floor(&self, service: u16) -> u32 {
-        self.services.get(usize::from(service) * SERVICE_WORDS).load(Ordering::Acquire) as u32
-    }
-
-    /// Raises the floor; a lower one than there is changes nothing.
-    pub(super) fn raise_floor(&self, service: u16, epoch: u32) {
-        self.services.get(usize::from(service) * SERVICE_WORDS).fetch_max(u64::from(epoch), Ordering::AcqRel);
-    }
-
-    /// Refuses new connections and makes all flows stale. The epoch goes on, so that flows of a later service with
-    /// this id are told apart.
-    pub(super) fn end(&self, service: u16) {
+    /// Refuses new connections. The epoch goes on, so that a later choice is told apart.
+    pub(super) fn hold(&self, service: u16) {
         let epoch = self.decision(service).epoch.wrapping_add(1);
         self.set_decision(service, Decision { active: None, epoch });
-        self.raise_floor(service, epoch);
+    }
+
+    /// Flows to a member with a lower epoch are stale.
+    pub(super) fn floor(&self, member: u16) -> u64 {
+        self.floors.get(usize::from(member)).load(Ordering::Acquire)
+    }
+
+    /// Raises the floor of a member; a lower one than there is changes nothing.
+    pub(super) fn raise_floor(&self, member: u16, epoch: u64) {
+        self.floors.get(usize::from(member)).fetch_max(epoch, Ordering::AcqRel);
+    }
+
+    /// A new member has no stale flows: its id may have been another one's, with other epochs.
+    pub(super) fn reset_floor(&self, member: u16) {
+        self.floors.get(usize::from(member)).store(0, Ordering::Release);
     }
 }
 
@@ -147,15 +146,14 @@ impl Maps {
 
     fn from(mut map: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
         let decisions = map("decisions_v1")?;
-        let services = map("services_v1")?;
+        let floors = map("floors_v1")?;
         let flows = map("flows_v1")?;
         let slots: Array<_, Slot> = map("slots_v1")?.try_into()?;
         let generations = slots.iter().map(|slot| Ok(slot?.generation)).collect::<Result<_>>()?;
-        let count = MAX_SERVICES as usize;
         Ok(Self {
             steering: Arc::new(Steering {
-                decisions: Words::map(data_of(&decisions)?.fd().as_fd(), count)?,
-                services: Words::map(data_of(&services)?.fd().as_fd(), count * SERVICE_WORDS)?,
+                decisions: Words::map(data_of(&decisions)?.fd().as_fd(), MAX_SERVICES as usize)?,
+                floors: Words::map(data_of(&floors)?.fd().as_fd(), MAX_MEMBERS as usize)?,
             }),
             generations,
             max_flows: data_of(&flows)?.info()?.max_entries(),
@@ -210,17 +208,29 @@ impl Maps {
         let address = endpoint.map_or(Addr::default(), |endpoint| endpoint.ip().into());
         let port = endpoint.map_or(Port::default(), |endpoint| Port::new(endpoint.port()));
         let replaced = old.address != address || old.port != port;
-        let new = Slot {
+        let mut new = Slot {
             address,
             source: source.map_or(Addr::default(), Into::into),
             generation: old.generation.wrapping_add(u32::from(replaced)),
             port,
             reserved: 0,
         };
-        if new != old {
-            self.slots.set(slot_index(member, slot), new, 0)?;
-            self.generations[slot_index(member, slot) as usize] = new.generation;
+        if replaced {
+            // A program may read while this is written: it must not take an old address for one of the new
+            // generation.
+            let empty = Slot { generation: new.generation, ..Slot::default() };
+            self.write_slot(member, slot, empty)?;
+            new.generation = new.generation.wrapping_add(1);
         }
+        if new != old {
+            self.write_slot(member, slot, new)?;
+        }
+        Ok(())
+    }
+
+    fn write_slot(&mut self, member: u16, slot: u32, value: Slot) -> Result<()> {
+        self.slots.set(slot_index(member, slot), value, 0)?;
+        self.generations[slot_index(member, slot) as usize] = value.generation;
         Ok(())
     }
 
@@ -252,8 +262,7 @@ impl Maps {
     /// What decides whether a flow is stale.
     pub(super) fn standing(&self, flow: &Flow) -> Standing {
         Standing {
-            active: self.steering.decision(flow.service).active,
-            floor: self.steering.floor(flow.service),
+            floor: self.steering.floor(flow.member),
             generation: self.generations[slot_index(flow.member, flow.slot) as usize],
         }
     }

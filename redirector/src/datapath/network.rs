@@ -24,6 +24,11 @@ use rtnetlink::{
 };
 use tokio_stream::StreamExt as _;
 
+/// The Ethernet address of the VIP device. Nothing but this host ever sees it. Given when the device is made, because
+/// udev changes an address that the kernel chose, a moment later (`MACAddressPolicy=persistent`): then replies would
+/// carry the old one, and the stack would take them for somebody else's.
+const ETHERNET_ADDRESS: [u8; 6] = [0x02, b'R', b'D', b'I', b'R', 0x01];
+
 /// The largest MTU of a veth. What counts is the MTU of the VIP's route.
 const DEVICE_MTU: u32 = 65535;
 
@@ -82,11 +87,10 @@ impl Network {
                      name in [datapath] device, or remove it (`ip link del {peer_name}`)"
                 );
             }
-            self.handle.link().add(LinkVeth::new(name, &peer_name).build()).execute().await.map_err(
-                |error| {
-                    anyhow!("cannot make the veth pair {name} and {peer_name}: {error}; {}", hint(&error))
-                },
-            )?;
+            let pair = LinkVeth::new(name, &peer_name).address(ETHERNET_ADDRESS.to_vec()).build();
+            self.handle.link().add(pair).execute().await.map_err(|error| {
+                anyhow!("cannot make the veth pair {name} and {peer_name}: {error}; {}", hint(&error))
+            })?;
         }
         let Some((link, peer)) = self.pair(name).await? else {
             bail!(

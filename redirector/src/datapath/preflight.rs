@@ -14,6 +14,7 @@ use rustix::{
 };
 
 use super::programs;
+use crate::model::PortRange;
 
 /// The oldest kernel that has all that the programs and their links need: tcx links came with it.
 const OLDEST: (u8, u8) = (6, 6);
@@ -38,6 +39,43 @@ fn check_kernel(version: KernelVersion) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses source ports of the member side that the host's own connections get too: one of those to a member would
+/// be given a port that a flow uses, and hang.
+pub fn check_ports(range: PortRange) -> Result<()> {
+    let read = |name: &str| {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+    };
+    ports_apart(range, &read("ip_local_port_range")?, &read("ip_local_reserved_ports")?)
+}
+
+fn ports_apart(range: PortRange, local: &str, reserved: &str) -> Result<()> {
+    let number = |text: &str| text.trim().parse::<u16>().ok();
+    let mut ends = local.split_whitespace().filter_map(number);
+    let (Some(first), Some(last)) = (ends.next(), ends.next()) else {
+        bail!("net.ipv4.ip_local_port_range holds {local:?}, not two ports");
+    };
+    let is_reserved = |port: u16| {
+        reserved.trim().split(',').any(|part| {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            number(from).is_some_and(|from| from <= port) && number(to).is_some_and(|to| port <= to)
+        })
+    };
+    match (first.max(range.first)..=last.min(range.last)).find(|port| !is_reserved(*port)) {
+        None => Ok(()),
+        Some(port) => bail!(
+            "port_range {}-{} overlaps with the ports that this host gives its own connections (port {port} of \
+             net.ipv4.ip_local_port_range, {first}-{last}): a direct connection to a member could get the port of a \
+             flow and hang; choose a port_range outside in [datapath], or reserve it (sysctl -w \
+             net.ipv4.ip_local_reserved_ports={}-{})",
+            range.first,
+            range.last,
+            range.first,
+            range.last
+        ),
+    }
 }
 
 fn check_capabilities(status: &str) -> Result<()> {
@@ -136,6 +174,11 @@ fn lock(path: &Path) -> rustix::io::Result<OwnedFd> {
     let directory =
         rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+    // It may have been removed, and made anew, between these two steps: then the lock is worth nothing.
+    let (locked, named) = (rustix::fs::fstat(&directory)?, rustix::fs::stat(path)?);
+    if (locked.st_dev, locked.st_ino) != (named.st_dev, named.st_ino) {
+        return Err(Errno::WOULDBLOCK);
+    }
     Ok(directory)
 }
 
@@ -173,6 +216,15 @@ mod tests {
         assert!(check_kernel(KernelVersion::new(6, 6, 0)).is_ok());
         let error = check_kernel(KernelVersion::new(5, 15, 7)).unwrap_err().to_string();
         assert!(error.contains("5.15") && error.contains("6.6"), "{error}");
+    }
+
+    #[test]
+    fn ports_of_the_member_side_are_nobody_elses() {
+        let range = PortRange { first: 10_000, last: 32_767 };
+        assert!(ports_apart(range, "32768\t60999\n", "\n").is_ok());
+        assert!(ports_apart(range, "1024\t65535\n", "8080,10000-32767\n").is_ok());
+        let error = ports_apart(range, "1024\t65535\n", "10000-20000\n").unwrap_err().to_string();
+        assert!(error.contains("port 20001") && error.contains("ip_local_reserved_ports"), "{error}");
     }
 
     #[test]

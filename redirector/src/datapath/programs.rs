@@ -29,11 +29,12 @@ use crate::model::{Datapath, PortRange};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
 
 /// Maps that live as long as the pin directory does.
-const PINNED: [&str; 10] = [
+const PINNED: [&str; 11] = [
     "vips_v1",
     "vip_addrs_v1",
     "decisions_v1",
     "services_v1",
+    "floors_v1",
     "slots_v1",
     "flows_v1",
     "replies_v1",

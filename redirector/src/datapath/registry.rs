@@ -7,7 +7,6 @@
 use anyhow::{Result, bail};
 use redirector_common::layout::{MAX_MEMBERS, MAX_SERVICES, Name};
 
-use super::maps::Maps;
 use crate::model::{Config, MemberId, ServiceId};
 
 /// The ids of everything that a configuration names.
@@ -25,11 +24,13 @@ pub(super) struct Retired {
 }
 
 /// What becomes of the pinned names under a configuration.
-struct Assignment {
-    ids: Ids,
-    retired: Retired,
-    /// Names that change, by their place in the map.
-    written: Vec<(u32, Name)>,
+pub(super) struct Assignment {
+    pub(super) ids: Ids,
+    pub(super) retired: Retired,
+    /// Ids that a member gets for the first time.
+    pub(super) new_members: Vec<u16>,
+    /// Names that change, by their place in the map. To be written when nothing of an old name is left in other maps.
+    pub(super) written: Vec<(u32, Name)>,
 }
 
 impl Ids {
@@ -46,13 +47,18 @@ impl Ids {
         self.members.iter().flatten().copied()
     }
 
+    /// The ids of the members of a service.
+    pub(super) fn members_of(&self, service: ServiceId) -> impl Iterator<Item = u16> {
+        self.members[service.0].iter().copied()
+    }
+
     /// The member of a service that has an id.
     pub(super) fn member_of(&self, service: ServiceId, id: u16) -> Option<MemberId> {
         self.members[service.0].iter().position(|known| *known == id).map(MemberId)
     }
 
     /// Gives every name an id: the one it had, or a free one.
-    fn assign(config: &Config, names: &[Name]) -> Result<Assignment> {
+    pub(super) fn assign(config: &Config, names: &[Name]) -> Result<Assignment> {
         let mut table = Table { names: names.to_vec(), used: vec![false; names.len()], written: Vec::new() };
         let mut ids = Self::default();
         for service in &config.services {
@@ -65,17 +71,14 @@ impl Ids {
             ids.services.push(id);
             ids.members.push(members);
         }
+        let new_members = table
+            .written
+            .iter()
+            .filter(|(index, _)| *index >= MAX_SERVICES)
+            .map(|(index, _)| id(*index, MAX_SERVICES))
+            .collect();
         let retired = table.retire();
-        Ok(Assignment { ids, retired, written: table.written })
-    }
-
-    /// Assigns ids after the pinned names and pins what is new.
-    pub(super) fn adopt(config: &Config, maps: &mut Maps) -> Result<(Self, Retired)> {
-        let Assignment { ids, retired, written } = Self::assign(config, &maps.names()?)?;
-        for (index, name) in written {
-            maps.set_name(index, name)?;
-        }
-        Ok((ids, retired))
+        Ok(Assignment { ids, retired, new_members, written: table.written })
     }
 }
 
@@ -138,4 +141,60 @@ fn name(text: &str, service: u32) -> Name {
     // The configuration allows 63 bytes.
     bytes[..text.len()].copy_from_slice(text.as_bytes());
     Name { text: bytes, service }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    fn configuration(services: &[(&str, &[&str])]) -> Config {
+        let mut text = String::new();
+        for (number, (service, members)) in services.iter().enumerate() {
+            text += &format!("[[service]]\nname = {service:?}\nvips = [\"192.0.2.{}:6379\"]\n", number + 1);
+            for (place, member) in members.iter().enumerate() {
+                let endpoint = format!("198.51.100.{}:6379", number * 10 + place + 1);
+                text += &format!("[[service.member]]\nname = {member:?}\nendpoint = {endpoint:?}\n");
+            }
+        }
+        config::parse(Path::new("test.toml"), &text).unwrap().config
+    }
+
+    /// Names after an assignment, as the map would hold them.
+    fn after(mut names: Vec<Name>, assignment: &Assignment) -> Vec<Name> {
+        for (index, name) in &assignment.written {
+            names[*index as usize] = *name;
+        }
+        names
+    }
+
+    #[test]
+    fn ids_keep_their_meaning_when_the_order_changes() {
+        let empty = vec![name("", 0); (MAX_SERVICES + MAX_MEMBERS) as usize];
+        let first = configuration(&[("orders", &["paris", "dublin"]), ("carts", &["paris"])]);
+        let before = Ids::assign(&first, &empty).unwrap();
+        assert_eq!(before.new_members, [0, 1, 2]);
+
+        let turned = configuration(&[("carts", &["paris"]), ("orders", &["dublin", "paris"])]);
+        let later = Ids::assign(&turned, &after(empty, &before)).unwrap();
+        assert_eq!((later.ids.services, later.ids.members), (vec![1, 0], vec![vec![2], vec![1, 0]]));
+        assert!(later.written.is_empty() && later.new_members.is_empty());
+    }
+
+    #[test]
+    fn what_is_gone_is_retired_and_its_id_is_new_to_the_next() {
+        let empty = vec![name("", 0); (MAX_SERVICES + MAX_MEMBERS) as usize];
+        let before = Ids::assign(&configuration(&[("a", &["a1", "a2"]), ("b", &["b1"])]), &empty).unwrap();
+        let names = after(empty, &before);
+
+        let without = Ids::assign(&configuration(&[("a", &["a2"]), ("b", &["b1"])]), &names).unwrap();
+        assert_eq!(without.retired, Retired { services: vec![], members: vec![0] });
+        let names = after(names, &without);
+
+        let reused = Ids::assign(&configuration(&[("a", &["a2"]), ("b", &["b1", "b2"])]), &names).unwrap();
+        assert_eq!(reused.ids.member(ServiceId(1), MemberId(1)), 0);
+        assert_eq!(reused.new_members, [0]);
+    }
 }

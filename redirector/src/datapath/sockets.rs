@@ -7,14 +7,15 @@
 use std::io;
 
 use anyhow::{Context as _, Result};
-use redirector_common::addr::Tuple;
+use aya::util::KernelVersion;
+use redirector_common::{addr::Tuple, flow::Flow};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType,
     netlink::{self, SocketAddrNetlink},
 };
 
-/// Messages sent with one system call.
-const BATCH: usize = 256;
+/// Messages sent with one system call; the errors of all of them fit into a socket's receive buffer.
+const BATCH: usize = 128;
 
 const HEADER: usize = 16;
 const REQUEST: usize = 56;
@@ -24,6 +25,8 @@ const MESSAGE: usize = HEADER + REQUEST;
 #[derive(Debug)]
 pub(super) struct Destroyer {
     socket: rustix::fd::OwnedFd,
+    /// Whether the kernel destroys sockets without an owner properly.
+    orphans: bool,
 }
 
 /// A local socket that is to be destroyed.
@@ -44,46 +47,53 @@ impl Destroyer {
             Some(netlink::SOCK_DIAG),
         )
         .context("cannot open a socket-diagnosis socket")?;
-        Ok(Self { socket })
+        let kernel = KernelVersion::current().context("the kernel's version cannot be read")?;
+        Ok(Self { socket, orphans: kernel >= KernelVersion::new(6, 11, 0) })
     }
 
-    /// Destroys the sockets that still exist. Returns how many errors other than "gone already" there were, and the
-    /// last of them.
-    pub(super) fn destroy(&self, victims: &[Victim]) -> Result<Option<io::Error>> {
-        let mut refused = None;
-        for batch in victims.chunks(BATCH) {
-            let mut bytes = Vec::with_capacity(batch.len() * MESSAGE);
-            for victim in batch {
-                append(&mut bytes, victim);
+    /// Whether the socket of a flow may be destroyed. Before Linux 6.11 destroying one that its application closed
+    /// already leaks it (kernel commit bac76cf89816); the kernel takes no list of states for this command.
+    pub(super) fn may_destroy(&self, flow: &Flow) -> bool {
+        self.orphans || !flow.client.finished()
+    }
+
+    /// Destroys the sockets that still exist. Returns which ones the kernel refused, by their place in `victims`; one
+    /// that is gone already is not refused.
+    pub(super) fn destroy(&self, victims: &[Victim]) -> Result<Vec<(usize, io::Error)>> {
+        let mut refused = Vec::new();
+        for (batch, victims) in victims.chunks(BATCH).enumerate() {
+            let first = batch * BATCH;
+            let mut bytes = Vec::with_capacity(victims.len() * MESSAGE);
+            for (number, victim) in victims.iter().enumerate() {
+                append(&mut bytes, first + number, victim);
             }
             let kernel = SocketAddrNetlink::new(0, 0);
             rustix::net::sendto(&self.socket, &bytes, SendFlags::empty(), &kernel)
                 .context("cannot ask for sockets to be destroyed")?;
-            refused = self.errors()?.or(refused);
+            self.collect_errors(&mut refused)?;
         }
         Ok(refused)
     }
 
     /// Reads the answers that are there: the kernel has answered when `sendto` returns, and only errors are.
-    fn errors(&self) -> Result<Option<io::Error>> {
+    fn collect_errors(&self, refused: &mut Vec<(usize, io::Error)>) -> Result<()> {
         const NLMSG_ERROR: u16 = 2;
-        let mut refused = None;
         let mut buffer = [0; 16 * 1024];
         loop {
             let length = match rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((length, _)) => length,
-                Err(rustix::io::Errno::AGAIN) => return Ok(refused),
-                // More errors than the socket's buffer holds; they say the same.
-                Err(rustix::io::Errno::NOBUFS) => continue,
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
                 Err(error) => return Err(error).context("cannot read what became of the sockets"),
             };
             let mut rest = &buffer[..length];
             while rest.len() >= HEADER + 4 {
-                let size = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+                let word = |at: usize| [rest[at], rest[at + 1], rest[at + 2], rest[at + 3]];
+                let size = u32::from_ne_bytes(word(0)) as usize;
                 let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                let errno = i32::from_ne_bytes([rest[16], rest[17], rest[18], rest[19]]);
+                let number = u32::from_ne_bytes(word(8)) as usize;
+                let errno = i32::from_ne_bytes(word(16));
                 if kind == NLMSG_ERROR && errno != 0 && errno != -libc::ENOENT {
-                    refused = Some(io::Error::from_raw_os_error(-errno));
+                    refused.push((number, io::Error::from_raw_os_error(-errno)));
                 }
                 rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
             }
@@ -92,7 +102,7 @@ impl Destroyer {
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2` (`include/uapi/linux/inet_diag.h`).
-fn append(bytes: &mut Vec<u8>, victim: &Victim) {
+fn append(bytes: &mut Vec<u8>, number: usize, victim: &Victim) {
     const SOCK_DESTROY: u16 = 21;
     const NLM_F_REQUEST: u16 = 1;
     const IPPROTO_TCP: u8 = 6;
@@ -106,7 +116,8 @@ fn append(bytes: &mut Vec<u8>, victim: &Victim) {
     bytes.extend((MESSAGE as u32).to_ne_bytes());
     bytes.extend(SOCK_DESTROY.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST.to_ne_bytes());
-    bytes.extend([0; 8]);
+    bytes.extend(u32::try_from(number).unwrap_or(u32::MAX).to_ne_bytes());
+    bytes.extend([0; 4]);
     // An IPv6 socket with IPv4-mapped addresses is found as an IPv4 one.
     #[allow(clippy::cast_possible_truncation)] // 2 and 10.
     bytes.push(if v4 { libc::AF_INET } else { libc::AF_INET6 } as u8);
@@ -156,14 +167,16 @@ mod tests {
             let cookie = cookie_of(&client);
 
             let other = Victim { client_side, cookie: cookie + 1 };
-            assert!(destroyer.destroy(&[other]).unwrap().is_some(), "another cookie is refused");
+            assert!(destroyer.destroy(&[other]).unwrap().is_empty(), "to the kernel it is gone already");
             client.set_nonblocking(true).unwrap();
             assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
             client.set_nonblocking(false).unwrap();
 
             let reader = std::thread::spawn(move || client.read(&mut [0]).unwrap_err().kind());
             std::thread::sleep(std::time::Duration::from_millis(20));
-            assert!(destroyer.destroy(&[Victim { client_side, cookie }]).unwrap().is_none());
+            let mine = Victim { client_side, cookie };
+            assert!(destroyer.destroy(&[mine]).unwrap().is_empty());
+            assert!(destroyer.destroy(&[mine]).unwrap().is_empty(), "gone already");
             assert_eq!(reader.join().unwrap(), io::ErrorKind::ConnectionAborted);
         }
     }

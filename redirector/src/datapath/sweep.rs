@@ -4,13 +4,18 @@
 //! by the same compare as in the kernel; so a sweep may come late, twice, or after a restart of the agent.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use redirector_common::{addr::Tuple, flow::Flow, layout::MAX_SERVICES};
+use redirector_common::{
+    addr::Tuple,
+    flow::Flow,
+    layout::{MAX_MEMBERS, MAX_SERVICES},
+};
 
 use super::{
     maps::Maps,
@@ -32,18 +37,34 @@ struct Pass {
     remote: usize,
 }
 
+impl Pass {
+    fn report(self, switch: Instant) {
+        if self.local + self.remote > 0 {
+            tracing::info!(
+                local = self.local,
+                remote = self.remote,
+                after_us = u64::try_from(switch.elapsed().as_micros()).unwrap_or(u64::MAX),
+                "reset stale flows"
+            );
+        }
+    }
+}
+
 /// Hands sweeps to their thread.
 #[derive(Debug)]
 pub(super) struct Sweeper {
-    switches: mpsc::Sender<Instant>,
+    /// `None` while dropping.
+    switches: Option<mpsc::Sender<Instant>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Sweeper {
-    /// Starts the thread. It ends when the sweeper is dropped.
+    /// Resets whatever is stale already, and starts the thread.
     pub(super) fn start(maps: Arc<Mutex<Maps>>) -> Result<Self> {
         let destroyer = Destroyer::open()?;
+        pass(&maps, &destroyer)?.report(Instant::now());
         let (switches, requests) = mpsc::channel();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("sweep".into())
             .spawn(move || {
                 while let Ok(switch) = requests.recv() {
@@ -53,13 +74,26 @@ impl Sweeper {
                 }
             })
             .context("cannot start the thread that resets stale flows")?;
-        Ok(Self { switches })
+        Ok(Self { switches: Some(switches), thread: Some(thread) })
     }
 
     /// Resets whatever is stale now.
     pub(super) fn sweep(&self) {
-        // The thread ends only when this end of the channel is gone.
-        let _never_fails = self.switches.send(Instant::now());
+        if let Some(switches) = &self.switches {
+            // The thread ends only when this end of the channel is gone.
+            let _never_fails = switches.send(Instant::now());
+        }
+    }
+}
+
+impl Drop for Sweeper {
+    /// Waits for a sweep that is under way: an agent that stops right after a switch leaves nobody hanging.
+    fn drop(&mut self) {
+        drop(self.switches.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed there.
+            let _panicked = thread.join();
+        }
     }
 }
 
@@ -80,58 +114,72 @@ fn sweep(
                 continue;
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+            // The agent stops: once more at once, and no later.
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                pass(maps, destroyer)?.report(switch);
+                return Ok(());
+            }
         }
-        let found = pass(maps, destroyer)?;
-        if found.local + found.remote > 0 {
-            tracing::info!(
-                local = found.local,
-                remote = found.remote,
-                took_us = u64::try_from(switch.elapsed().as_micros()).unwrap_or(u64::MAX),
-                "reset stale flows"
-            );
-        }
+        pass(maps, destroyer)?.report(switch);
     }
     Ok(())
 }
 
 /// Ends every flow of every service, for good.
 pub(super) fn reset_all(maps: Maps) -> Result<()> {
-    (0..MAX_SERVICES).filter_map(|id| u16::try_from(id).ok()).for_each(|id| maps.steering.end(id));
+    for id in 0..MAX_SERVICES.max(MAX_MEMBERS) {
+        let Ok(id) = u16::try_from(id) else { break };
+        if u32::from(id) < MAX_SERVICES {
+            maps.steering.hold(id);
+        }
+        if u32::from(id) < MAX_MEMBERS {
+            maps.steering.raise_floor(id, u64::MAX);
+        }
+    }
     pass(&Mutex::new(maps), &Destroyer::open()?)?;
     Ok(())
 }
 
 /// Destroys the local sockets of all stale flows, then deletes the flows that are left of them.
 fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
-    let (local, remote) = stale_flows(&lock(maps))?;
+    let (local, remote) = stale_flows(&lock(maps), destroyer)?;
     let victims: Vec<_> = local
         .iter()
         .map(|(client_side, flow)| Victim { client_side: *client_side, cookie: flow.cookie })
         .collect();
-    if let Some(error) = destroyer.destroy(&victims)? {
+    let refused = destroyer.destroy(&victims)?;
+    if let Some((_, error)) = refused.first() {
         tracing::warn!(
-            "the kernel refused to destroy a socket ({error}); its flow is reset with its next packet. A kernel \
+            sockets = refused.len(),
+            "the kernel refused to destroy sockets ({error}); their flows are reset with their next packet. A kernel \
              without CONFIG_INET_DIAG_DESTROY refuses all of them"
         );
     }
-    // A destroyed socket's own reset took its flow along. What is left had nothing to reset: a connection that was
-    // still opening, or a socket that is gone.
+    // A destroyed socket's own reset took its flow along. What is left of those had nothing to reset: a connection
+    // that was still opening, or a socket that is gone. Whoever was refused needs his flow to be reset at all.
+    let refused: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
     let mut maps = lock(maps);
-    for (client_side, flow) in &local {
-        maps.flows.remove(client_side, flow)?;
+    for (number, (client_side, flow)) in local.iter().enumerate() {
+        if !refused.contains(&number) {
+            maps.flows.remove(client_side, flow)?;
+        }
     }
-    Ok(Pass { local: local.len(), remote })
+    Ok(Pass { local: local.len() - refused.len(), remote: remote + refused.len() })
 }
 
 /// The stale flows of local sockets, and how many others there are.
-fn stale_flows(maps: &Maps) -> Result<(Vec<(Tuple, Flow)>, usize)> {
+fn stale_flows(maps: &Maps, destroyer: &Destroyer) -> Result<(Vec<(Tuple, Flow)>, usize)> {
     let mut local = Vec::new();
     let mut remote = 0;
-    maps.flows.for_each(|client_side, flow| match flow.is_stale(&maps.standing(flow)) {
-        false => {}
-        true if flow.cookie != 0 => local.push((*client_side, *flow)),
-        true => remote += 1,
+    maps.flows.for_each(|client_side, flow| {
+        if !flow.is_stale(&maps.standing(flow)) {
+            return;
+        }
+        if flow.cookie != 0 && destroyer.may_destroy(flow) {
+            local.push((*client_side, *flow));
+        } else {
+            remote += 1;
+        }
     })?;
     Ok((local, remote))
 }

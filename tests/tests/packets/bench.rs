@@ -124,17 +124,16 @@ impl Bench {
         let mut decisions: Array<_, u64> = self.programs.map_mut("decisions_v1").unwrap().try_into().unwrap();
         decisions.set(u32::from(SERVICE), word, 0).unwrap();
         if reset {
-            let service = Service { floor: u64::from(self.epoch), deadline: 0 };
-            self.set_service(service);
+            let mut floors: Array<_, u64> = self.programs.map_mut("floors_v1").unwrap().try_into().unwrap();
+            for member in [MEMBER, OTHER].into_iter().filter(|member| active != Some(*member)) {
+                floors.set(u32::from(member), u64::from(self.epoch), 0).unwrap();
+            }
         }
     }
 
     /// A lease that ended one nanosecond after boot.
     pub fn end_lease(&mut self) {
-        self.set_service(Service { floor: 0, deadline: 1 });
-    }
-
-    fn set_service(&mut self, service: Service) {
+        let service = Service { deadline: 1 };
         let mut services: Array<_, Service> =
             self.programs.map_mut("services_v1").unwrap().try_into().unwrap();
         services.set(u32::from(SERVICE), service, 0).unwrap();
@@ -182,6 +181,12 @@ impl Bench {
         let mut stub = replies.get(&key, 0).unwrap();
         stub.incarnation ^= 1;
         replies.insert(key, stub, 0).unwrap();
+    }
+
+    /// The stub is gone and its entry is not.
+    pub fn lose_stub(&mut self) {
+        let key = Tuple::between(self.names["port"], self.names["member"]);
+        table::<Tuple, Stub>(&mut self.programs, "replies_v1").remove(&key).unwrap();
     }
 
     /// The way to the members is gone.

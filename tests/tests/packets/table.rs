@@ -115,6 +115,22 @@ pub const TABLE: &[Case] = &[
         packet: Came("member > port FIN ACK seq=501 ack=102"),
         outcome: "replied", verdict: Redirect, out: "vip > client FIN ACK seq=501 ack=102", left: Some(1), ..CASE },
 
+    Case { says: "a reset of the member that the client does not believe is carried and ends nothing",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK], packet: Came("member > port RST seq=12345"),
+        outcome: "replied", verdict: Redirect, out: "vip > client RST seq=12345", left: Some(1), ..CASE },
+    Case { says: "a reset of the client that the member does not believe is carried and ends nothing",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK], packet: Sent("client > vip RST seq=12345"),
+        outcome: "carried", verdict: Redirect, out: "port > member RST seq=12345", left: Some(1), ..CASE },
+
+    // ------------------------------------------------------------------ a half that is lost
+    Case { says: "data that is sent again on a flow without its stub resets both ends: no answer would come back",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, Do(Bench::lose_stub)], packet: REQUEST,
+        outcome: "reset_both", verdict: Redirect,
+        out: "port > member RST ACK seq=131 ack=501", copy: Some("vip > client RST seq=501"), ..CASE },
+    Case { says: "a SYN that is sent again on a flow without its stub opens it anew",
+        given: &[SYN, Do(Bench::lose_stub)], packet: SYN, outcome: "opened", verdict: Redirect,
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+
     // ------------------------------------------------------------------ stale flows
     Case { says: "data of the client on a stale flow resets both ends",
         given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE, LEFT_AND_RESET],
