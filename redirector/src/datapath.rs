@@ -5,7 +5,7 @@
 //! | `preflight` | what the host must offer |
 //! | `host` | whether a configuration fits the host |
 //! | `network` | VIP device, routes |
-//! | `programs` | loading, pins, links |
+//! | `programs`, `detach` | loading, pins, links |
 //! | `maps` | decisions, floors, tables |
 //! | `registry` | ids that keep their meaning over a restart |
 //! | `flows` | reading the flow table, deleting from it |
@@ -18,6 +18,7 @@
 //! * The agent never writes a flow, it only deletes.
 //! * Stopping or killing the agent changes nothing in the kernel, unless `on_stop = "detach"`.
 
+mod detach;
 mod flows;
 mod host;
 mod maps;

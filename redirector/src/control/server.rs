@@ -85,7 +85,11 @@ pub fn bind(path: &Path) -> Result<Listener> {
     let next = "run as root, or change control_socket in [agent]";
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(|error| {
-            anyhow!("control socket {shown}: its directory cannot be made ({error}); {next}")
+            let why = match error.kind() {
+                io::ErrorKind::AlreadyExists => format!("{} is not a directory", directory.display()),
+                _ => error.to_string(),
+            };
+            anyhow!("control socket {shown}: its directory cannot be made ({why}); {next}")
         })?;
     }
     refuse_taken(path)?;

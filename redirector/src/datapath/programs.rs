@@ -22,7 +22,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::network::Device;
+use super::{detach::detach, network::Device};
 use crate::model::{Datapath, PortRange};
 
 /// The kernel programs, built by the build script.
@@ -233,6 +233,11 @@ pub fn remove_pins(pin_dir: &Path) -> Result<()> {
             let path = entry?.path();
             if path.is_dir() {
                 bail!("{} is not Redirector's: remove it, then uninstall again", path.display());
+            }
+            if dir == links_dir(pin_dir)
+                && let Err(error) = detach(&path)
+            {
+                tracing::warn!("{} ends only when the kernel frees it: {error}", path.display());
             }
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use redirector_tests::{Agent, AgentConfig, Application, Host, Lab, binary};
+use redirector_tests::{Agent, AgentConfig, Application, Host, Lab, VIP_PORT, VIP_V4, binary};
 
 /// An agent starts, and a member is chosen, within this.
 pub(crate) const START: Duration = Duration::from_secs(10);
@@ -29,6 +29,9 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
+/// What a process does between fork and exec: system calls and nothing else.
+pub(crate) type Before = fn() -> io::Result<()>;
+
 /// A configuration that is not the lab's own, in a file of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt {
@@ -36,7 +39,7 @@ pub(crate) struct Attempt {
     file: PathBuf,
     text: String,
     /// What the process does before it becomes the binary.
-    before: Option<fn() -> io::Result<()>>,
+    before: Option<Before>,
 }
 
 impl Attempt {
@@ -69,8 +72,8 @@ impl Attempt {
         self
     }
 
-    /// `before` runs between fork and exec: it may make system calls and nothing else.
-    pub(crate) fn before(mut self, before: fn() -> io::Result<()>) -> Self {
+    /// The process does this first.
+    pub(crate) fn before(mut self, before: Before) -> Self {
         self.before = Some(before);
         self
     }
@@ -199,10 +202,7 @@ impl Serving {
             ensure!(timeline.failures_since(timeline.start).is_empty(), "{timeline}");
             ensure!(timeline.connections() == timeline.workers && timeline.answers() > 0, "{timeline}");
         }
-        let reply = lab
-            .app()
-            .connect((redirector_tests::VIP_V4, redirector_tests::VIP_PORT).into())?
-            .command(&["GET", "whoami"])?;
+        let reply = lab.app().connect((VIP_V4, VIP_PORT).into())?.command(&["GET", "whoami"])?;
         ensure!(reply.text().as_deref() == Some("m1"), "a new connection: {reply:?}");
         Ok(())
     }

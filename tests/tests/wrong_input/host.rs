@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use redirector_tests::{Lab, Offloads, Scenario, binary, wait_until};
 
 use super::{
-    attempt::{Attempt, FAILED, START, directory, end, nothing_is_left},
+    attempt::{Attempt, Before, FAILED, START, directory, end, nothing_is_left},
     devices,
 };
 
@@ -69,7 +69,7 @@ fn become_nobody() -> io::Result<()> {
 #[test]
 fn missing_privileges_are_named() {
     scenario().run(|lab| {
-        let cases: [(fn() -> io::Result<()>, &str); 4] = [
+        let cases: [(Before, &str); 4] = [
             (|| drop_capabilities(&[NET_ADMIN]), "lacks CAP_NET_ADMIN, so"),
             (|| drop_capabilities(&[BPF, SYS_ADMIN]), "lacks CAP_BPF, so"),
             (|| drop_capabilities(&[PERFMON, SYS_ADMIN]), "lacks CAP_PERFMON, so"),
@@ -106,7 +106,7 @@ fn the_privileges_that_are_asked_for_are_enough() {
             // SAFETY: the closure makes system calls, takes no lock and allocates nothing.
             unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, but_three) };
             let mut process = lab.app().spawn("agent with three capabilities", command)?;
-            wait_until("it answers", START, || status()).with_context(|| process.log().text())?;
+            wait_until("it answers", START, status).with_context(|| process.log().text())?;
             process.signal(rustix::process::Signal::TERM)?;
             ensure!(process.wait(START)?.success(), "{start}: {}", process.log().text());
         }
@@ -168,7 +168,10 @@ fn a_control_socket_that_cannot_be_is_named() {
         fs::write(dir.join("file"), "precious")?;
         fs::create_dir(dir.join("dir"))?;
         for (path, fragments) in [
-            ("file/socket", ["its directory cannot be made", "Not a directory", "control_socket in [agent]"]),
+            (
+                "file/socket",
+                ["its directory cannot be made (", "is not a directory", "control_socket in [agent]"],
+            ),
             ("file", ["there is something else than a socket", "move it away", "control_socket in [agent]"]),
             ("dir", ["there is something else than a socket", "move it away", "control_socket in [agent]"]),
         ] {
