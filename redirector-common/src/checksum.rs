@@ -37,7 +37,6 @@ impl Sum {
     /// Folded to 16 bits, not complemented: what a `CHECKSUM_PARTIAL` packet holds.
     #[inline(always)]
     #[must_use]
-    #[allow(clippy::cast_possible_truncation)] // Two folds leave 16 bits.
     pub const fn folded(self) -> u16 {
         let once = (self.0 & 0xffff) + (self.0 >> 16);
         ((once & 0xffff) + (once >> 16)) as u16
@@ -68,7 +67,7 @@ impl Sum {
     #[inline(always)]
     #[must_use]
     pub const fn applied_to(self, field: u16) -> u16 {
-        self.add(!field as u16 as u32).finished()
+        self.add(!field as u32).finished()
     }
 }
 

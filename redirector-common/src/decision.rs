@@ -16,7 +16,6 @@ impl Decision {
     /// Reads a word. A word of zeros, as in a new map, holds the service.
     #[inline(always)]
     #[must_use]
-    #[allow(clippy::cast_possible_truncation)] // Each half is cut out of its place.
     pub const fn from_word(word: u64) -> Self {
         let member = word as u32;
         Self {

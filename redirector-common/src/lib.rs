@@ -13,6 +13,10 @@
 //! | [`outcome`] | what became of a packet |
 //! | [`layout`] | the remaining map values, map names and sizes |
 #![no_std]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths and offsets of headers are bounded by the packet formats"
+)]
 
 #[cfg(test)]
 extern crate std;

@@ -84,7 +84,6 @@ pub struct Count {
 /// Rows of the counter map: row 0 for packets of no member, row `1 + member` for the others.
 #[inline(always)]
 #[must_use]
-#[allow(clippy::cast_possible_truncation)] // The list has a few dozen entries.
 pub const fn counter_index(outcome: Outcome, member: Option<u16>) -> u32 {
     let row = match member {
         None => 0,

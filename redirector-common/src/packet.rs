@@ -215,7 +215,6 @@ fn parse_v6(packet: &impl Packet) -> Result<Segment, Outcome> {
 
 /// `length` is that of TCP header and payload after the IP header.
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation)] // An IP header ends within the first 74 bytes.
 fn parse_tcp(
     packet: &impl Packet,
     offset: usize,

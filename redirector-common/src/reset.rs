@@ -80,7 +80,6 @@ pub const fn header_sum(header: &[u32; 5]) -> Sum {
 /// `5 + options` words.
 #[inline(always)]
 #[must_use]
-#[allow(clippy::cast_possible_truncation)] // At most ten option words follow an IPv4 header.
 pub const fn ipv4_header(ends: &Tuple, options: usize) -> [u32; 15] {
     const TTL: u8 = 64;
     const DONT_FRAGMENT: u8 = 0x40;

@@ -5,6 +5,11 @@
 //! functions of `redirector-common`. All calls into the kernel stand in [`kernel`].
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "helpers take narrower types than lengths and offsets have"
+)]
 
 mod from_client;
 mod from_member;

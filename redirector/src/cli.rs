@@ -4,6 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub mod check;
+pub mod run;
 pub mod status;
 mod table;
 
@@ -25,6 +27,28 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+impl Cli {
+    /// Does what was asked, on a runtime of one thread.
+    pub fn run(self) -> Exit {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("error: cannot start: {error}; check the limits on open files and memory");
+                return Exit::Failed;
+            }
+        };
+        runtime.block_on(async {
+            let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+            match self.verb {
+                Verb::Run(args) => run::run(&args).await,
+                Verb::Status(args) => status::run(&self.socket, &args, &mut out, &mut err).await,
+                Verb::Check(args) => check::run(&args, &mut out).await,
+                Verb::Uninstall(args) => run::uninstall(&args).await,
+            }
+        })
+    }
 }
 
 /// What to do.
@@ -94,13 +118,15 @@ pub enum Output {
     Json,
 }
 
-/// How a verb ended. Wrong usage (2) is clap's.
+/// How a verb ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// It did what was asked.
     Done = 0,
     /// It did not.
     Failed = 1,
+    /// The configuration is wrong; for a wrong command line clap exits with the same number.
+    WrongUsage = 2,
     /// No agent answers on the control socket.
     NotRunning = 3,
     /// `status --exit-code`, and a service is not ok.

@@ -31,13 +31,15 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
 use anyhow::{Context as _, Result, bail};
 use redirector_common::{
+    addr::Tuple,
     decision::Decision,
+    flow::{Flow, Stub},
     layout::{self, Meta, slot_of},
     outcome::{Count, Outcome},
 };
@@ -68,6 +70,7 @@ pub struct Adopted {
 /// Programs, maps, device and routes of a running agent.
 pub struct Datapath {
     pin_dir: PinDir,
+    made: Made,
     device: String,
     on_stop: OnStop,
     network: Network,
@@ -86,15 +89,15 @@ impl Datapath {
         let network = Network::connect()?;
         check_addresses(&network, config, resolved).await?;
         let pin_dir = PinDir::claim(&config.datapath.pin_dir)?;
-        let (path, fresh) = (pin_dir.path().to_owned(), pin_dir.fresh);
-        match Self::build(config, resolved, kernel_log, network.clone(), pin_dir).await {
+        let made = Made {
+            pins: pin_dir.fresh.then(|| pin_dir.path().to_owned()),
+            device: (!network.has_device(&config.datapath.device).await?)
+                .then(|| config.datapath.device.clone()),
+        };
+        match Self::build(config, resolved, kernel_log, network.clone(), pin_dir, made.clone()).await {
             Ok(datapath) => Ok(datapath),
             Err(error) => {
-                if fresh {
-                    if let Err(error) = remove(&network, &path, &config.datapath.device).await {
-                        tracing::error!("cleaning up after a failed start failed too: {error:#}");
-                    }
-                }
+                made.undo(&network).await;
                 Err(error)
             }
         }
@@ -106,8 +109,12 @@ impl Datapath {
         kernel_log: bool,
         network: Network,
         pin_dir: PinDir,
+        made: Made,
     ) -> Result<Self> {
         let device_name = &config.datapath.device;
+        if made.pins.is_some() && made.device.is_none() {
+            programs::refuse_foreign(device_name)?;
+        }
         let device = network.ensure_device(device_name).await?;
         let settings = programs::Settings::new(&config.datapath, device, kernel_log);
         let mut programs = programs::load(&settings, Some(pin_dir.path()))?;
@@ -138,6 +145,7 @@ impl Datapath {
         sweeper.sweep();
         Ok(Self {
             pin_dir,
+            made,
             device: device_name.clone(),
             on_stop: config.datapath.on_stop,
             network,
@@ -173,7 +181,6 @@ impl Datapath {
     }
 
     /// Counts the flows of every member. Reads the whole table: not for the agent's main loop.
-    #[must_use]
     pub fn flow_counter(&self) -> impl FnOnce() -> Result<FlowCounts> + Send + 'static {
         let maps = Arc::clone(&self.maps);
         let ids = self.ids.clone();
@@ -189,6 +196,11 @@ impl Datapath {
         lock(&self.maps).count(outcome, None)
     }
 
+    /// Takes a start back that failed later: what it made itself is removed, what was there before stays.
+    pub async fn undo(self) {
+        self.made.undo(&self.network).await;
+    }
+
     /// Ends the agent's part: `keep` leaves everything in the kernel as it is, `detach` removes it.
     pub async fn stop(self) -> Result<()> {
         match self.on_stop {
@@ -196,6 +208,42 @@ impl Datapath {
             OnStop::Detach => remove(&self.network, self.pin_dir.path(), &self.device).await,
         }
     }
+}
+
+/// What this start made itself, so that a start that fails leaves nothing behind.
+#[derive(Clone, Debug)]
+struct Made {
+    pins: Option<PathBuf>,
+    device: Option<String>,
+}
+
+impl Made {
+    async fn undo(&self, network: &Network) {
+        if let Some(device) = &self.device
+            && let Err(error) = network.remove_device(device).await
+        {
+            tracing::error!("cleaning up after a failed start: {error:#}");
+        }
+        if let Some(pins) = &self.pins
+            && let Err(error) = programs::remove_pins(pins)
+        {
+            tracing::error!("cleaning up after a failed start: {error:#}");
+        }
+    }
+}
+
+/// What the flow table takes in the kernel, both halves, in bytes.
+///
+/// An element of a preallocated hash map is a header (`struct htab_elem`, 48 bytes), key and value, each rounded up
+/// to 8 bytes; a table has a bucket of 16 bytes for each element, in the next power of two.
+#[must_use]
+pub fn flow_table_bytes(max_flows: u32) -> u64 {
+    const HEADER: u64 = 48;
+    const BUCKET: u64 = 16;
+    let element =
+        |value: usize| HEADER + (size_of::<Tuple>().next_multiple_of(8) + value.next_multiple_of(8)) as u64;
+    let elements = u64::from(max_flows) * (element(size_of::<Flow>()) + element(size_of::<Stub>()));
+    elements + 2 * BUCKET * u64::from(max_flows.next_power_of_two())
 }
 
 /// Flows of every member at one moment.
@@ -215,6 +263,7 @@ impl FlowCounts {
 
 /// Removes programs, maps, pins, device and routes. Needs no running agent, and refuses while one runs.
 pub async fn uninstall(pin_dir: &Path, device: &str) -> Result<()> {
+    preflight::check()?;
     let network = Network::connect()?;
     let claim = if pin_dir.exists() { Some(PinDir::claim(pin_dir)?) } else { None };
     remove(&network, pin_dir, device).await?;

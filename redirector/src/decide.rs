@@ -26,7 +26,9 @@ use self::{
     drains::Drains,
     health::Health,
 };
-use crate::model::{CheckId, Epoch, FlowPolicy, MemberId, MemberState, ProbeOutcome, Service, SwitchKind};
+use crate::model::{
+    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Pace, ProbeOutcome, Service, SwitchKind,
+};
 
 mod choice;
 mod drains;
@@ -37,7 +39,6 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use health::Pace;
 pub use time::Time;
 pub use view::{MemberView, View};
 

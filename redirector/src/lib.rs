@@ -3,6 +3,7 @@
 //! A packet's way is in `redirector-ebpf`; a decision's way is [`probe`] → [`decide`] → [`datapath`], wired
 //! together by [`agent`]. `docs/` has one page per concern.
 
+pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod control;

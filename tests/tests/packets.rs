@@ -2,7 +2,13 @@
 //!
 //! Each case says in a sentence what it is about, what happened before, which packet comes, and what must follow.
 //! Nothing is mocked: the kernel runs the programs.
-#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, missing_docs)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test: what is odd shall panic"
+)]
 
 #[path = "packets/bench.rs"]
 mod bench;

@@ -133,6 +133,11 @@ impl Network {
             .with_context(|| format!("cannot remove the device {name}"))
     }
 
+    /// Whether there is a device with this name.
+    pub async fn has_device(&self, name: &str) -> Result<bool> {
+        Ok(self.link(name).await?.is_some())
+    }
+
     /// The index of a device; an error when there is none.
     pub async fn index_of(&self, name: &str) -> Result<u32> {
         let link = self.link(name).await?;

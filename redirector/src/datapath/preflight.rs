@@ -27,7 +27,7 @@ pub(super) fn check() -> Result<()> {
 
 fn check_kernel(version: KernelVersion) -> Result<()> {
     let (major, minor) = OLDEST;
-    if version < KernelVersion::new(major, minor.into(), 0) {
+    if version < KernelVersion::new(major, minor, 0) {
         bail!(
             "this kernel is too old: Linux {version:?} runs, Linux {major}.{minor} or newer is needed (tcx links keep \
              the programs attached when the agent stops); boot a newer kernel"
@@ -50,7 +50,7 @@ fn check_capabilities(status: &str) -> Result<()> {
     let missing: Vec<_> = NEEDED
         .iter()
         // CAP_SYS_ADMIN stands for the two that were split from it.
-        .filter(|(bit, _)| !has(*bit) && !(*bit >= 38 && has(SYS_ADMIN)))
+        .filter(|(bit, _)| !(has(*bit) || *bit >= 38 && has(SYS_ADMIN)))
         .map(|(_, name)| *name)
         .collect();
     if missing.is_empty() {

@@ -157,6 +157,19 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[u32])
     Ok(())
 }
 
+/// Refuses a device that somebody else's programs run on: an agent with another pin directory owns it.
+pub fn refuse_foreign(device: &str) -> Result<()> {
+    let (_, found) = SchedClassifier::query_tcx(device, TcAttachType::Egress)
+        .with_context(|| format!("cannot ask what runs on {device}"))?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the device {device} belongs to an agent with another pin_dir; give this one a device of its own in \
+         [datapath], or uninstall the other one"
+    )
+}
+
 fn attach_one(program: &mut SchedClassifier, pin: &Path, device: u32, direction: TcAttachType) -> Result<()> {
     match PinnedLink::from_pin(pin) {
         Ok(pinned) => match program.attach_to_link(FdLink::from(pinned).try_into()?) {

@@ -24,6 +24,14 @@ pub(super) struct Retired {
     pub(super) members: Vec<u16>,
 }
 
+/// What becomes of the pinned names under a configuration.
+struct Assignment {
+    ids: Ids,
+    retired: Retired,
+    /// Names that change, by their place in the map.
+    written: Vec<(u32, Name)>,
+}
+
 impl Ids {
     pub(super) fn service(&self, service: ServiceId) -> u16 {
         self.services[service.0]
@@ -39,7 +47,7 @@ impl Ids {
     }
 
     /// Gives every name an id: the one it had, or a free one.
-    pub(super) fn assign(config: &Config, names: &[Name]) -> Result<(Self, Retired, Vec<(u32, Name)>)> {
+    fn assign(config: &Config, names: &[Name]) -> Result<Assignment> {
         let mut table = Table { names: names.to_vec(), used: vec![false; names.len()], written: Vec::new() };
         let mut ids = Self::default();
         for service in &config.services {
@@ -53,12 +61,12 @@ impl Ids {
             ids.members.push(members);
         }
         let retired = table.retire();
-        Ok((ids, retired, table.written))
+        Ok(Assignment { ids, retired, written: table.written })
     }
 
     /// Assigns ids after the pinned names and pins what is new.
     pub(super) fn adopt(config: &Config, maps: &mut Maps) -> Result<(Self, Retired)> {
-        let (ids, retired, written) = Self::assign(config, &maps.names()?)?;
+        let Assignment { ids, retired, written } = Self::assign(config, &maps.names()?)?;
         for (index, name) in written {
             maps.set_name(index, name)?;
         }

@@ -14,16 +14,7 @@
 //! out: it neither counts nor breaks a count.
 
 use super::time::Time;
-use crate::model::{Check, CheckId, Failure, MemberState, ProbeOutcome, Verdict};
-
-/// Which interval the probes of a member use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// [`Check::interval`].
-    Normal,
-    /// [`Check::fast_interval`].
-    Fast,
-}
+use crate::model::{Check, CheckId, Failure, MemberState, Pace, ProbeOutcome, Verdict};
 
 /// One member as its checks see it.
 #[derive(Clone, Debug)]

@@ -51,7 +51,7 @@ pub fn build(words: &str, names: &Names) -> Vec<u8> {
     tcp.extend(to.port().to_be_bytes());
     tcp.extend(sequence.to_be_bytes());
     tcp.extend(acknowledged.to_be_bytes());
-    tcp.extend([u8::try_from(20 + tcp_options).unwrap() / 4 << 4, flags]);
+    tcp.extend([(u8::try_from(20 + tcp_options).unwrap() / 4) << 4, flags]);
     tcp.extend([0x20, 0x00, 0, 0, 0, 0]);
     tcp.extend(std::iter::repeat_n(1, tcp_options));
     tcp.extend((0..payload).map(|at: usize| at as u8));

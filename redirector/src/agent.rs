@@ -1,0 +1,248 @@
+//! The agent: wires probes, core and datapath together.
+//!
+//! ```text
+//! probe ──report──▶ core (decide) ──action──▶ datapath (one store, then the sweep)
+//!   ▲                  │
+//!   └──────pace────────┘
+//! ```
+//!
+//! One task owns all state and waits for whatever comes first: a report, a deadline of a core, a request over the
+//! control socket, a signal. It never blocks: what reads files or many flows runs elsewhere.
+
+mod clock;
+mod history;
+mod report;
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use self::{clock::Clock, history::History};
+use crate::{
+    config::Resolved,
+    control::server::{self, Request},
+    datapath::Datapath,
+    decide::{Action, Core, Resumed, Switch},
+    model::{CheckId, Config, FlowPolicy, MemberId, Pace, ServiceId},
+    probe::{self, Report, Target},
+};
+
+/// Reports and requests that may wait. Probers wait when the agent lags; nothing is lost.
+const QUEUE: usize = 64;
+
+/// A running agent.
+struct Agent {
+    config: Arc<Config>,
+    resolved: Arc<Resolved>,
+    datapath: Datapath,
+    clock: Clock,
+    history: History,
+    cores: Vec<Core>,
+    /// Tells the probers of a member which interval holds.
+    paces: HashMap<(ServiceId, MemberId), watch::Sender<Pace>>,
+}
+
+/// Runs until SIGTERM or SIGINT. Needs a tokio runtime on one thread.
+pub async fn run(config: Config, resolved: Resolved, kernel_log: bool) -> Result<()> {
+    // Before anything is made: a signal from here on is a clean stop.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+
+    let datapath = Datapath::start(&config, &resolved, kernel_log).await?;
+    let listener = match server::bind(&config.agent.control_socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            datapath.undo().await;
+            return Err(error);
+        }
+    };
+    let history = History::read(&config.agent.state_dir);
+    let mut agent = Agent::new(config, resolved, datapath, history);
+
+    let (reports, mut from_probes) = mpsc::channel(QUEUE);
+    let mut tasks = agent.start_probes(&reports);
+    let (requests, mut from_control) = mpsc::channel(QUEUE);
+    tasks.spawn(server::serve(listener, requests));
+    agent.carry_out();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+    // Nobody may be listening: the agent runs without systemd too.
+    let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    loop {
+        tokio::select! {
+            // What moves traffic comes first.
+            biased;
+            Some(report) = from_probes.recv() => agent.on_report(&report),
+            () = agent.sleep_until_deadline() => agent.on_deadline(),
+            Some(request) = from_control.recv() => agent.on_request(request),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        agent.carry_out();
+    }
+    let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!(on_stop = ?agent.config.datapath.on_stop, "stopping");
+    // Ends the probers and the control socket.
+    drop(tasks);
+    agent.datapath.stop().await
+}
+
+impl Agent {
+    fn new(config: Config, resolved: Resolved, datapath: Datapath, history: History) -> Self {
+        let clock = Clock;
+        let cores = config.services.iter().enumerate().map(|(at, service)| {
+            let adopted = datapath.adopted(ServiceId(at));
+            let resumed = (adopted.epoch.0 > 0).then(|| Resumed {
+                active: adopted.active,
+                epoch: adopted.epoch,
+                floor: adopted.floor,
+                last: history.resume(service, adopted.epoch),
+            });
+            if let Some(resumed) = &resumed {
+                tracing::info!(
+                    service = service.name,
+                    active = resumed.active.map(|member| service.members[member.0].name.as_str()),
+                    epoch = resumed.epoch.0,
+                    "took over what an earlier agent left"
+                );
+            }
+            Core::new(service.clone(), resumed, clock.now())
+        });
+        Self {
+            cores: cores.collect(),
+            config: Arc::new(config),
+            resolved: Arc::new(resolved),
+            datapath,
+            clock,
+            history,
+            paces: HashMap::new(),
+        }
+    }
+
+    /// One prober for each check of each member.
+    fn start_probes(&mut self, reports: &mpsc::Sender<Report>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for (at, service) in self.config.services.iter().enumerate() {
+            for (number, member) in service.members.iter().enumerate() {
+                let (service_id, member_id) = (ServiceId(at), MemberId(number));
+                let (sender, pace) = watch::channel(Pace::Fast);
+                self.paces.insert((service_id, member_id), sender);
+                // Both addresses of a member lead to the same server: one of them is probed.
+                let Some(address) = self.resolved.addresses(service_id, member_id).iter().next() else {
+                    continue;
+                };
+                for (index, check) in service.checks.iter().enumerate() {
+                    let target = Target {
+                        service: service_id,
+                        member: member_id,
+                        check_id: CheckId(index),
+                        check: check.clone(),
+                        address,
+                        login: member.login.clone(),
+                    };
+                    tasks.spawn(probe::run(target, pace.clone(), reports.clone()));
+                }
+            }
+        }
+        tasks
+    }
+
+    fn on_report(&mut self, report: &Report) {
+        self.cores[report.service.0].on_probe(self.clock.now(), report.member, report.check, &report.outcome);
+    }
+
+    fn on_deadline(&mut self) {
+        let now = self.clock.now();
+        self.cores.iter_mut().for_each(|core| core.on_deadline(now));
+    }
+
+    async fn sleep_until_deadline(&self) {
+        /// Sleeps are measured by a clock that stops in suspend, deadlines are not: look again now and then.
+        const AT_MOST: Duration = Duration::from_secs(60);
+
+        match self.cores.iter().filter_map(Core::next_deadline).min() {
+            Some(deadline) => tokio::time::sleep(deadline.since(self.clock.now()).min(AT_MOST)).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Does what the cores ask for.
+    fn carry_out(&mut self) {
+        for at in 0..self.cores.len() {
+            while let Some(action) = self.cores[at].poll_action() {
+                self.act(ServiceId(at), action);
+            }
+        }
+    }
+
+    fn act(&mut self, id: ServiceId, action: Action) {
+        match action {
+            Action::Switch(switch) => self.switch(id, &switch),
+            Action::RaiseFloor { epoch } => {
+                self.datapath.raise_floor(id, epoch);
+                tracing::info!(service = self.config.services[id.0].name, epoch = epoch.0, "drain ended");
+            }
+            Action::Pace { member, pace } => {
+                if let Some(sender) = self.paces.get(&(id, member)) {
+                    sender.send_replace(pace);
+                }
+            }
+            Action::MemberChanged { member, state, reason } => {
+                let service = &self.config.services[id.0];
+                let member = &service.members[member.0].name;
+                tracing::info!(service = service.name, member, %state, reason, "member changed");
+            }
+        }
+    }
+
+    fn switch(&mut self, id: ServiceId, switch: &Switch) {
+        self.datapath.switch(id, switch.to, switch.epoch);
+        if switch.policy == FlowPolicy::Reset {
+            self.datapath.raise_floor(id, switch.epoch);
+        }
+        let service = &self.config.services[id.0];
+        let name = |member: Option<MemberId>| member.map(|member| service.members[member.0].name.as_str());
+        tracing::warn!(
+            service = service.name,
+            from = name(switch.from),
+            to = name(switch.to),
+            epoch = switch.epoch.0,
+            kind = %switch.kind,
+            flows = ?switch.policy,
+            reason = switch.reason,
+            "switch"
+        );
+        self.history.record(service, switch, self.clock.system_time(switch.at));
+    }
+
+    fn on_request(&self, request: Request) {
+        match request {
+            Request::Status { reply } => {
+                let now = self.clock.now();
+                let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
+                let count = self.datapath.flow_counter();
+                let (config, resolved, clock) =
+                    (Arc::clone(&self.config), Arc::clone(&self.resolved), self.clock);
+                // Counting reads the whole flow table.
+                tokio::task::spawn_blocking(move || {
+                    let flows = count().unwrap_or_else(|error| {
+                        tracing::warn!("cannot count flows: {error:#}");
+                        Default::default()
+                    });
+                    // The client may have gone away meanwhile.
+                    let _gone = reply.send(report::status(&config, &resolved, &views, &flows, clock));
+                });
+            }
+        }
+    }
+}
+
+/// Where the record of switches is.
+fn state_file(state_dir: &std::path::Path) -> PathBuf {
+    state_dir.join("switches.json")
+}

@@ -1,0 +1,78 @@
+//! What the cores know, in the words of `status`.
+
+use super::clock::Clock;
+use crate::{
+    config::Resolved,
+    control::status::{MemberStatus, ServiceStatus, Status, SwitchStatus, VERSION},
+    datapath::FlowCounts,
+    decide::{MemberView, Switch, View},
+    model::{Config, MemberId, Service, ServiceId},
+};
+
+/// The whole answer; `views` are in the order of the configuration.
+pub(super) fn status(
+    config: &Config,
+    resolved: &Resolved,
+    views: &[View],
+    flows: &FlowCounts,
+    clock: Clock,
+) -> Status {
+    let services = config.services.iter().zip(views).enumerate().map(|(at, (service, view))| {
+        let id = ServiceId(at);
+        let members = view.members.iter().enumerate().map(|(number, view)| {
+            let member = MemberId(number);
+            member_status(service, member, view, resolved, id, flows, clock)
+        });
+        ServiceStatus {
+            name: service.name.clone(),
+            vips: service.vips.iter().map(ToString::to_string).collect(),
+            state: view.state,
+            active: view.active.map(|member| name(service, member)),
+            epoch: view.epoch.0,
+            since: view.since.map(|since| clock.rfc3339(since)),
+            pinned: None,
+            paused: false,
+            last_switch: view.last.as_ref().map(|switch| switch_status(service, switch, clock)),
+            members: members.collect(),
+        }
+    });
+    Status { version: VERSION, services: services.collect() }
+}
+
+fn member_status(
+    service: &Service,
+    id: MemberId,
+    view: &MemberView,
+    resolved: &Resolved,
+    service_id: ServiceId,
+    flows: &FlowCounts,
+    clock: Clock,
+) -> MemberStatus {
+    let member = &service.members[id.0];
+    MemberStatus {
+        name: member.name.clone(),
+        endpoint: member.endpoint.to_string(),
+        addresses: resolved.addresses(service_id, id).iter().map(|address| address.to_string()).collect(),
+        weight: member.weight,
+        state: view.state,
+        reason: view.reason.clone(),
+        checked_at: view.checked_at.map(|at| clock.rfc3339(at)),
+        eligible: view.eligible,
+        eligible_reason: view.eligible_reason.clone(),
+        flows: flows.of(service_id, id),
+    }
+}
+
+fn switch_status(service: &Service, switch: &Switch, clock: Clock) -> SwitchStatus {
+    SwitchStatus {
+        from: switch.from.map(|member| name(service, member)),
+        to: switch.to.map(|member| name(service, member)),
+        kind: switch.kind,
+        reason: switch.reason.clone(),
+        at: clock.rfc3339(switch.at),
+    }
+}
+
+fn name(service: &Service, member: MemberId) -> String {
+    service.members[member.0].name.clone()
+}

@@ -1,0 +1,183 @@
+//! `redirector check`: what a configuration means on this host, before it is run. Touches nothing.
+
+use std::{io::Write, net::SocketAddr, path::Path, time::Duration};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{
+    CheckArgs, Exit, Output, run,
+    table::{Align, Table},
+};
+use crate::{
+    config::Resolved,
+    control::status::VERSION,
+    datapath,
+    model::{Check, CheckKind, Config, MemberId, ProbeOutcome, ServiceId, Verdict},
+    probe,
+};
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+struct Findings {
+    version: u32,
+    /// Whether every check passed for every member.
+    passed: bool,
+    /// What the maps take in the kernel with the configured size, in bytes.
+    flow_table_bytes: u64,
+    /// How many flows one member address can carry from this host: source ports of the member side.
+    flows_per_member_address: u32,
+    checks: Vec<Finding>,
+}
+
+/// One check of one member.
+#[derive(Debug, Serialize)]
+struct Finding {
+    service: String,
+    member: String,
+    address: String,
+    check: &'static str,
+    passed: bool,
+    result: String,
+    /// From a crash of the server until the check fails, in milliseconds.
+    detects_crash_ms: u64,
+    /// From the moment that nothing comes back any more until the check fails, in milliseconds.
+    detects_silence_ms: u64,
+}
+
+/// Validates, runs every check once, prints what was found.
+pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
+    let (config, resolved) = match run::read(&args.config) {
+        Ok(read) => read,
+        Err(error) => return run::wrong_configuration(&error),
+    };
+    if let Err(error) = datapath::check_host(&config, &resolved).await {
+        return run::failed(&error);
+    }
+    let findings = probe_all(&config, &resolved).await;
+    match write(&findings, &args.config, args.output, out) {
+        Ok(()) if findings.passed => Exit::Done,
+        Ok(()) => Exit::Failed,
+        Err(error) => run::failed(&error),
+    }
+}
+
+async fn probe_all(config: &Config, resolved: &Resolved) -> Findings {
+    let mut checks = Vec::new();
+    for (at, service) in config.services.iter().enumerate() {
+        for (number, member) in service.members.iter().enumerate() {
+            for address in resolved.addresses(ServiceId(at), MemberId(number)).iter() {
+                for check in &service.checks {
+                    let outcome = probe::once(check, address, &member.login).await;
+                    checks.push(finding(&service.name, &member.name, address, check, &outcome));
+                }
+            }
+        }
+    }
+    let ports = config.datapath.port_range;
+    Findings {
+        version: VERSION,
+        passed: checks.iter().all(|finding| finding.passed),
+        flow_table_bytes: datapath::flow_table_bytes(config.datapath.max_flows),
+        flows_per_member_address: u32::from(ports.last - ports.first) + 1,
+        checks,
+    }
+}
+
+fn finding(
+    service: &str,
+    member: &str,
+    address: SocketAddr,
+    check: &Check,
+    outcome: &ProbeOutcome,
+) -> Finding {
+    Finding {
+        service: service.into(),
+        member: member.into(),
+        address: address.to_string(),
+        check: check.kind.name(),
+        passed: outcome.verdict() == Verdict::Pass,
+        result: outcome.to_string(),
+        detects_crash_ms: milliseconds(crash(check)),
+        detects_silence_ms: milliseconds(silence(check)),
+    }
+}
+
+/// Worst case from a crash to the last failure that counts. The end of a kept connection starts the first probe at
+/// once; a check that keeps none waits for its interval. Refused probes take no time worth counting.
+fn crash(check: &Check) -> Duration {
+    let first = match check.kind {
+        CheckKind::Ping => Duration::ZERO,
+        CheckKind::Tcp => check.interval,
+    };
+    first + check.fast_interval * (check.fall - 1)
+}
+
+/// Worst case from the first lost packet to the last failure that counts: every probe runs into its time-out.
+fn silence(check: &Check) -> Duration {
+    check.interval + check.timeout + check.fast_interval.max(check.timeout) * (check.fall - 1)
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Write) -> Result<()> {
+    if output == Output::Json {
+        serde_json::to_writer_pretty(&mut *out, findings)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    let mut table = Table::new([
+        ("service", Align::Left),
+        ("member", Align::Left),
+        ("address", Align::Left),
+        ("check", Align::Left),
+        ("crash seen in", Align::Right),
+        ("silence seen in", Align::Right),
+        ("result", Align::Left),
+    ]);
+    for finding in &findings.checks {
+        table.row([
+            finding.service.clone(),
+            finding.member.clone(),
+            finding.address.clone(),
+            finding.check.into(),
+            format!("{} ms", finding.detects_crash_ms),
+            format!("{} ms", finding.detects_silence_ms),
+            finding.result.clone(),
+        ]);
+    }
+    writeln!(out, "{} is valid.\n", config.display())?;
+    write!(out, "{table}")?;
+    writeln!(
+        out,
+        "\nFlow table: {} MiB of kernel memory. One member address carries at most {} flows from this host.",
+        findings.flow_table_bytes.div_ceil(1 << 20),
+        findings.flows_per_member_address
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(kind: CheckKind) -> Check {
+        Check {
+            kind,
+            interval: Duration::from_millis(1000),
+            fast_interval: Duration::from_millis(50),
+            timeout: Duration::from_millis(400),
+            fall: 3,
+            rise: 2,
+        }
+    }
+
+    #[test]
+    fn worst_cases_follow_from_the_intervals() {
+        assert_eq!(crash(&check(CheckKind::Ping)), Duration::from_millis(2 * 50));
+        assert_eq!(crash(&check(CheckKind::Tcp)), Duration::from_millis(1000 + 2 * 50));
+        assert_eq!(silence(&check(CheckKind::Ping)), Duration::from_millis(1000 + 3 * 400));
+    }
+}
