@@ -62,7 +62,11 @@ pub fn measure(effort: &Effort) -> Result<()> {
              connection had ended. Milliseconds, median (min to max).",
             load.pause, effort.outages
         ),
-        &["fault of the active member", "all workers served again", "all blocked and subscribed clients woken"],
+        &[
+            "fault of the active member",
+            "all workers served again",
+            "all blocked and subscribed clients woken",
+        ],
     );
     for fault in FAULTS {
         let mut outages = Vec::new();

@@ -56,7 +56,11 @@ impl<'a> Load<'a> {
         let output = self.lab.app().output(command)?;
         let cpu = used()?.saturating_sub(before).as_secs_f64() * 1e6 / f64::from(self.commands);
         let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "redis-benchmark: {text}{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "redis-benchmark: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let rate = rate(&text).with_context(|| format!("redis-benchmark printed no rate: {text}"))?;
         Ok(Leg { rate, cpu })
     }

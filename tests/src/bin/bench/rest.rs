@@ -78,7 +78,8 @@ fn maps(dir: &Path) -> Result<Vec<(String, u64)>> {
         let entry = entry?;
         let map = MapInfo::from_pin(entry.path())?.fd()?;
         let information = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd()))?;
-        let bytes = number_after(&information, "memlock").context("the kernel does not tell a map's memory")?;
+        let bytes =
+            number_after(&information, "memlock").context("the kernel does not tell a map's memory")?;
         maps.push((entry.file_name().to_string_lossy().into_owned(), bytes));
     }
     Ok(maps)
