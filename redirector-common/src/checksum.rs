@@ -27,6 +27,18 @@ impl Sum {
         self.add(addr.0[0]).add(addr.0[1]).add(addr.0[2]).add(addr.0[3])
     }
 
+    /// Adds many words.
+    #[inline(always)]
+    #[must_use]
+    pub const fn add_all<const N: usize>(mut self, words: &[u32; N]) -> Self {
+        let mut at = 0;
+        while at < N {
+            self = self.add(words[at]);
+            at += 1;
+        }
+        self
+    }
+
     /// What takes this sum away again.
     #[inline(always)]
     #[must_use]
@@ -49,18 +61,17 @@ impl Sum {
         !self.folded()
     }
 
-    /// The TCP pseudo-header: both addresses, the protocol and the length of header and payload in bytes
-    /// (RFC 9293 section 3.1; RFC 8200 section 8.1).
+    /// A pseudo-header: both addresses, the protocol and the length of header and payload in bytes (RFC 9293
+    /// section 3.1; RFC 8200 section 8.1).
     #[inline(always)]
     #[must_use]
-    pub const fn pseudo_header(tuple: &Tuple, v6: bool, length: u16) -> Self {
-        const TCP: u16 = 6;
+    pub const fn pseudo_header(tuple: &Tuple, v6: bool, protocol: u8, length: u16) -> Self {
         let addresses = if v6 {
             Self(0).add_addr(&tuple.near).add_addr(&tuple.far)
         } else {
             Self(tuple.near.v4_word()).add(tuple.far.v4_word())
         };
-        addresses.add(TCP.to_be() as u32).add(length.to_be() as u32)
+        addresses.add((protocol as u16).to_be() as u32).add(length.to_be() as u32)
     }
 
     /// A checksum field after the summed data changed by this difference (RFC 1624, equation 3).

@@ -9,7 +9,8 @@
 //! | [`checksum`] | one's complement arithmetic (RFC 1071, RFC 1624) |
 //! | [`decision`] | the 64-bit word that says where new flows go |
 //! | [`flow`] | the state of one TCP connection, staleness, and what a segment means for it |
-//! | [`reset`] | the numbers and bytes of a correct RST (RFC 9293) |
+//! | [`reset`] | the numbers of a correct RST (RFC 9293), and its header |
+//! | [`build`] | the other headers of packets that programs make |
 //! | [`outcome`] | what became of a packet |
 //! | [`layout`] | the remaining map values, map names and sizes |
 #![no_std]
@@ -22,6 +23,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod build;
 pub mod checksum;
 pub mod decision;
 pub mod flow;

@@ -47,6 +47,10 @@ outcomes! {
     RefusedNoPort = "refused_no_port",
     /// A connection was refused because the routing table has no way to the member.
     RefusedNoRoute = "refused_no_route",
+    /// A UDP datagram to a VIP's address was answered with port unreachable.
+    RefusedUdp = "refused_udp",
+    /// An echo request to a VIP's address was answered.
+    EchoAnswered = "echo_answered",
     /// A segment in the middle of a flow that is not known was answered with a reset.
     RefusedUnknownFlow = "refused_unknown_flow",
     /// A reset for a flow that is not known was dropped: a reset is never answered.
@@ -63,7 +67,7 @@ outcomes! {
     NotOurs = "not_ours",
     /// Neither IPv4 nor IPv6, or tagged for a VLAN: left alone.
     NotIp = "not_ip",
-    /// Neither TCP nor ICMP echo: left alone.
+    /// No TCP, and nothing that a VIP's address answers: left alone.
     NotTcp = "not_tcp",
     /// A fragment of an IP packet: left alone.
     Fragment = "fragment",

@@ -1,4 +1,4 @@
-//! Parsing a frame into the one thing that decisions need: a TCP segment between two ends.
+//! Parsing a frame into what decisions need: a TCP segment between two ends, or something else.
 //!
 //! Hooks differ in how they reach the bytes of a packet and how they mend its checksums; [`Packet`] is that
 //! difference, and all other packet code is written over it.
@@ -38,7 +38,14 @@ const ETHERTYPE: usize = 12;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-const PROTOCOL_TCP: u8 = 6;
+/// TCP (IANA protocol number).
+pub const PROTOCOL_TCP: u8 = 6;
+/// UDP.
+pub const PROTOCOL_UDP: u8 = 17;
+/// ICMP.
+pub const PROTOCOL_ICMP: u8 = 1;
+/// ICMPv6.
+pub const PROTOCOL_ICMPV6: u8 = 58;
 
 /// Length of an IPv4 header without options, in bytes.
 pub const IPV4: usize = 20;
@@ -142,21 +149,67 @@ impl Segment {
     }
 }
 
-/// Reads a frame. Whatever is not a whole TCP segment has an outcome and is to be left unchanged.
+/// An IP packet that is not TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Sender and receiver; their ports are not read.
+    pub ends: Tuple,
+    /// Transport protocol (IANA number).
+    pub protocol: u8,
+    /// Whether the addresses are IPv6.
+    pub v6: bool,
+    /// Offset of what follows the IP header.
+    pub offset: u16,
+}
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// A whole TCP segment.
+    Segment(Segment),
+    /// Another IP packet, no fragment.
+    Datagram(Datagram),
+}
+
+/// What an IP header says.
+struct Header {
+    protocol: u8,
+    v6: bool,
+    addresses: [Addr; 2],
+    /// Offset of what follows.
+    offset: usize,
+    /// Length of what follows, in bytes.
+    length: u32,
+}
+
+/// Reads a frame. Whatever is no whole IP packet has an outcome and is to be left unchanged.
 ///
 /// Lengths are taken from the IP header: the frame may be padded, and what it holds beyond is no data.
 #[inline(always)]
-pub fn parse(packet: &impl Packet) -> Result<Segment, Outcome> {
+pub fn parse(packet: &impl Packet) -> Result<Parsed, Outcome> {
     let ethertype: u16 = packet.load(ETHERTYPE).ok_or(Outcome::Malformed)?;
-    match u16::from_be(ethertype) {
-        ETHERTYPE_IPV4 => parse_v4(packet),
-        ETHERTYPE_IPV6 => parse_v6(packet),
-        _ => Err(Outcome::NotIp),
+    let header = match u16::from_be(ethertype) {
+        ETHERTYPE_IPV4 => parse_v4(packet)?,
+        ETHERTYPE_IPV6 => parse_v6(packet)?,
+        _ => return Err(Outcome::NotIp),
+    };
+    if packet.length() < header.offset as u32 + header.length {
+        return Err(Outcome::Malformed);
     }
+    if header.protocol == PROTOCOL_TCP {
+        return parse_tcp(packet, &header).map(Parsed::Segment);
+    }
+    let [near, far] = header.addresses;
+    Ok(Parsed::Datagram(Datagram {
+        ends: Tuple { near, far, ..Tuple::default() },
+        protocol: header.protocol,
+        v6: header.v6,
+        offset: header.offset as u16,
+    }))
 }
 
 #[inline(always)]
-fn parse_v4(packet: &impl Packet) -> Result<Segment, Outcome> {
+fn parse_v4(packet: &impl Packet) -> Result<Header, Outcome> {
     const FRAGMENT: u16 = 0x3fff_u16.to_be(); // More-fragments flag and offset, not don't-fragment.
 
     let at = |offset| ETHERNET + offset;
@@ -170,24 +223,20 @@ fn parse_v4(packet: &impl Packet) -> Result<Segment, Outcome> {
     if fragment & FRAGMENT != 0 {
         return Err(Outcome::Fragment);
     }
-    if protocol != PROTOCOL_TCP {
-        return Err(Outcome::NotTcp);
-    }
     let length: u16 = packet.load(at(field::V4_LENGTH)).ok_or(Outcome::Malformed)?;
     let source: u32 = packet.load(at(field::V4_SOURCE)).ok_or(Outcome::Malformed)?;
     let destination: u32 = packet.load(at(field::V4_DESTINATION)).ok_or(Outcome::Malformed)?;
-    let segment = u32::from(u16::from_be(length)).checked_sub(header as u32).ok_or(Outcome::Malformed)?;
-    parse_tcp(
-        packet,
-        ETHERNET + header,
-        segment,
-        false,
-        [Addr::from_v4_word(source), Addr::from_v4_word(destination)],
-    )
+    Ok(Header {
+        protocol,
+        v6: false,
+        addresses: [Addr::from_v4_word(source), Addr::from_v4_word(destination)],
+        offset: ETHERNET + header,
+        length: u32::from(u16::from_be(length)).checked_sub(header as u32).ok_or(Outcome::Malformed)?,
+    })
 }
 
 #[inline(always)]
-fn parse_v6(packet: &impl Packet) -> Result<Segment, Outcome> {
+fn parse_v6(packet: &impl Packet) -> Result<Header, Outcome> {
     const NEXT_HEADER: usize = 6;
     const FRAGMENT_HEADER: u8 = 44;
 
@@ -196,33 +245,25 @@ fn parse_v6(packet: &impl Packet) -> Result<Segment, Outcome> {
     if version >> 4 != 6 {
         return Err(Outcome::Malformed);
     }
-    match packet.load::<u8>(at(NEXT_HEADER)).ok_or(Outcome::Malformed)? {
-        PROTOCOL_TCP => {}
-        FRAGMENT_HEADER => return Err(Outcome::Fragment),
-        _ => return Err(Outcome::NotTcp),
+    let protocol = packet.load::<u8>(at(NEXT_HEADER)).ok_or(Outcome::Malformed)?;
+    if protocol == FRAGMENT_HEADER {
+        return Err(Outcome::Fragment);
     }
     let length: u16 = packet.load(at(field::V6_LENGTH)).ok_or(Outcome::Malformed)?;
     let source = packet.load(at(field::V6_SOURCE)).ok_or(Outcome::Malformed)?;
     let destination = packet.load(at(field::V6_DESTINATION)).ok_or(Outcome::Malformed)?;
-    parse_tcp(
-        packet,
-        ETHERNET + IPV6,
-        u32::from(u16::from_be(length)),
-        true,
-        [Addr(source), Addr(destination)],
-    )
+    Ok(Header {
+        protocol,
+        v6: true,
+        addresses: [Addr(source), Addr(destination)],
+        offset: ETHERNET + IPV6,
+        length: u32::from(u16::from_be(length)),
+    })
 }
 
-/// `length` is that of TCP header and payload after the IP header.
 #[inline(always)]
-fn parse_tcp(
-    packet: &impl Packet,
-    offset: usize,
-    length: u32,
-    v6: bool,
-    [source, destination]: [Addr; 2],
-) -> Result<Segment, Outcome> {
-    let word = |at| packet.load::<u32>(offset + at).ok_or(Outcome::Malformed);
+fn parse_tcp(packet: &impl Packet, ip: &Header) -> Result<Segment, Outcome> {
+    let word = |at| packet.load::<u32>(ip.offset + at).ok_or(Outcome::Malformed);
     let ports: u32 = word(0)?;
     let sequence = u32::from_be(word(4)?);
     let acknowledged = u32::from_be(word(8)?);
@@ -230,24 +271,24 @@ fn parse_tcp(
     word(16)?; // Checksum and urgent pointer: the header is whole.
 
     let header = u32::from(data_offset >> 4) * 4;
-    if header < TCP as u32 || header > length || packet.length() < offset as u32 + length {
+    if header < TCP as u32 || header > ip.length {
         return Err(Outcome::Malformed);
     }
     let [a, b, c, d] = ports.to_ne_bytes();
-    let flags = Flags(bits);
+    let [near, far] = ip.addresses;
     Ok(Segment {
         ends: Tuple {
-            near: source,
-            far: destination,
+            near,
+            far,
             near_port: Port::from_wire(u16::from_ne_bytes([a, b])),
             far_port: Port::from_wire(u16::from_ne_bytes([c, d])),
         },
         sequence,
         acknowledged,
-        reach: length - header + u32::from(bits & Flags::SYN != 0) + u32::from(bits & Flags::FIN != 0),
-        flags,
-        v6,
-        tcp_offset: offset as u16,
+        reach: ip.length - header + u32::from(bits & Flags::SYN != 0) + u32::from(bits & Flags::FIN != 0),
+        flags: Flags(bits),
+        v6: ip.v6,
+        tcp_offset: ip.offset as u16,
     })
 }
 

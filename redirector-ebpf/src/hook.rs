@@ -4,7 +4,7 @@ use aya_ebpf::EbpfContext;
 use redirector_common::{
     addr::Tuple,
     outcome::Outcome,
-    packet::{Packet, Segment},
+    packet::{Datagram, Packet, Segment},
     reset::Numbers,
 };
 
@@ -33,6 +33,12 @@ pub trait Hook: Packet {
 
     /// Makes a reset out of the packet, between `ends`.
     fn become_reset(&mut self, segment: &Segment, ends: &Tuple, numbers: Numbers) -> Option<()>;
+
+    /// Makes an ICMP error out of a datagram, unless it is one that errors do not answer or has IPv4 options.
+    fn become_port_unreachable(&mut self, datagram: &Datagram) -> Option<()>;
+
+    /// Makes the reply out of an echo request; `None`: it is none.
+    fn become_echo_reply(&mut self, datagram: &Datagram) -> Option<()>;
 
     /// Asks the routing table for the way to the far end of `ends`.
     fn route(&self, ends: &Tuple, v6: bool) -> Option<Route>;

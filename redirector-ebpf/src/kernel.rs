@@ -124,9 +124,9 @@ pub fn pull(skb: *mut __sk_buff, length: u32) {
     let _checked_by_the_next_read = unsafe { helpers::generated::bpf_skb_pull_data(skb, length) };
 }
 
-/// Cuts the packet to `length` bytes and drops what segmentation offload knew of it.
+/// Cuts or lengthens the packet to `length` bytes and drops what segmentation offload knew of it.
 #[inline(always)]
-pub fn trim(skb: *mut __sk_buff, length: u32) -> Option<()> {
+pub fn resize(skb: *mut __sk_buff, length: u32) -> Option<()> {
     // SAFETY: `skb` is the context that the program was given.
     (unsafe { helpers::generated::bpf_skb_change_tail(skb, length, 0) } == 0).then_some(())
 }

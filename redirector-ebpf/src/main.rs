@@ -1,7 +1,7 @@
 //! The kernel programs. One file per hook, thin: parse, decide, apply. One file per concern.
 //!
 //! A packet's way: [`tc`] takes it from the kernel and hands it to [`from_client`] (towards a member) or to
-//! [`from_member`] (back); [`open`] makes a flow, [`reset`] ends one. What a packet *means* is decided by the pure
+//! [`from_member`] (back); [`open`] makes a flow, [`reset`] ends one, [`stray`] answers what is no TCP. What a packet *means* is decided by the pure
 //! functions of `redirector-common`. All calls into the kernel stand in [`kernel`].
 #![no_std]
 #![no_main]
@@ -20,6 +20,7 @@ mod maps;
 mod open;
 mod reset;
 mod settings;
+mod stray;
 mod tc;
 
 /// The helpers that programs call are free only to programs under a licence compatible with the GPL; Apache-2.0

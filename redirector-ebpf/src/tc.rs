@@ -3,9 +3,13 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use redirector_common::{
     addr::Tuple,
+    build,
     checksum::{Delta, Sum},
     outcome::Outcome,
-    packet::{ETHERNET, IPV4, Packet, Segment, TCP, Word, field, parse},
+    packet::{
+        Datagram, ETHERNET, IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, Parsed,
+        Segment, TCP, Word, field, parse,
+    },
     reset::{self, Numbers},
 };
 
@@ -13,13 +17,13 @@ use crate::{
     from_client, from_member,
     hook::{Hook, Verdict},
     kernel::{self, Route},
-    maps, settings,
+    maps, settings, stray,
 };
 
 /// Everything routed to a VIP leaves the host's stack here.
 #[classifier]
 pub fn redirector_egress(ctx: TcContext) -> i32 {
-    run(Skb { ctx }, from_client::handle)
+    run(Skb { ctx }, from_client::handle, stray::handle)
 }
 
 /// Whatever an uplink receives passes here before the host's stack sees it.
@@ -30,15 +34,20 @@ pub fn redirector_ingress(ctx: TcContext) -> i32 {
         maps::count(Outcome::NotIp, None, ctx.len());
         return Skb::LEAVE;
     }
-    run(Skb { ctx }, from_member::handle)
+    run(Skb { ctx }, from_member::handle, |_, _| Verdict::leave(Outcome::NotTcp))
 }
 
-/// Parses, lets `handle` decide and apply, and counts.
+/// Parses, lets a handler decide and apply, and counts.
 #[inline(always)]
-fn run(mut packet: Skb, handle: impl Fn(&mut Skb, &Segment) -> Verdict<Skb>) -> i32 {
+fn run(
+    mut packet: Skb,
+    segments: impl Fn(&mut Skb, &Segment) -> Verdict<Skb>,
+    datagrams: impl Fn(&mut Skb, &Datagram) -> Verdict<Skb>,
+) -> i32 {
     let bytes = packet.length();
     let verdict = match packet.parse() {
-        Ok(segment) => handle(&mut packet, &segment),
+        Ok(Parsed::Segment(segment)) => segments(&mut packet, &segment),
+        Ok(Parsed::Datagram(datagram)) => datagrams(&mut packet, &datagram),
         Err(outcome) => Verdict::leave(outcome),
     };
     maps::count(verdict.outcome, verdict.member, bytes);
@@ -56,7 +65,7 @@ const HEADERS: u32 = (ETHERNET + 60 + TCP) as u32;
 impl Skb {
     /// Parses, and once more if headers lay where the program cannot reach them.
     #[inline(always)]
-    fn parse(&mut self) -> Result<Segment, Outcome> {
+    fn parse(&mut self) -> Result<Parsed, Outcome> {
         let parsed = parse(self);
         if !matches!(parsed, Err(Outcome::Malformed)) || self.reachable() >= HEADERS {
             return parsed;
@@ -90,9 +99,8 @@ impl Skb {
         kernel::adjust_checksum(skb, offset, 1)?;
         let partial = self.load::<u16>(offset as usize)? == 0;
         self.store(offset as usize, 0_u16)?;
-        let pseudo = Sum::pseudo_header(ends, v6, TCP as u16);
-        let checksum =
-            if partial { pseudo.folded() } else { pseudo.add(reset::header_sum(header).0).finished() };
+        let pseudo = Sum::pseudo_header(ends, v6, PROTOCOL_TCP, reset::LENGTH);
+        let checksum = if partial { pseudo.folded() } else { pseudo.add_all(header).finished() };
         kernel::store(skb, offset, &checksum)
     }
 }
@@ -158,19 +166,52 @@ impl Hook for Skb {
     fn become_reset(&mut self, segment: &Segment, ends: &Tuple, numbers: Numbers) -> Option<()> {
         let skb = self.ctx.skb.skb;
         let tcp = usize::from(segment.tcp_offset & 0x7f);
-        kernel::trim(skb, (tcp + TCP) as u32)?;
+        kernel::resize(skb, (tcp + TCP) as u32)?;
         if segment.v6 {
-            kernel::store(skb, ETHERNET as u32, &reset::ipv6_start())?;
-            kernel::store(skb, (ETHERNET + field::V6_SOURCE) as u32, &ends.near.0)?;
-            kernel::store(skb, (ETHERNET + field::V6_DESTINATION) as u32, &ends.far.0)?;
+            kernel::store(skb, ETHERNET as u32, &build::ipv6_header(ends, PROTOCOL_TCP, reset::LENGTH))?;
         } else {
             let options = (tcp - ETHERNET - IPV4) / 4;
-            let header = reset::ipv4_header(ends, options);
+            let header = build::ipv4_header(ends, options, PROTOCOL_TCP, reset::LENGTH);
             kernel::store_ipv4_header(skb, &header, options)?;
         }
         let header = reset::header(ends, numbers);
         kernel::store(skb, tcp as u32, &header)?;
         self.finish_reset(tcp, ends, segment.v6, &header)
+    }
+
+    #[inline(always)]
+    fn become_port_unreachable(&mut self, datagram: &Datagram) -> Option<()> {
+        let ends = datagram.ends.reversed();
+        if datagram.v6 {
+            let quote = self.quote::<{ build::QUOTE_V6 }>()?;
+            let header = build::ipv6_header(&ends, PROTOCOL_ICMPV6, (8 + size_of_val(&quote)) as u16);
+            let error = build::port_unreachable_v6(&ends, &quote);
+            self.become_error(IPV6, &header, error, &quote)
+        } else if usize::from(datagram.offset) == ETHERNET + IPV4 {
+            let quote = self.quote::<{ build::QUOTE_V4 }>()?;
+            let [a, b, c, d, e, ..] =
+                build::ipv4_header(&ends, 0, PROTOCOL_ICMP, (8 + size_of_val(&quote)) as u16);
+            let error = build::port_unreachable_v4(&quote);
+            self.become_error(IPV4, &[a, b, c, d, e], error, &quote)
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    fn become_echo_reply(&mut self, datagram: &Datagram) -> Option<()> {
+        let at = usize::from(datagram.offset);
+        let reply = build::echo_reply(self.load(at)?, datagram.protocol)?;
+        self.store(at, reply)?;
+        let ends = &datagram.ends;
+        // Swapped addresses leave every sum as it was.
+        if datagram.v6 {
+            self.store(ETHERNET + field::V6_SOURCE, ends.far.0)?;
+            self.store(ETHERNET + field::V6_DESTINATION, ends.near.0)
+        } else {
+            self.store(ETHERNET + field::V4_SOURCE, ends.far.v4_word())?;
+            self.store(ETHERNET + field::V4_DESTINATION, ends.near.v4_word())
+        }
     }
 
     #[inline(always)]
@@ -190,6 +231,33 @@ impl Hook for Skb {
 }
 
 impl Skb {
+    /// The first words of the IP packet, for an ICMP error.
+    #[inline(always)]
+    fn quote<const N: usize>(&self) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        for (at, word) in words.iter_mut().enumerate() {
+            *word = self.load(ETHERNET + at * 4)?;
+        }
+        Some(words)
+    }
+
+    /// Replaces the packet by an ICMP error: an IP header of `length` bytes, the error's own header, and the quote.
+    #[inline(always)]
+    fn become_error<H: Copy, Q: Copy>(
+        &mut self,
+        length: usize,
+        header: &H,
+        error: [u32; 2],
+        quote: &Q,
+    ) -> Option<()> {
+        let skb = self.ctx.skb.skb;
+        let icmp = ETHERNET + length;
+        kernel::resize(skb, (icmp + 8 + size_of::<Q>()) as u32)?;
+        kernel::store(skb, (icmp + 8) as u32, quote)?;
+        kernel::store(skb, icmp as u32, &error)?;
+        kernel::store(skb, ETHERNET as u32, header)
+    }
+
     /// Without the device's own address as destination the stack takes the packet for somebody else's.
     #[inline(always)]
     fn address_to_device(&mut self) -> Option<()> {

@@ -225,17 +225,16 @@ impl Agent {
             Request::Status { reply } => {
                 let now = self.clock.now();
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
-                let count = self.datapath.flow_counter();
+                let count = self.datapath.counter();
                 let (config, resolved, clock) =
                     (Arc::clone(&self.config), Arc::clone(&self.resolved), self.clock);
                 // Counting reads the whole flow table.
-                tokio::task::spawn_blocking(move || {
-                    let flows = count().unwrap_or_else(|error| {
-                        tracing::warn!("cannot count flows: {error:#}");
-                        Default::default()
-                    });
-                    // The client may have gone away meanwhile.
-                    let _gone = reply.send(report::status(&config, &resolved, &views, &flows, clock));
+                tokio::task::spawn_blocking(move || match count() {
+                    Ok(counts) => {
+                        // The client may have gone away meanwhile.
+                        let _gone = reply.send(report::status(&config, &resolved, &views, &counts, clock));
+                    }
+                    Err(error) => tracing::error!("cannot read the maps: {error:#}"),
                 });
             }
         }

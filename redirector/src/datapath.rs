@@ -123,6 +123,14 @@ impl Datapath {
         }
         let mut maps = Maps::take(&mut programs)?;
         claim_maps(&mut maps, pin_dir.path())?;
+        if maps.max_flows != config.datapath.max_flows {
+            tracing::warn!(
+                "the flow table that an earlier agent left has room for {} flows; max_flows = {} takes effect after \
+                 `redirector uninstall`",
+                maps.max_flows,
+                config.datapath.max_flows
+            );
+        }
 
         let routes = Routes::find(&network, config, resolved).await?;
         let (ids, retired) = Ids::adopt(config, &mut maps)?;
@@ -180,20 +188,26 @@ impl Datapath {
         self.sweeper.sweep();
     }
 
-    /// Counts the flows of every member. Reads the whole table: not for the agent's main loop.
-    pub fn flow_counter(&self) -> impl FnOnce() -> Result<FlowCounts> + Send + 'static {
+    /// Counts flows and outcomes. Reads the whole flow table: not for the agent's main loop.
+    pub fn counter(&self) -> impl FnOnce() -> Result<Counts> + Send + 'static {
         let maps = Arc::clone(&self.maps);
         let ids = self.ids.clone();
         move || {
-            let mut counts = vec![0; layout::MAX_MEMBERS as usize];
-            lock(&maps).flows.for_each(|_, flow| counts[usize::from(flow.member)] += 1)?;
-            Ok(FlowCounts { ids, counts })
+            let maps = lock(&maps);
+            let mut flows = vec![0; layout::MAX_MEMBERS as usize];
+            maps.flows.for_each(|_, flow| flows[usize::from(flow.member)] += 1)?;
+            let mut outcomes = Vec::new();
+            for outcome in Outcome::ALL {
+                let mut sum = maps.count(*outcome, None)?;
+                for member in ids.members() {
+                    let count = maps.count(*outcome, Some(member))?;
+                    sum.packets += count.packets;
+                    sum.bytes += count.bytes;
+                }
+                outcomes.push((*outcome, sum));
+            }
+            Ok(Counts { ids, flows, outcomes })
         }
-    }
-
-    /// Packets and bytes of an outcome since the maps were made.
-    pub fn count(&self, outcome: Outcome) -> Result<Count> {
-        lock(&self.maps).count(outcome, None)
     }
 
     /// Takes a start back that failed later: what it made itself is removed, what was there before stays.
@@ -246,18 +260,20 @@ pub fn flow_table_bytes(max_flows: u32) -> u64 {
     elements + 2 * BUCKET * u64::from(max_flows.next_power_of_two())
 }
 
-/// Flows of every member at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct FlowCounts {
+/// What the kernel counted, at one moment.
+#[derive(Clone, Debug)]
+pub struct Counts {
     ids: Ids,
-    counts: Vec<u64>,
+    flows: Vec<u64>,
+    /// Packets and bytes of every outcome, since the maps were made.
+    pub outcomes: Vec<(Outcome, Count)>,
 }
 
-impl FlowCounts {
+impl Counts {
     /// Flows of one member.
     #[must_use]
-    pub fn of(&self, service: ServiceId, member: MemberId) -> u64 {
-        self.counts.get(usize::from(self.ids.member(service, member))).copied().unwrap_or_default()
+    pub fn flows(&self, service: ServiceId, member: MemberId) -> u64 {
+        self.flows[usize::from(self.ids.member(service, member))]
     }
 }
 
@@ -271,8 +287,14 @@ pub async fn uninstall(pin_dir: &Path, device: &str) -> Result<()> {
     Ok(())
 }
 
-/// The device goes first: nothing is routed to programs that are about to vanish.
+/// Flows end first, while programs can carry their resets: nobody hangs on a connection that goes nowhere. Then the
+/// device goes, so that nothing is routed to programs that are about to vanish.
 async fn remove(network: &Network, pin_dir: &Path, device: &str) -> Result<()> {
+    if let Ok(maps) = Maps::open(pin_dir)
+        && maps.meta()?.namespace == own_namespace()?
+    {
+        sweep::reset_all(maps)?;
+    }
     network.remove_device(device).await?;
     programs::remove_pins(pin_dir)
 }
@@ -313,7 +335,7 @@ async fn check_addresses(network: &Network, config: &Config, resolved: &Resolved
 
 /// Refuses maps of another layout or another network namespace; claims new ones.
 fn claim_maps(maps: &mut Maps, pin_dir: &Path) -> Result<()> {
-    let namespace = fs::metadata("/proc/self/ns/net").context("cannot read the network namespace")?.ino();
+    let namespace = own_namespace()?;
     let found = maps.meta()?;
     if found.version == 0 {
         let boot =
@@ -342,13 +364,15 @@ fn claim_maps(maps: &mut Maps, pin_dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Inode of this process's network namespace.
+fn own_namespace() -> Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/net").context("cannot read the network namespace")?.ino())
+}
+
 /// Takes services and members out that the configuration does not have any more. Their flows become stale.
 fn retire(maps: &mut Maps, retired: &Retired) -> Result<()> {
     for service in &retired.services {
-        // The epoch goes on, so that flows of a later service with this id are told apart.
-        let epoch = maps.steering.decision(*service).epoch.wrapping_add(1);
-        maps.steering.set_decision(*service, Decision { active: None, epoch });
-        maps.steering.raise_floor(*service, epoch);
+        maps.steering.end(*service);
     }
     for member in &retired.members {
         for slot in 0..layout::SLOTS {

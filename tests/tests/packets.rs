@@ -45,7 +45,7 @@ fn run(v6: bool) {
 }
 
 fn check(case: &Case, v6: bool) -> Result<(), String> {
-    let mut bench = Bench::new(v6, 64);
+    let mut bench = Bench::new(v6, 64, false);
     for given in case.given {
         match given {
             Given::Sent(words) => drop(bench.sent(words)),
@@ -90,7 +90,15 @@ fn table_ipv6() {
 /// Whatever comes, a program neither changes nor drops what it does not understand.
 #[test]
 fn noise_is_left_alone() {
-    let mut bench = Bench::new(false, 64);
+    let mut bench = Bench::new(false, 64, false);
     assert_ne!(bench.device(), 0);
     bench.survives_noise(20_000);
+}
+
+/// The log is verified only when it is on: what is off, the verifier removes.
+#[test]
+fn programs_carry_with_the_log_on() {
+    let mut bench = Bench::new(false, 64, true);
+    assert_eq!(bench.sent("client > vip SYN seq=100").outcome, "opened");
+    assert_eq!(bench.sent("client > vip:80 SYN seq=100").outcome, "refused_no_service");
 }

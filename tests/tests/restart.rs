@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use redirector_tests::{Application, Host, Lab, Scenario, Value, vip_addresses, with_and_without_offloads};
+use redirector_tests::{
+    Application, Host, Lab, Scenario, Value, WaitingClient, vip_addresses, with_and_without_offloads,
+};
 
 const START: Duration = Duration::from_secs(10);
 
@@ -115,6 +117,11 @@ fn uninstalled(scenario: Scenario) {
         let mut agent = lab.agent(&config)?;
         agent.wait_active("m1", START)?;
         let mut direct = lab.app().connect(lab.member("m1").v4())?;
+        // A program that vanishes under an open connection would leave its client hanging.
+        let waiting: Vec<_> = vip_addresses()
+            .map(|address| WaitingClient::blocked(lab.app(), address, "nothing"))
+            .into_iter()
+            .collect::<Result<_>>()?;
         agent.terminate()?;
         ensure!(config.pin_dir().exists() && lab.app().offloads("redirector0").is_ok(), "on_stop = \"keep\"");
         for _ in 0..2 {
@@ -123,6 +130,9 @@ fn uninstalled(scenario: Scenario) {
             ensure!(lab.app().offloads("redirector0").is_err(), "the VIP device is left");
             let left = programs(lab.app(), "eth0", TcAttachType::Ingress)?;
             ensure!(left == 0, "{left} programs are left");
+        }
+        for client in &waiting {
+            client.wait_woken(Duration::from_secs(1)).context("an open connection was not reset")?;
         }
         for address in vip_addresses() {
             ensure!(lab.app().connect(address).is_err(), "{address} still leads somewhere");

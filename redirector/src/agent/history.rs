@@ -3,12 +3,7 @@
 //! Losing the file loses the reason and the time of the last switch, and with them a drain or a hold-down that was
 //! running. It decides nothing else: active member and epoch are in the maps.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, fs, path::Path, sync::mpsc, thread, time::SystemTime};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -33,8 +28,10 @@ struct Record {
 /// The newest switch of each service, by its name.
 #[derive(Debug)]
 pub(super) struct History {
-    file: PathBuf,
     records: BTreeMap<String, Record>,
+    /// To the thread that writes; `None` while dropping.
+    writer: Option<mpsc::Sender<BTreeMap<String, Record>>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl History {
@@ -48,7 +45,13 @@ impl History {
             }),
             Err(_) => BTreeMap::new(),
         };
-        Self { file, records }
+        let (writer, snapshots) = mpsc::channel();
+        let thread =
+            thread::Builder::new().name("history".into()).spawn(move || write_all(&file, &snapshots));
+        if let Err(error) = &thread {
+            tracing::warn!("switches are not kept over a restart: {error}");
+        }
+        Self { records, writer: Some(writer), thread: thread.ok() }
     }
 
     /// The switch to `epoch`, if that is the one on record.
@@ -65,7 +68,7 @@ impl History {
         })
     }
 
-    /// Keeps a switch. Writing happens elsewhere: a slow disk delays no decision.
+    /// Keeps a switch. A thread writes it: a slow disk delays no decision.
     pub(super) fn record(&mut self, service: &Service, switch: &Switch, at: SystemTime) {
         let record = Record {
             epoch: switch.epoch.0,
@@ -75,12 +78,31 @@ impl History {
             at: humantime::format_rfc3339_millis(at).to_string(),
         };
         self.records.insert(service.name.clone(), record);
-        let (file, records) = (self.file.clone(), self.records.clone());
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = write(&file, &records) {
-                tracing::warn!("the last switch is not kept over a restart: {error:#}");
-            }
-        });
+        if let Some(writer) = &self.writer {
+            // Without a thread there was a warning already.
+            let _unwritten = writer.send(self.records.clone());
+        }
+    }
+}
+
+impl Drop for History {
+    /// Waits until everything is on disk.
+    fn drop(&mut self) {
+        drop(self.writer.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed there.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// Writes what comes, and of several snapshots that wait only the newest.
+fn write_all(file: &Path, snapshots: &mpsc::Receiver<BTreeMap<String, Record>>) {
+    while let Ok(next) = snapshots.recv() {
+        let newest = snapshots.try_iter().last().unwrap_or(next);
+        if let Err(error) = write(file, &newest) {
+            tracing::warn!("the last switch is not kept over a restart: {error:#}");
+        }
     }
 }
 

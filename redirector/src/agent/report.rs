@@ -3,8 +3,8 @@
 use super::clock::Clock;
 use crate::{
     config::Resolved,
-    control::status::{MemberStatus, ServiceStatus, Status, SwitchStatus, VERSION},
-    datapath::FlowCounts,
+    control::status::{MemberStatus, OutcomeStatus, ServiceStatus, Status, SwitchStatus, VERSION},
+    datapath::Counts,
     decide::{MemberView, Switch, View},
     model::{Config, MemberId, Service, ServiceId},
 };
@@ -14,14 +14,14 @@ pub(super) fn status(
     config: &Config,
     resolved: &Resolved,
     views: &[View],
-    flows: &FlowCounts,
+    counts: &Counts,
     clock: Clock,
 ) -> Status {
     let services = config.services.iter().zip(views).enumerate().map(|(at, (service, view))| {
         let id = ServiceId(at);
         let members = view.members.iter().enumerate().map(|(number, view)| {
             let member = MemberId(number);
-            member_status(service, member, view, resolved, id, flows, clock)
+            member_status(service, member, view, resolved, id, counts, clock)
         });
         ServiceStatus {
             name: service.name.clone(),
@@ -36,7 +36,10 @@ pub(super) fn status(
             members: members.collect(),
         }
     });
-    Status { version: VERSION, services: services.collect() }
+    let outcomes = counts.outcomes.iter().map(|(outcome, count)| {
+        (outcome.name().to_owned(), OutcomeStatus { packets: count.packets, bytes: count.bytes })
+    });
+    Status { version: VERSION, services: services.collect(), outcomes: outcomes.collect() }
 }
 
 fn member_status(
@@ -45,7 +48,7 @@ fn member_status(
     view: &MemberView,
     resolved: &Resolved,
     service_id: ServiceId,
-    flows: &FlowCounts,
+    counts: &Counts,
     clock: Clock,
 ) -> MemberStatus {
     let member = &service.members[id.0];
@@ -59,7 +62,7 @@ fn member_status(
         checked_at: view.checked_at.map(|at| clock.rfc3339(at)),
         eligible: view.eligible,
         eligible_reason: view.eligible_reason.clone(),
-        flows: flows.of(service_id, id),
+        flows: counts.flows(service_id, id),
     }
 }
 

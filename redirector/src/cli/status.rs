@@ -150,6 +150,8 @@ fn ago(at: &str, now: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::control::status::{MemberState, SwitchKind, VERSION};
 
@@ -194,7 +196,7 @@ mod tests {
 
     fn shown(services: Vec<ServiceStatus>) -> String {
         let now = humantime::parse_rfc3339("2026-11-21T20:00:00.500Z").unwrap();
-        Blocks { status: &Status { version: VERSION, services }, now }.to_string()
+        Blocks { status: &Status { version: VERSION, services, outcomes: BTreeMap::new() }, now }.to_string()
     }
 
     #[test]

@@ -198,17 +198,18 @@ async fn route(
     }
     let mut status = ask(agent, |reply| Request::Status { reply }).await?;
     if let Some(name) = service {
-        status = only(&status, name)?;
+        status = only(status, name)?;
     }
     Ok(json(StatusCode::OK, &status))
 }
 
 /// The status of one service.
-fn only(status: &Status, name: &str) -> Result<Status, Refusal> {
-    match status.services.iter().find(|service| service.name == name) {
-        Some(service) => Ok(Status { version: status.version, services: vec![service.clone()] }),
-        None => Err(Refusal::unknown_service(name, &status.services)),
+fn only(mut status: Status, name: &str) -> Result<Status, Refusal> {
+    if !status.services.iter().any(|service| service.name == name) {
+        return Err(Refusal::unknown_service(name, &status.services));
     }
+    status.services.retain(|service| service.name == name);
+    Ok(status)
 }
 
 /// Puts a request to the agent's loop.

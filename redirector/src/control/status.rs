@@ -1,5 +1,7 @@
 //! `status -o json`. A promise to scripts: fields may be added, none changes its meaning.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use crate::model::{MemberState, ServiceState, SwitchKind};
@@ -14,6 +16,18 @@ pub struct Status {
     pub version: u32,
     /// In the order of the configuration.
     pub services: Vec<ServiceStatus>,
+    /// What became of packets, by outcome, since the maps were made (`docs/datapath.md` lists the outcomes).
+    #[serde(default)]
+    pub outcomes: BTreeMap<String, OutcomeStatus>,
+}
+
+/// Packets of one outcome. A large segment before segmentation counts as one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeStatus {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes with all headers.
+    pub bytes: u64,
 }
 
 /// One service.

@@ -6,6 +6,7 @@ use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
     ptr::NonNull,
     sync::{
         Arc,
@@ -27,7 +28,7 @@ use redirector_common::{
 };
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::flows::Flows;
+use super::{flows::Flows, programs::maps_dir};
 
 /// An array map of 64-bit words, mapped into the agent: writing is one store, no system call.
 #[derive(Debug)]
@@ -106,12 +107,22 @@ impl Steering {
     pub(super) fn raise_floor(&self, service: u16, epoch: u32) {
         self.services.get(usize::from(service) * SERVICE_WORDS).fetch_max(u64::from(epoch), Ordering::AcqRel);
     }
+
+    /// Refuses new connections and makes all flows stale. The epoch goes on, so that flows of a later service with
+    /// this id are told apart.
+    pub(super) fn end(&self, service: u16) {
+        let epoch = self.decision(service).epoch.wrapping_add(1);
+        self.set_decision(service, Decision { active: None, epoch });
+        self.raise_floor(service, epoch);
+    }
 }
 
 /// All maps that the agent reads and writes.
 pub(super) struct Maps {
     pub(super) steering: Arc<Steering>,
     pub(super) flows: Flows,
+    /// Size of the flow table.
+    pub(super) max_flows: u32,
     /// The slots' generations, so that a sweep asks the kernel for none.
     generations: Vec<u32>,
     vips: HashMap<MapData, VipKey, u32>,
@@ -125,26 +136,40 @@ pub(super) struct Maps {
 impl Maps {
     /// Takes the maps out of the loaded object.
     pub(super) fn take(programs: &mut Ebpf) -> Result<Self> {
-        let decisions = take(programs, "decisions_v1")?;
-        let services = take(programs, "services_v1")?;
-        let flows = take(programs, "flows_v1")?;
-        let replies = take(programs, "replies_v1")?;
-        let slots: Array<_, Slot> = array(programs, "slots_v1")?;
+        Self::from(|name| programs.take_map(name).with_context(|| format!("the object has no map {name}")))
+    }
+
+    /// Opens what an earlier agent pinned.
+    pub(super) fn open(pin_dir: &Path) -> Result<Self> {
+        let dir = maps_dir(pin_dir);
+        Self::from(|name| Ok(Map::from_map_data(MapData::from_pin(dir.join(name))?)?))
+    }
+
+    fn from(mut map: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
+        let decisions = map("decisions_v1")?;
+        let services = map("services_v1")?;
+        let flows = map("flows_v1")?;
+        let slots: Array<_, Slot> = map("slots_v1")?.try_into()?;
         let generations = slots.iter().map(|slot| Ok(slot?.generation)).collect::<Result<_>>()?;
         let count = MAX_SERVICES as usize;
         Ok(Self {
             steering: Arc::new(Steering {
-                decisions: Words::map(fd_of(&decisions)?, count)?,
-                services: Words::map(fd_of(&services)?, count * SERVICE_WORDS)?,
+                decisions: Words::map(data_of(&decisions)?.fd().as_fd(), count)?,
+                services: Words::map(data_of(&services)?.fd().as_fd(), count * SERVICE_WORDS)?,
             }),
             generations,
-            flows: Flows::new(fd_of(&flows)?.try_clone_to_owned()?, flows.try_into()?, replies.try_into()?),
-            vips: take(programs, "vips_v1")?.try_into()?,
-            vip_addresses: take(programs, "vip_addrs_v1")?.try_into()?,
+            max_flows: data_of(&flows)?.info()?.max_entries(),
+            flows: Flows::new(
+                data_of(&flows)?.fd().as_fd().try_clone_to_owned()?,
+                flows.try_into()?,
+                map("replies_v1")?.try_into()?,
+            ),
+            vips: map("vips_v1")?.try_into()?,
+            vip_addresses: map("vip_addrs_v1")?.try_into()?,
             slots,
-            names: array(programs, "names_v1")?,
-            meta: array(programs, "meta_v1")?,
-            outcomes: take(programs, "outcomes_v1")?.try_into()?,
+            names: map("names_v1")?.try_into()?,
+            meta: map("meta_v1")?.try_into()?,
+            outcomes: map("outcomes_v1")?.try_into()?,
         })
     }
 
@@ -243,18 +268,10 @@ impl Maps {
     }
 }
 
-fn take(programs: &mut Ebpf, name: &str) -> Result<Map> {
-    programs.take_map(name).with_context(|| format!("the object has no map {name}"))
-}
-
-fn array<T: aya::Pod>(programs: &mut Ebpf, name: &str) -> Result<Array<MapData, T>> {
-    Ok(take(programs, name)?.try_into()?)
-}
-
-/// aya's typed maps do not show their descriptor.
-fn fd_of(map: &Map) -> Result<BorrowedFd<'_>> {
+/// aya's typed maps do not show what they are made of.
+fn data_of(map: &Map) -> Result<&MapData> {
     match map {
-        Map::Array(data) | Map::HashMap(data) => Ok(data.fd().as_fd()),
+        Map::Array(data) | Map::HashMap(data) => Ok(data),
         _ => bail!("neither an array nor a hash map"),
     }
 }

@@ -41,6 +41,11 @@ impl Ids {
         self.members[service.0][member.0]
     }
 
+    /// The ids of all members.
+    pub(super) fn members(&self) -> impl Iterator<Item = u16> {
+        self.members.iter().flatten().copied()
+    }
+
     /// The member of a service that has an id.
     pub(super) fn member_of(&self, service: ServiceId, id: u16) -> Option<MemberId> {
         self.members[service.0].iter().position(|known| *known == id).map(MemberId)

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use redirector_common::{addr::Tuple, flow::Flow};
+use redirector_common::{addr::Tuple, flow::Flow, layout::MAX_SERVICES};
 
 use super::{
     maps::Maps,
@@ -24,7 +24,7 @@ const PASSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(250)];
 
 /// What one pass found.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Pass {
     /// Stale flows of local sockets.
     local: usize,
@@ -70,7 +70,6 @@ fn sweep(
     mut switch: Instant,
 ) -> Result<()> {
     let mut passes = PASSES.iter();
-    let mut total = Pass::default();
     while let Some(after) = passes.next() {
         // A switch that comes meanwhile starts the passes anew.
         let wait = (switch + *after).saturating_duration_since(Instant::now());
@@ -84,8 +83,7 @@ fn sweep(
             Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
         }
         let found = pass(maps, destroyer)?;
-        if after.is_zero() {
-            total = found;
+        if found.local + found.remote > 0 {
             tracing::info!(
                 local = found.local,
                 remote = found.remote,
@@ -94,7 +92,13 @@ fn sweep(
             );
         }
     }
-    tracing::debug!(?total, "sweep done");
+    Ok(())
+}
+
+/// Ends every flow of every service, for good.
+pub(super) fn reset_all(maps: Maps) -> Result<()> {
+    (0..MAX_SERVICES).filter_map(|id| u16::try_from(id).ok()).for_each(|id| maps.steering.end(id));
+    pass(&Mutex::new(maps), &Destroyer::open()?)?;
     Ok(())
 }
 

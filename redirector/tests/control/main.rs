@@ -27,7 +27,9 @@ impl Agent {
     fn start(services: Vec<ServiceStatus>) -> Self {
         Self::start_with(move |request| {
             let Request::Status { reply } = request;
-            reply.send(Status { version: VERSION, services: services.clone() }).expect("the server waits");
+            reply
+                .send(Status { version: VERSION, services: services.clone(), outcomes: Default::default() })
+                .expect("the server waits");
         })
     }
 

@@ -68,7 +68,7 @@ pub struct Bench {
 
 impl Bench {
     /// Moves this thread into a network namespace of its own; the kernel removes it with the thread.
-    pub fn new(v6: bool, max_flows: u32) -> Self {
+    pub fn new(v6: bool, max_flows: u32, log: bool) -> Self {
         // SAFETY: no other thread shares what is unshared.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET).unwrap() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -77,7 +77,7 @@ impl Bench {
             uplink().await;
             device
         });
-        let settings = Settings { device, port_range: PORTS, max_flows, log: false };
+        let settings = Settings { device, port_range: PORTS, max_flows, log };
         let mut programs = load(&settings, None).unwrap();
 
         let at = |v4: &str, six: &str| -> SocketAddr { if v6 { six } else { v4 }.parse().unwrap() };

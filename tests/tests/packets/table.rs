@@ -171,6 +171,19 @@ pub const TABLE: &[Case] = &[
         given: &[Do(|bench| bench.switch(None, false))], packet: Sent("client > vip SYN seq=100 len=5 padded"),
         outcome: "refused_no_member", verdict: Redirect, out: "vip > client RST ACK seq=0 ack=106", ..CASE },
 
+    // ------------------------------------------------------------------ beside TCP
+    Case { says: "UDP to a VIP's address is answered with port unreachable, which quotes the datagram",
+        packet: Sent("client > vip udp len=30"), outcome: "refused_udp", verdict: Redirect,
+        out: "vip > client port-unreachable quoting client > vip udp", left: Some(0), ..CASE },
+    Case { says: "a short UDP datagram has room for the error too",
+        packet: Sent("client > vip:80 udp"), outcome: "refused_udp", verdict: Redirect,
+        out: "vip > client port-unreachable quoting client > vip:80 udp", ..CASE },
+    Case { says: "an echo request to a VIP's address is answered",
+        packet: Sent("client > vip echo seq=7 len=33"), outcome: "echo_answered", verdict: Redirect,
+        out: "vip > client echo-reply seq=7 len=33", left: Some(0), ..CASE },
+    Case { says: "an echo reply to a VIP's address answers nothing and is left alone",
+        packet: Sent("client > vip echo-reply seq=7"), outcome: "not_tcp", ..CASE },
+
     // ------------------------------------------------------------------ leaving alone
     Case { says: "a packet to somebody else is left alone",
         packet: Sent("client > stranger SYN seq=100"), outcome: "not_ours", ..CASE },
@@ -186,6 +199,10 @@ pub const TABLE: &[Case] = &[
         packet: Sent("client > vip SYN seq=100 frag"), outcome: "fragment", ..CASE },
     Case { says: "a frame with a VLAN tag is left to the VLAN's device",
         packet: Came("member > client SYN ACK seq=500 ack=101 vlan"), outcome: "not_ip", ..CASE },
-    Case { says: "UDP is left alone",
-        packet: Sent("client > vip udp"), outcome: "not_tcp", ..CASE },
+    Case { says: "UDP to somebody else is left alone",
+        packet: Sent("client > stranger udp"), outcome: "not_tcp", ..CASE },
+    Case { says: "UDP that an uplink receives is left alone",
+        packet: Came("member > client udp"), outcome: "not_tcp", ..CASE },
+    Case { says: "an echo request to somebody else is left alone",
+        packet: Sent("client > stranger echo seq=7"), outcome: "not_tcp", ..CASE },
 ];
