@@ -54,3 +54,21 @@ pub fn row(cells: &[impl AsRef<str>]) {
     let cells: Vec<&str> = cells.iter().map(AsRef::as_ref).collect();
     println!("| {} |", cells.join(" | "));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let readings = Readings::new([9.0, 1.0, 2.0]).unwrap();
+        assert_eq!((readings.median(), readings.min(), readings.max()), (2.0, 1.0, 9.0));
+        assert_eq!(format!("{:.2}", Readings::new([4.0, 1.0, 2.0, 3.0]).unwrap()), "**2.50** (1.00 to 4.00)");
+    }
+
+    #[test]
+    fn nothing_measured_is_an_error() {
+        assert!(Readings::new([]).is_err());
+        assert!(Readings::new([1.0, f64::NAN]).is_err());
+    }
+}

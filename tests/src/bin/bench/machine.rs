@@ -15,11 +15,20 @@ pub fn describe() -> Result<String> {
     let guest = information.lines().any(|line| line.starts_with("flags") && line.contains(" hypervisor"));
     let guest = if guest { ", a virtual machine" } else { "" };
     Ok(format!(
-        "* Linux {}{guest}\n* {processors} processors, {model}\n* {}\n* load average before: {}\n",
+        "* Linux {}{guest}\n* {processors} processors, {model}; return instructions (SRSO): {}\n* {}\n* load \
+         average before: {}\n",
         kernel.trim(),
+        returns(),
         redis()?,
         load()?
     ))
+}
+
+/// How the kernel guards its return instructions. Kernel programs call short functions of the kernel, so on some
+/// processors this is half of their time.
+fn returns() -> String {
+    let text = fs::read_to_string("/sys/devices/system/cpu/vulnerabilities/spec_rstack_overflow");
+    text.map_or_else(|_| "not told".to_owned(), |text| text.trim().to_owned())
 }
 
 /// The load of the last minute: what else ran.

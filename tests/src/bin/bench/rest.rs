@@ -43,23 +43,23 @@ pub fn measure(effort: &Effort) -> Result<()> {
         ),
         &["what", "cost"],
     );
-    row(&["agent, resident memory", &format!("{:.1} MiB", kib(resident(pid, "VmRSS")?))]);
-    row(&["… of it private", &format!("{:.1} MiB", kib(resident(pid, "RssAnon")?))]);
+    row(&["agent, resident memory", &format!("{:.1} MiB", mib(resident(pid, "VmRSS")?))]);
+    row(&["… of it private", &format!("{:.1} MiB", mib(resident(pid, "RssAnon")?))]);
     let percent = cpu.as_secs_f64() / effort.rest.as_secs_f64() * 100.0;
     row(&["agent, CPU", &format!("{:.1} ms, {percent:.3} % of one processor", cpu.as_secs_f64() * 1e3)]);
     let mut maps = maps(&maps_dir(config.pin_dir()))?;
     maps.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
     let total: u64 = maps.iter().map(|(_, bytes)| bytes).sum();
-    row(&["all maps", &format!("{:.1} MiB", kib(total / 1024))]);
+    row(&["all maps", &format!("{:.1} MiB", mib(total / 1024))]);
     for (name, bytes) in maps.iter().filter(|(_, bytes)| bytes * 20 > total) {
-        row(&[&format!("… of it `{name}`"), &format!("{:.1} MiB", kib(bytes / 1024))]);
+        row(&[&format!("… of it `{name}`"), &format!("{:.1} MiB", mib(bytes / 1024))]);
     }
     println!();
     Ok(())
 }
 
 /// MiB of so many KiB.
-fn kib(number: u64) -> f64 {
+fn mib(number: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let number = number as f64;
     number / 1024.0
