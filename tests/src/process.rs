@@ -62,7 +62,7 @@ impl Process {
     pub(crate) fn spawn(name: &str, mut command: Command) -> Result<Self> {
         let (output, input) = io::pipe()?;
         command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
-        die_with_parent(&mut command);
+        belong_to_this_process(&mut command);
         let program = command.get_program().to_owned();
         let child = spawn_from_long_lived_thread(command)
             .with_context(|| format!("{name}: cannot run {program:?}"))?;
@@ -155,7 +155,7 @@ fn keep_output(output: PipeReader, log: &Log) {
 /// When it does not start, or still runs after `within`; then it is killed.
 pub(crate) fn output(mut command: Command, within: Duration) -> Result<Output> {
     let shown = format!("{command:?}");
-    die_with_parent(&mut command);
+    belong_to_this_process(&mut command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = spawn_from_long_lived_thread(command).with_context(|| shown.clone())?;
     // A descriptor, because the number may be somebody else's by the time it is used.
@@ -173,8 +173,10 @@ pub(crate) fn output(mut command: Command, within: Duration) -> Result<Output> {
     }
 }
 
-/// The kernel kills the child when the thread that forked ends.
-fn die_with_parent(command: &mut Command) {
+/// The kernel kills the child when the thread that forked ends; and Ctrl-C at the terminal, which goes to a whole
+/// process group, is for this process alone: it ends its children in its own order.
+fn belong_to_this_process(command: &mut Command) {
+    command.process_group(0);
     // SAFETY: the closure runs between fork and exec and makes one system call; it takes no lock and allocates
     // nothing.
     unsafe {

@@ -71,6 +71,12 @@ impl Workers {
         Timeline { start: self.start, taken: Instant::now(), workers: self.threads.len(), events }
     }
 
+    /// What was seen after the first `skip` events, for a reader who follows.
+    #[must_use]
+    pub fn events_after(&self, skip: usize) -> Vec<Event> {
+        self.events().get(skip..).unwrap_or_default().to_vec()
+    }
+
     /// Waits until every worker was served by `member` at or after `since`; returns how long after `since`.
     ///
     /// # Errors
