@@ -48,6 +48,7 @@ pub struct AgentConfig {
     device: String,
     timing: Option<Timing>,
     password_file: Option<PathBuf>,
+    one_service: bool,
     service: String,
     failback: String,
     agent: String,
@@ -66,6 +67,7 @@ impl AgentConfig {
             device: "redirector0".to_owned(),
             timing: Some(Timing::QUICK),
             password_file: None,
+            one_service: false,
             service: String::new(),
             failback: String::new(),
             agent: String::new(),
@@ -76,6 +78,13 @@ impl AgentConfig {
     /// Checks log in with the password in this file.
     pub(crate) fn password_file(mut self, file: Option<PathBuf>) -> Self {
         self.password_file = file;
+        self
+    }
+
+    /// Leaves `orders6` out.
+    #[must_use]
+    pub fn one_service(mut self) -> Self {
+        self.one_service = true;
         self
     }
 
@@ -166,7 +175,7 @@ impl fmt::Display for AgentConfig {
         writeln!(f, "[agent]\ncontrol_socket = {socket:?}\nstate_dir = {dir:?}\n{}", self.agent)?;
         writeln!(f, "[datapath]\ndevice = \"{}\"\npin_dir = {pins:?}\n{}", self.device, self.datapath)?;
         self.write_service(f, "orders", (VIP_V4, VIP_PORT).into())?;
-        self.write_service(f, "orders6", (VIP_V6, VIP_PORT).into())
+        if self.one_service { Ok(()) } else { self.write_service(f, "orders6", (VIP_V6, VIP_PORT).into()) }
     }
 }
 
