@@ -9,7 +9,8 @@ use crate::{
 /// The one entry that holds everything about a flow. Keyed by its client-side [`Tuple`].
 ///
 /// The first fields are written once, when the entry is made. [`Flow::last_seen`] and the two [`Half`]s change
-/// in place, one aligned word at a time, each half only by the program that sees its direction.
+/// in place, one aligned word at a time, each half only by the program that sees its direction. [`Flow::route`] is
+/// written by the direction that uses it; a reader in the middle of that sends one segment astray.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -42,8 +43,33 @@ pub struct Flow {
     pub client: Half,
     /// What the member sent.
     pub replies: Half,
-    /// Fills the last word.
-    pub reserved: u32,
+    /// The way to the member.
+    pub route: Route,
+    /// When the routing table was asked for it, in [`route_clock`] ticks.
+    pub routed_at: u32,
+}
+
+/// The way to an address, as the routing table said. The first fields are `struct bpf_redir_neigh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Address family of the next hop.
+    pub family: u32,
+    /// Its address; an IPv4 one in the first word.
+    pub next_hop: [u32; 4],
+    /// Interface index of the device to leave by.
+    pub device: u32,
+}
+
+/// Asking the routing table costs more than all the rest of carrying a segment; a flow asks again when its answer is
+/// older than this, in [`route_clock`] ticks: 100 ms. A change of routes is followed as late as that.
+pub const ROUTE_LIFE: u32 = 95;
+
+/// A clock for the age of a [`Route`]: nanoseconds in ticks of 2^20, about a millisecond.
+#[inline(always)]
+#[must_use]
+pub const fn route_clock(nanoseconds: u64) -> u32 {
+    (nanoseconds >> 20) as u32
 }
 
 /// One direction of a flow, as far as it was carried.
@@ -256,7 +282,8 @@ mod tests {
             delta: Delta::default(),
             client: Half::default(),
             replies: Half::default(),
-            reserved: 0,
+            route: Route::default(),
+            routed_at: 0,
         }
     }
 

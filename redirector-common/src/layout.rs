@@ -132,7 +132,7 @@ const _: () = {
     };
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<Half>() == 12);
-    assert!(size_of::<Flow>() == 3 * 8 + 36 + 2 * 4 + 2 * 2 + 4 + 8 + 2 * 12 + 4);
+    assert!(size_of::<Flow>() == 3 * 8 + 36 + 2 * 4 + 2 * 2 + 4 + 8 + 2 * 12 + 24 + 4);
     assert!(size_of::<Stub>() == 8 + 36 + 4);
     assert!(size_of::<VipKey>() == 20);
     assert!(size_of::<Service>() == 8);

@@ -1,7 +1,7 @@
 //! From a client towards a member: what happens to a segment that was routed to a VIP.
 
 use redirector_common::{
-    flow::{Flow, Step, on_client_segment},
+    flow::{Flow, ROUTE_LIFE, Step, on_client_segment, route_clock},
     layout::VipKey,
     outcome::Outcome,
     packet::{Segment, translate},
@@ -102,16 +102,21 @@ fn carry<H: Hook>(
     if !Flow::is_of(maps::incarnation_now(flow), &segment.ends) {
         return Verdict::drop(Outcome::DroppedRace, member);
     }
-    let Some(route) = hook.route(&member_side, segment.v6) else {
-        return Verdict::drop(Outcome::DroppedNoRoute, member);
-    };
+    let now = kernel::coarse_now();
+    if route_clock(now).wrapping_sub(flow.routed_at) > ROUTE_LIFE {
+        let Some(route) = hook.route(&member_side, segment.v6) else {
+            return Verdict::drop(Outcome::DroppedNoRoute, member);
+        };
+        flow.route = route;
+        flow.routed_at = route_clock(now);
+    }
     if translate(hook, segment, &member_side, &delta).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
     flow.client = flow.client_after(segment);
-    flow.last_seen = kernel::coarse_now();
+    flow.last_seen = now;
     if last || (flow.client.finished() && flow.has_ended()) {
         maps::remove(&segment.ends, &member_side);
     }
-    Verdict { outcome, member, action: hook.to_member(&route) }
+    Verdict { outcome, member, action: hook.to_member(&flow.route) }
 }

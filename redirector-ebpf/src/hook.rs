@@ -3,12 +3,11 @@
 use aya_ebpf::EbpfContext;
 use redirector_common::{
     addr::Tuple,
+    flow::Route,
     outcome::Outcome,
     packet::{Datagram, Packet, Segment},
     reset::Numbers,
 };
-
-use crate::kernel::Route;
 
 /// A packet at one of the hooks.
 pub trait Hook: Packet {

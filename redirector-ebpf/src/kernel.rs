@@ -8,6 +8,7 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::__sk_buff, helpers, programs::TcContext};
 use redirector_common::{
     addr::Tuple,
+    flow::Route,
     packet::{ETHERNET, IPV4},
 };
 
@@ -38,15 +39,6 @@ struct FibLookup {
     vlan: u32,
     source_mac: [u8; 6],
     destination_mac: [u8; 6],
-}
-
-/// `struct bpf_redir_neigh`, and the device to leave by.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Route {
-    family: u32,
-    next_hop: [u32; 4],
-    ifindex: u32,
 }
 
 /// Size of `struct bpf_redir_neigh`.
@@ -90,17 +82,15 @@ pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple, v6: bool) -> O
     if !matches!(answer, SUCCESS | NO_NEIGHBOUR | FRAGMENTATION_NEEDED) {
         return None;
     }
-    Some(Route { family: u32::from(lookup.family), next_hop: lookup.destination, ifindex: lookup.ifindex })
+    Some(Route { family: u32::from(lookup.family), next_hop: lookup.destination, device: lookup.ifindex })
 }
 
 /// Leaves by the device of `route`, with the link-layer address of its next hop (Linux 5.10).
 #[inline(always)]
 pub fn redirect_to_neighbour(route: &Route) -> i32 {
-    let mut route = *route;
-    // SAFETY: `Route` starts with the fields of `struct bpf_redir_neigh`, whose size is given.
-    unsafe {
-        helpers::generated::bpf_redirect_neigh(route.ifindex, (&raw mut route).cast(), REDIR_NEIGH, 0) as i32
-    }
+    let parameters = (&raw const *route).cast_mut().cast();
+    // SAFETY: `Route` starts with the fields of `struct bpf_redir_neigh`, whose size is given; the kernel only reads.
+    unsafe { helpers::generated::bpf_redirect_neigh(route.device, parameters, REDIR_NEIGH, 0) as i32 }
 }
 
 /// Enters the stack as if received by `device`.

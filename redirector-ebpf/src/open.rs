@@ -3,7 +3,7 @@
 use redirector_common::{
     addr::{Port, Tuple},
     checksum::Delta,
-    flow::{Flow, Half, Stub},
+    flow::{Flow, Half, Stub, route_clock},
     layout::{Slot, slot_of},
     outcome::Outcome,
     packet::Segment,
@@ -42,7 +42,7 @@ pub fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<&'
         draft.flow.slot = slot_number;
         draft.flow.epoch = decision.epoch;
         draft.flow.cookie = hook.socket_cookie();
-        hook.route(&draft.flow.member_side, segment.v6).ok_or(Outcome::RefusedNoRoute)?;
+        draft.flow.route = hook.route(&draft.flow.member_side, segment.v6).ok_or(Outcome::RefusedNoRoute)?;
         take_port(draft, segment.ends.near_port)?;
         draft.flow.delta = Delta::between(&segment.ends, &draft.flow.member_side);
 
@@ -80,9 +80,9 @@ fn prepare(draft: &mut Draft, segment: &Segment, slot: &Slot) {
         far_port: slot.port,
     };
     flow.last_seen = kernel::coarse_now();
+    flow.routed_at = route_clock(flow.last_seen);
     flow.client = Half::default();
     flow.replies = Half::default();
-    flow.reserved = 0;
     draft.stub = Stub { incarnation, client_side: segment.ends, reserved: 0 };
 }
 

@@ -5,6 +5,7 @@ use redirector_common::{
     addr::Tuple,
     build,
     checksum::{Delta, Sum},
+    flow::Route,
     outcome::Outcome,
     packet::{
         Datagram, ETHERNET, IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, Parsed,
@@ -16,8 +17,7 @@ use redirector_common::{
 use crate::{
     from_client, from_member,
     hook::{Hook, Verdict},
-    kernel::{self, Route},
-    maps, settings, stray,
+    kernel, maps, settings, stray,
 };
 
 /// Everything routed to a VIP leaves the host's stack here.
@@ -123,8 +123,19 @@ impl Packet for Skb {
     fn adjust_tcp_checksum(&mut self, offset: usize, delta: &Delta, v6: bool) -> Option<()> {
         let flag = if v6 { settings::IPV6_CHECKSUM_FLAG.load() } else { 0 };
         let skb = self.ctx.skb.skb;
+        let before = self.load::<u16>(offset)?;
         kernel::adjust_pseudo_checksum(skb, offset as u32, delta.addresses.0, flag)?;
-        kernel::adjust_checksum(skb, offset as u32, delta.ports.0)
+        if matches!(delta.addresses.folded(), 0 | 0xffff) {
+            // Addresses that sum up the same: what follows could not tell.
+            return kernel::adjust_checksum(skb, offset as u32, delta.ports.0);
+        }
+        // The kernel changed a whole checksum as RFC 1624 says, or a partial one in the opposite sense. A second call
+        // for the ports would be as dear as the first; knowing which it is, one store does.
+        let now = self.load::<u16>(offset)?;
+        if now == delta.addresses.applied_to(before) {
+            self.store(offset, delta.ports.applied_to(now))?;
+        }
+        Some(())
     }
 
     #[inline(always)]

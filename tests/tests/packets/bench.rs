@@ -196,6 +196,8 @@ impl Bench {
             tokio::spawn(connection);
             handle.link().set(LinkUnspec::new_with_name("up0").down().build()).execute().await.unwrap();
         });
+        // A flow asks the routing table again after this time.
+        std::thread::sleep(std::time::Duration::from_millis(120));
     }
 
     /// Entries in both halves of the table.

@@ -98,6 +98,10 @@ pub const TABLE: &[Case] = &[
         given: &[], packet: Sent("client > vip SYN seq=100 ipopt=3"), outcome: "opened", verdict: Redirect,
         out: "port > member SYN seq=100 ipopt=3", only_v4: true, ..CASE },
 
+    Case { says: "without a route to its member a flow waits: nothing is sent astray",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, Do(Bench::remove_route)], packet: REQUEST,
+        outcome: "dropped_no_route", verdict: Drop, left: Some(1), ..CASE },
+
     // ------------------------------------------------------------------ ending
     Case { says: "a reset of the client is carried and ends the flow",
         given: &[SYN, SYN_ACK, HANDSHAKE_ACK], packet: Sent("client > vip RST seq=101"),
