@@ -26,7 +26,7 @@ use self::{clock::Clock, history::History};
 use crate::{
     config::Resolved,
     control::server::{self, Request},
-    datapath::Datapath,
+    datapath::{Claim, Datapath},
     decide::{Action, Core, Resumed, Switch},
     model::{CheckId, Config, FlowPolicy, MemberId, Pace, ServiceId},
     probe::{self, Report, Target},
@@ -53,14 +53,16 @@ pub async fn run(config: Config, resolved: Resolved, kernel_log: bool) -> Result
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 
-    let datapath = Datapath::start(&config, &resolved, kernel_log).await?;
+    let claim = Claim::take(&config.datapath).await?;
+    // Before anything else is made: where another agent answers, nothing changes.
     let listener = match server::bind(&config.agent.control_socket) {
         Ok(listener) => listener,
         Err(error) => {
-            datapath.undo().await;
+            claim.give_back().await;
             return Err(error);
         }
     };
+    let datapath = Datapath::start(claim, &config, &resolved, kernel_log).await?;
     let history = History::read(&config.agent.state_dir);
     let mut agent = Agent::new(config, resolved, datapath, history);
 

@@ -18,8 +18,10 @@ pub const DEFAULT_CONFIG: &str = "/etc/redirector/redirector.toml";
 /// Keeps a virtual IP on the healthy member of an Active-Active Redis database.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "redirector", version, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 agent not running, 4 degraded \
-                        (status --exit-code).")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not running, 4 degraded \
+                        (status --exit-code)."
+)]
 pub struct Cli {
     /// Control socket of the agent
     #[arg(long, global = true, env = "REDIRECTOR_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET)]
@@ -125,7 +127,7 @@ pub enum Exit {
     Done = 0,
     /// It did not.
     Failed = 1,
-    /// The configuration is wrong; for a wrong command line clap exits with the same number.
+    /// The configuration is wrong or does not fit this host; for a wrong command line clap exits with the same number.
     WrongUsage = 2,
     /// No agent answers on the control socket.
     NotRunning = 3,

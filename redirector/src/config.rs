@@ -5,10 +5,10 @@
 //! in different places. All of them go on after a fault, so that one run reports every fault of a file.
 //! [`resolve()`] is the only part that asks the network, and is called apart for that reason.
 //!
-//! Whether a VIP or a member is an address of this host is not decided here: that needs netlink, which is
-//! the datapath's.
+//! Whether a configuration fits this host (a VIP that is one of its addresses, an uplink that it does not have)
+//! needs netlink, which is the datapath's; [`Loaded::misfits()`] words what was found there.
 
-use std::{fs, path::Path, str};
+use std::{fs, path::Path};
 
 use toml::de::DeTable;
 
@@ -18,6 +18,7 @@ mod address;
 mod agent;
 mod conflict;
 mod error;
+mod host;
 mod keys;
 mod login;
 mod read;
@@ -27,16 +28,43 @@ mod service;
 mod tests;
 
 pub use error::{Error, Fault, Place};
+pub use host::Misfit;
 pub use resolve::{MemberAddresses, Resolved, resolve};
 
 use error::Complaint;
+use host::Places;
 use read::{Document, Section};
+
+/// A valid configuration, and where in its file stands what only the resolver or the host can judge.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: model::Config,
+    places: Places,
+}
 
 /// Reads and validates a configuration file, and reads the password files that it names.
 ///
 /// # Errors
 /// Every fault that was found, in the order of the file.
-pub fn load(path: &Path) -> Result<model::Config, Error> {
+pub fn load(path: &Path) -> Result<Loaded, Error> {
+    parse(path, &read_text(path)?)
+}
+
+/// Reads `[agent]` and `[datapath]` alone, and no password file: what a host is rid of does not depend on services.
+///
+/// # Errors
+/// Every fault in these two sections; a syntax error anywhere.
+pub fn load_sections_of_the_host(path: &Path) -> Result<(model::Agent, model::Datapath), Error> {
+    let text = read_text(path)?;
+    let document = Document::new(path, &text);
+    let tree = DeTable::parse(&text).map_err(|error| document.syntax_error(&error))?;
+    let (agent, datapath, _) = agent::read(&Section::root(&document, tree.get_ref()));
+    document.finish()?;
+    Ok((agent, datapath))
+}
+
+fn read_text(path: &Path) -> Result<String, Error> {
     let bytes = fs::read(path).map_err(|error| {
         Error::from(Fault::at_path(
             path,
@@ -46,14 +74,11 @@ pub fn load(path: &Path) -> Result<model::Config, Error> {
             ),
         ))
     })?;
-    match str::from_utf8(&bytes) {
-        Ok(text) => parse(path, text),
-        Err(error) => {
-            let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            let complaint = Complaint::new("TOML is UTF-8, and this byte is not", "save the file as UTF-8");
-            Err(Fault::new(Place::after(path, &valid), String::new(), complaint).into())
-        }
-    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+        let complaint = Complaint::new("TOML is UTF-8, and this byte is not", "save the file as UTF-8");
+        Fault::new(Place::after(path, &valid), String::new(), complaint).into()
+    })
 }
 
 /// Validates the text of a configuration file, and reads the password files that it names. `path` is for
@@ -61,12 +86,12 @@ pub fn load(path: &Path) -> Result<model::Config, Error> {
 ///
 /// # Errors
 /// Every fault that was found, in the order of the file. A syntax error stands alone.
-pub fn parse(path: &Path, text: &str) -> Result<model::Config, Error> {
+pub fn parse(path: &Path, text: &str) -> Result<Loaded, Error> {
     let document = Document::new(path, text);
     let tree = DeTable::parse(text).map_err(|error| document.syntax_error(&error))?;
     let root = Section::root(&document, tree.get_ref());
 
-    let (agent, datapath) = agent::read(&root);
+    let (agent, datapath, uplinks) = agent::read(&root);
     let drafts: Vec<_> = root.list("service").into_iter().map(service::read).collect();
     if drafts.is_empty() && !root.has("service") {
         root.missing("service");
@@ -74,5 +99,7 @@ pub fn parse(path: &Path, text: &str) -> Result<model::Config, Error> {
     conflict::check(&drafts);
 
     document.finish()?;
-    Ok(model::Config { agent, datapath, services: drafts.into_iter().map(|draft| draft.service).collect() })
+    let places = Places::new(&document, &uplinks, &drafts);
+    let services = drafts.into_iter().map(|draft| draft.service).collect();
+    Ok(Loaded { config: model::Config { agent, datapath, services }, places })
 }

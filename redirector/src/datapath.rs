@@ -3,6 +3,7 @@
 //! | module | concern |
 //! |---|---|
 //! | `preflight` | what the host must offer |
+//! | `host` | whether a configuration fits the host |
 //! | `network` | VIP device, routes |
 //! | `programs` | loading, pins, links |
 //! | `maps` | decisions, floors, tables |
@@ -18,6 +19,7 @@
 //! * Stopping or killing the agent changes nothing in the kernel, unless `on_stop = "detach"`.
 
 mod flows;
+mod host;
 mod maps;
 pub mod network;
 mod preflight;
@@ -31,7 +33,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -44,6 +46,8 @@ use redirector_common::{
     outcome::{Count, Outcome},
 };
 
+pub use self::host::misfits;
+
 use self::{
     maps::{Maps, Steering},
     network::{Device, Network, RouteTo},
@@ -53,7 +57,7 @@ use self::{
 };
 use crate::{
     config::Resolved,
-    model::{Config, Epoch, MemberId, OnStop, ServiceId},
+    model::{self, Config, Epoch, MemberId, OnStop, ServiceId},
 };
 
 /// What an earlier agent left in the maps for a service.
@@ -69,11 +73,8 @@ pub struct Adopted {
 
 /// Programs, maps, device and routes of a running agent.
 pub struct Datapath {
-    pin_dir: PinDir,
-    made: Made,
-    device: String,
+    claim: Claim,
     on_stop: OnStop,
-    network: Network,
     ids: Ids,
     steering: Arc<Steering>,
     maps: Arc<Mutex<Maps>>,
@@ -81,48 +82,35 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Brings the kernel to what `config` says, over what an earlier agent left. Needs a tokio runtime.
+    /// Brings the kernel to what `config` says, over what an earlier agent left.
     ///
-    /// When it fails, whatever it made itself is removed again; what an earlier agent left stays.
-    pub async fn start(config: &Config, resolved: &Resolved, kernel_log: bool) -> Result<Self> {
-        preflight::check()?;
-        let network = Network::connect()?;
-        check_addresses(&network, config, resolved).await?;
-        let pin_dir = PinDir::claim(&config.datapath.pin_dir)?;
-        let made = Made {
-            pins: pin_dir.fresh.then(|| pin_dir.path().to_owned()),
-            device: (!network.has_device(&config.datapath.device).await?)
-                .then(|| config.datapath.device.clone()),
-        };
-        match Self::build(config, resolved, kernel_log, network.clone(), pin_dir, made.clone()).await {
+    /// When it fails, whatever it made itself is removed again; what an earlier agent left stays. That the
+    /// configuration fits the host ([`misfits`]) is the caller's to find out.
+    pub async fn start(claim: Claim, config: &Config, resolved: &Resolved, kernel_log: bool) -> Result<Self> {
+        match Self::build(claim.clone(), config, resolved, kernel_log).await {
             Ok(datapath) => Ok(datapath),
             Err(error) => {
-                made.undo(&network).await;
+                claim.give_back().await;
                 Err(error)
             }
         }
     }
 
-    async fn build(
-        config: &Config,
-        resolved: &Resolved,
-        kernel_log: bool,
-        network: Network,
-        pin_dir: PinDir,
-        made: Made,
-    ) -> Result<Self> {
-        let device_name = &config.datapath.device;
-        if made.pins.is_some() && made.device.is_none() {
-            programs::refuse_foreign(device_name)?;
-        }
-        let device = network.ensure_device(device_name).await?;
+    async fn build(claim: Claim, config: &Config, resolved: &Resolved, kernel_log: bool) -> Result<Self> {
+        let (network, pins) = (&claim.network, claim.pin_dir.path());
+        // What may fail because of the host comes before anything changes.
+        let routes = Routes::find(network, config, resolved).await?;
+        let uplinks = uplinks(network, config, &routes).await?;
+        refuse_foreign(network, pins, &config.datapath.device).await?;
+
+        let device = network.ensure_device(&config.datapath.device).await?;
         let settings = programs::Settings::new(&config.datapath, device, kernel_log);
-        let mut programs = programs::load(&settings, Some(pin_dir.path()))?;
+        let mut programs = programs::load(&settings, Some(pins))?;
         if kernel_log {
             forward_kernel_log(&mut programs)?;
         }
         let mut maps = Maps::take(&mut programs)?;
-        claim_maps(&mut maps, pin_dir.path())?;
+        claim_maps(&mut maps, pins)?;
         if maps.max_flows != config.datapath.max_flows {
             tracing::warn!(
                 "the flow table that an earlier agent left has room for {} flows; max_flows = {} takes effect after \
@@ -132,7 +120,6 @@ impl Datapath {
             );
         }
 
-        let routes = Routes::find(&network, config, resolved).await?;
         let (ids, retired) = Ids::adopt(config, &mut maps)?;
         retire(&mut maps, &retired)?;
         fill_slots(&mut maps, &ids, config, resolved, &routes)?;
@@ -142,26 +129,15 @@ impl Datapath {
         });
         maps.set_vips(&vips.collect::<Vec<_>>())?;
 
-        let uplinks = uplinks(&network, config, &routes).await?;
-        programs::attach(&mut programs, pin_dir.path(), device.index, &uplinks)?;
-        route_vips(&network, config, device, &routes).await?;
+        programs::attach(&mut programs, pins, device.index, &uplinks)?;
+        route_vips(network, config, device, &routes).await?;
 
         let steering = Arc::clone(&maps.steering);
         let maps = Arc::new(Mutex::new(maps));
         let sweeper = Sweeper::start(Arc::clone(&maps))?;
         // Whatever is stale already: an agent that died between a switch and its sweep, or a member that is gone.
         sweeper.sweep();
-        Ok(Self {
-            pin_dir,
-            made,
-            device: device_name.clone(),
-            on_stop: config.datapath.on_stop,
-            network,
-            ids,
-            steering,
-            maps,
-            sweeper,
-        })
+        Ok(Self { on_stop: config.datapath.on_stop, claim, ids, steering, maps, sweeper })
     }
 
     /// What an earlier agent decided for a service.
@@ -210,37 +186,45 @@ impl Datapath {
         }
     }
 
-    /// Takes a start back that failed later: what it made itself is removed, what was there before stays.
-    pub async fn undo(self) {
-        self.made.undo(&self.network).await;
-    }
-
     /// Ends the agent's part: `keep` leaves everything in the kernel as it is, `detach` removes it.
     pub async fn stop(self) -> Result<()> {
+        let Claim { network, pin_dir, device, .. } = &self.claim;
         match self.on_stop {
             OnStop::Keep => Ok(()),
-            OnStop::Detach => remove(&self.network, self.pin_dir.path(), &self.device).await,
+            OnStop::Detach => remove(network, pin_dir.path(), device).await,
         }
     }
 }
 
-/// What this start made itself, so that a start that fails leaves nothing behind.
+/// The right of one agent alone to a pin directory. Until [`Datapath::start`] it has made nothing but that directory.
 #[derive(Clone, Debug)]
-struct Made {
-    pins: Option<PathBuf>,
-    device: Option<String>,
+pub struct Claim {
+    network: Network,
+    pin_dir: Arc<PinDir>,
+    device: String,
+    /// There was none before: an agent that fails to start leaves nothing behind.
+    device_is_new: bool,
 }
 
-impl Made {
-    async fn undo(&self, network: &Network) {
-        if let Some(device) = &self.device
-            && let Err(error) = network.remove_device(device).await
+impl Claim {
+    /// Refuses a host that cannot carry the programs, and a pin directory that another agent has claimed. Needs a
+    /// tokio runtime.
+    pub async fn take(config: &model::Datapath) -> Result<Self> {
+        preflight::check()?;
+        let network = Network::connect()?;
+        let device_is_new = !network.has_device(&config.device).await?;
+        let pin_dir = Arc::new(PinDir::claim(&config.pin_dir)?);
+        Ok(Self { network, pin_dir, device: config.device.clone(), device_is_new })
+    }
+
+    /// Removes what this start has made; what was there before stays.
+    pub async fn give_back(self) {
+        if self.device_is_new
+            && let Err(error) = self.network.remove_device(&self.device).await
         {
             tracing::error!("cleaning up after a failed start: {error:#}");
         }
-        if let Some(pins) = &self.pins
-            && let Err(error) = programs::remove_pins(pins)
-        {
+        if let Err(error) = self.pin_dir.give_back() {
             tracing::error!("cleaning up after a failed start: {error:#}");
         }
     }
@@ -278,11 +262,12 @@ impl Counts {
 }
 
 /// Removes programs, maps, pins, device and routes. Needs no running agent, and refuses while one runs.
-pub async fn uninstall(pin_dir: &Path, device: &str) -> Result<()> {
+pub async fn uninstall(config: &model::Datapath) -> Result<()> {
     preflight::check()?;
     let network = Network::connect()?;
-    let claim = if pin_dir.exists() { Some(PinDir::claim(pin_dir)?) } else { None };
-    remove(&network, pin_dir, device).await?;
+    let claim = if config.pin_dir.exists() { Some(PinDir::claim(&config.pin_dir)?) } else { None };
+    refuse_foreign(&network, &config.pin_dir, &config.device).await?;
+    remove(&network, &config.pin_dir, &config.device).await?;
     drop(claim);
     Ok(())
 }
@@ -299,38 +284,12 @@ async fn remove(network: &Network, pin_dir: &Path, device: &str) -> Result<()> {
     programs::remove_pins(pin_dir)
 }
 
-/// A VIP that is an address of this host would never be routed to the VIP device, and a member that is one cannot be
-/// reached through it.
-pub async fn check_host(config: &Config, resolved: &Resolved) -> Result<()> {
-    check_addresses(&Network::connect()?, config, resolved).await
-}
-
-async fn check_addresses(network: &Network, config: &Config, resolved: &Resolved) -> Result<()> {
-    let own = network.addresses().await?;
-    for (at, service) in config.services.iter().enumerate() {
-        if let Some(vip) = service.vips.iter().find(|vip| own.contains(&vip.ip())) {
-            bail!(
-                "service {:?}: the VIP {vip} is an address of this host; a VIP must be an address that no device has, \
-                 so choose a free one",
-                service.name
-            );
-        }
-        for (number, member) in service.members.iter().enumerate() {
-            let addresses = resolved.addresses(ServiceId(at), MemberId(number));
-            for address in addresses.iter() {
-                let local = network.route_to(address.ip()).await?.is_some_and(|way| way.local);
-                if local {
-                    bail!(
-                        "member {:?} of service {:?}: {address} is an address of this host; members on the same host \
-                         are not supported yet, so give an address of another host",
-                        member.name,
-                        service.name
-                    );
-                }
-            }
-        }
+/// Refuses a device with this name that an agent with another pin directory owns.
+async fn refuse_foreign(network: &Network, pin_dir: &Path, device: &str) -> Result<()> {
+    match network.find(device).await? {
+        Some(index) => programs::refuse_foreign(pin_dir, device, index),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Refuses maps of another layout or another network namespace; claims new ones.
@@ -395,8 +354,8 @@ impl Routes {
                 for address in resolved.addresses(ServiceId(at), MemberId(number)).iter() {
                     let Some(way) = network.route_to(address.ip()).await? else {
                         bail!(
-                            "member {:?} of service {:?}: this host has no route to {address}; add one, then start \
-                             again",
+                            "member {:?} of service {:?}: this host has no route to {address} any more; add one, then \
+                             start again",
                             member.name,
                             service.name
                         );
@@ -451,8 +410,11 @@ async fn uplinks(network: &Network, config: &Config, routes: &Routes) -> Result<
         found.extend(routes.ways.iter().map(|(_, way)| way.device));
     }
     for name in &config.datapath.uplinks {
-        found.insert(network.index_of(name).await.with_context(|| {
-            format!("[datapath] uplinks names {name}; correct it, or leave it out to use every device towards a member")
+        let index = network.find(name).await?;
+        found.insert(index.with_context(|| {
+            format!(
+                "this host has no device {name:?} any more; correct `uplinks` in [datapath], then start again"
+            )
         })?);
     }
     Ok(found.into_iter().collect())

@@ -185,8 +185,11 @@ impl Drop for Agent {
     }
 }
 
-/// `REDIRECTOR_BIN`, or what Cargo built beside this executable.
-fn binary() -> Result<PathBuf> {
+/// The program under test: `REDIRECTOR_BIN`, or what Cargo built beside this executable.
+///
+/// # Errors
+/// When there is none.
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("REDIRECTOR_BIN") {
         return Ok(path.into());
     }

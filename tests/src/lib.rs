@@ -35,7 +35,7 @@ mod timeline;
 mod waiting;
 mod workers;
 
-pub use agent::Agent;
+pub use agent::{Agent, binary};
 pub use agent_config::{AgentConfig, Timing, VIP_PORT, VIP_V4, VIP_V6};
 pub use application::{Application, CHANNEL, QUEUE, mapped, vip_addresses, waiting_at};
 pub use client::{Connection, Stopper, Value};

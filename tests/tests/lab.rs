@@ -246,6 +246,7 @@ fn configurations_are_valid() {
             let parsed = redirector::config::parse(Path::new("lab.toml"), &config.to_string());
             let parsed = parsed.map_err(|error| anyhow::anyhow!("{error}\n{config}"))?;
             redirector::config::resolve(&parsed)?;
+            let parsed = parsed.config;
             ensure!(parsed.agent.control_socket == config.control_socket() && parsed.services.len() == 2);
             ensure!(parsed.services.iter().all(|service| service.members.len() == 3));
             let password = &parsed.services[0].members[0].login.password;

@@ -2,22 +2,24 @@
 
 use std::{io::IsTerminal as _, path::Path};
 
+use anyhow::anyhow;
 use tracing_subscriber::EnvFilter;
 
 use super::{Exit, RunArgs, UninstallArgs};
 use crate::{
     agent,
     config::{self, Resolved},
+    control::server,
     datapath,
     model::Config,
 };
 
 /// Runs the agent in the foreground.
 pub async fn run(args: &RunArgs) -> Exit {
-    log_to_standard_error();
-    let (config, resolved) = match read(&args.config) {
+    log_to_standard_error("info");
+    let (config, resolved) = match read(&args.config).await {
         Ok(read) => read,
-        Err(error) => return wrong_configuration(&error),
+        Err(exit) => return exit,
     };
     match agent::run(config, resolved, args.kernel_log).await {
         Ok(()) => Exit::Done,
@@ -25,23 +27,34 @@ pub async fn run(args: &RunArgs) -> Exit {
     }
 }
 
-/// Removes everything from the kernel.
+/// Removes everything from the kernel, and the socket of an agent that was killed.
 pub async fn uninstall(args: &UninstallArgs) -> Exit {
-    let config = match config::load(&args.config) {
-        Ok(config) => config,
+    let (agent, datapath) = match config::load_sections_of_the_host(&args.config) {
+        Ok(sections) => sections,
         Err(error) => return wrong_configuration(&error),
     };
-    match datapath::uninstall(&config.datapath.pin_dir, &config.datapath.device).await {
+    if let Err(error) = datapath::uninstall(&datapath).await {
+        return failed(&error);
+    }
+    let socket = agent.control_socket;
+    match server::remove_abandoned(&socket) {
         Ok(()) => Exit::Done,
-        Err(error) => failed(&error),
+        Err(error) => failed(&anyhow!(
+            "everything is removed from the kernel, but not the control socket {} ({error}); remove it",
+            socket.display()
+        )),
     }
 }
 
-/// The configuration and the addresses of its members.
-pub(super) fn read(path: &Path) -> Result<(Config, Resolved), config::Error> {
-    let config = config::load(path)?;
-    let resolved = config::resolve(&config)?;
-    Ok((config, resolved))
+/// A configuration that is valid and fits this host, and the addresses of its members. What is wrong is said.
+pub(super) async fn read(path: &Path) -> Result<(Config, Resolved), Exit> {
+    let loaded = config::load(path).map_err(|error| wrong_configuration(&error))?;
+    let resolved = config::resolve(&loaded).map_err(|error| wrong_configuration(&error))?;
+    let misfits = datapath::misfits(&loaded.config, &resolved).await.map_err(|error| failed(&error))?;
+    match loaded.misfits(&misfits) {
+        Some(error) => Err(wrong_configuration(&error)),
+        None => Ok((loaded.config, resolved)),
+    }
 }
 
 pub(super) fn wrong_configuration(error: &config::Error) -> Exit {
@@ -54,9 +67,9 @@ pub(super) fn failed(error: &anyhow::Error) -> Exit {
     Exit::Failed
 }
 
-/// `RUST_LOG` chooses what is logged; without it, what an operator wants to read.
-fn log_to_standard_error() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// `RUST_LOG` chooses what is logged; without it, what an operator wants to read of this verb.
+pub(super) fn log_to_standard_error(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

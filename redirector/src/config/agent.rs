@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{
     address::port_number,
     error::Complaint,
-    read::{Section, word},
+    read::{Section, Written, word},
 };
 use crate::model::{Agent, Datapath, OnStop, PortRange};
 
@@ -18,8 +18,10 @@ const LONGEST_VIP_DEVICE: usize = LONGEST_INTERFACE - 2;
 /// Ports below belong to servers, and binding them is a privilege.
 const LOWEST_PORT: u16 = 1024;
 
-pub(super) fn read(root: &Section<'_>) -> (Agent, Datapath) {
-    (agent(&root.sub("agent")), datapath(&root.sub("datapath")))
+/// Both sections, and where each uplink stands.
+pub(super) fn read(root: &Section<'_>) -> (Agent, Datapath, Vec<Written<String>>) {
+    let (datapath, uplinks) = datapath(&root.sub("datapath"));
+    (agent(&root.sub("agent")), datapath, uplinks)
 }
 
 fn agent(section: &Section<'_>) -> Agent {
@@ -41,7 +43,7 @@ fn agent(section: &Section<'_>) -> Agent {
     }
 }
 
-fn datapath(section: &Section<'_>) -> Datapath {
+fn datapath(section: &Section<'_>) -> (Datapath, Vec<Written<String>>) {
     // `tc` is the only hook, so that the model does not carry it.
     section.texts("hooks", hook);
     let device = section.text("device", |text| interface("device", text, LONGEST_VIP_DEVICE));
@@ -53,18 +55,20 @@ fn datapath(section: &Section<'_>) -> Datapath {
         }
         interface("uplink", text, LONGEST_INTERFACE)
     });
+    let uplinks = uplinks.unwrap_or_default();
     let pin_dir = section.text("pin_dir", |text| absolute("pin_dir", text));
     let port_range = section.text("port_range", port_range);
-    Datapath {
+    let datapath = Datapath {
         device,
-        uplinks: uplinks.into_iter().flatten().map(|name| name.value).collect(),
+        uplinks: uplinks.iter().map(|name| name.value.clone()).collect(),
         pin_dir: pin_dir.map_or_else(|| "/sys/fs/bpf/redirector".into(), |path| path.value),
         max_flows: section.number("max_flows", 16..=1 << 24).unwrap_or(262_144),
         port_range: port_range.map_or(PortRange { first: 10_000, last: 32_767 }, |range| range.value),
         on_stop: section
             .word("on_stop", &[("keep", OnStop::Keep), ("detach", OnStop::Detach)], &[])
             .unwrap_or(OnStop::Keep),
-    }
+    };
+    (datapath, uplinks)
 }
 
 fn hook(text: &str) -> Result<(), Complaint> {

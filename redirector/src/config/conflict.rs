@@ -11,7 +11,7 @@ use super::{
     error::Complaint,
     read::{Section, Written},
     resolve::MemberAddresses,
-    service::Draft,
+    service::{Draft, MemberDraft},
 };
 
 pub(super) fn check(services: &[Draft<'_>]) {
@@ -34,11 +34,19 @@ pub(super) fn check(services: &[Draft<'_>]) {
             for complaint in vips.collisions(&shown, &addresses) {
                 member.section.fault(endpoint.at, complaint);
             }
-            let own = service.vips.iter().map(|vip| vip.value);
-            for complaint in missing_families(&shown, &addresses, own) {
-                member.section.fault(endpoint.at, complaint);
-            }
         }
+        unserved_vips(service);
+    }
+}
+
+/// Only if no member is a name: what those have is known when they are resolved.
+fn unserved_vips(service: &Draft<'_>) {
+    let literal = |member: &MemberDraft<'_>| {
+        member.endpoint.as_ref()?.value.literal().map(|literal| MemberAddresses::from_iter([literal]))
+    };
+    let Some(members) = service.members.iter().map(literal).collect::<Option<Vec<_>>>() else { return };
+    for vip in service.vips.iter().filter(|vip| !members.is_empty() && is_unserved(vip.value, &members)) {
+        service.section.fault(vip.at, unserved(vip.value));
     }
 }
 
@@ -97,25 +105,23 @@ impl<'a> VipOwners<'a> {
     }
 }
 
-/// A flow keeps its IP version, so a member needs an address of each that its service's VIPs have.
-pub(super) fn missing_families(
-    endpoint: &str,
-    addresses: &MemberAddresses,
-    vips: impl Iterator<Item = SocketAddr>,
-) -> Vec<Complaint> {
-    let mut complaints = Vec::new();
-    for vip in vips {
-        let (missing, family) = match vip {
-            SocketAddr::V4(_) => (addresses.v4.is_none(), "IPv4"),
-            SocketAddr::V6(_) => (addresses.v6.is_none(), "IPv6"),
-        };
-        let complaint = Complaint::new(
-            format!("endpoint {endpoint:?} has no {family} address, but VIP {vip} needs one"),
-            format!("give a host name that has one, or put the {family} VIP into a service of its own"),
-        );
-        if missing {
-            complaints.push(complaint);
-        }
-    }
-    complaints
+/// A flow keeps its IP version, so a VIP needs a member that has an address of its own version.
+///
+/// One is enough: the contract's example has VIPs of both versions and a member with a literal IPv4 endpoint.
+pub(super) fn is_unserved(vip: SocketAddr, members: &[MemberAddresses]) -> bool {
+    members.iter().all(|member| !member.serves(vip))
+}
+
+/// What is said of a VIP that [is unserved](is_unserved).
+pub(super) fn unserved(vip: SocketAddr) -> Complaint {
+    let family = family(vip);
+    Complaint::new(
+        format!("VIP {vip} needs a member with an {family} address, and none has one"),
+        format!("give a member an endpoint that has one, or remove the {family} VIP"),
+    )
+}
+
+/// `IPv4` or `IPv6`
+pub(super) fn family(address: SocketAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }

@@ -63,16 +63,11 @@ impl Fault {
         Self { place: None, subject: path.display().to_string(), complaint }
     }
 
-    /// A fault that came up later, when the places are gone.
-    pub(super) fn of(subject: String, complaint: Complaint) -> Self {
-        Self { place: None, subject, complaint }
-    }
-
     pub(super) fn says(&self, complaint: &Complaint) -> bool {
         self.complaint == *complaint
     }
 
-    /// Where in the file; `None` for a fault of the file as a whole and for a name that does not resolve.
+    /// Where in the file; `None` for a fault of the file as a whole.
     #[must_use]
     pub fn place(&self) -> Option<&Place> {
         self.place.as_ref()

@@ -7,13 +7,13 @@ use std::{
 };
 
 use super::{
-    address,
-    conflict::{VipOwners, missing_families},
-    error::{Complaint, Error, Fault},
+    Loaded, address,
+    conflict::{VipOwners, family, is_unserved, unserved},
+    error::{Complaint, Error},
 };
-use crate::model::{Config, Endpoint, MemberId, ServiceId};
+use crate::model::{Endpoint, MemberId, ServiceId};
 
-/// The addresses of every member of a [`Config`].
+/// The addresses of every member of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
     services: Vec<Vec<MemberAddresses>>,
@@ -27,7 +27,8 @@ impl Resolved {
     }
 }
 
-/// The first usable address of each IP version. There is one for each version that the service's VIPs have.
+/// The first usable address of each IP version. There is at least one, and for each VIP of a service there is a member
+/// with an address of the VIP's version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemberAddresses {
     /// IPv4.
@@ -40,6 +41,12 @@ impl MemberAddresses {
     /// Those that there are, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = SocketAddr> + use<> {
         self.v4.map(SocketAddr::from).into_iter().chain(self.v6.map(SocketAddr::from))
+    }
+
+    /// Whether there is an address of the VIP's IP version.
+    #[must_use]
+    pub fn serves(&self, vip: SocketAddr) -> bool {
+        if vip.is_ipv4() { self.v4.is_some() } else { self.v6.is_some() }
     }
 }
 
@@ -58,14 +65,14 @@ impl FromIterator<SocketAddr> for MemberAddresses {
 
 /// Resolves the endpoints of all members, at the same time. Blocks as long as the host's resolver does.
 ///
+/// Warns of members that cannot serve every VIP of their service.
+///
 /// # Errors
-/// Every member whose endpoint does not resolve, has no address of an IP version that a VIP of its service
-/// has, or has the address of a VIP.
-pub fn resolve(config: &Config) -> Result<Resolved, Error> {
+/// Every member whose endpoint does not resolve or has the address of a VIP, and every VIP whose IP version no member
+/// of its service has.
+pub fn resolve(loaded: &Loaded) -> Result<Resolved, Error> {
     let answers: Vec<Vec<Answer>> = thread::scope(|scope| {
-        let lookups: Vec<Vec<_>> = config
-            .services
-            .iter()
+        let lookups: Vec<Vec<_>> = (loaded.config.services.iter())
             .map(|service| {
                 service.members.iter().map(|member| scope.spawn(|| look_up(&member.endpoint))).collect()
             })
@@ -75,7 +82,11 @@ pub fn resolve(config: &Config) -> Result<Resolved, Error> {
         };
         lookups.into_iter().map(|lookups| lookups.into_iter().map(join).collect()).collect()
     });
-    judge(config, answers)
+    let resolved = judge(loaded, answers)?;
+    for text in partial_members(loaded, &resolved) {
+        tracing::warn!("{text}");
+    }
+    Ok(resolved)
 }
 
 pub(super) type Answer = io::Result<Vec<SocketAddr>>;
@@ -85,34 +96,57 @@ fn look_up(endpoint: &Endpoint) -> Answer {
 }
 
 /// Chooses from the resolver's answers and compares them with the VIPs.
-pub(super) fn judge(config: &Config, answers: Vec<Vec<Answer>>) -> Result<Resolved, Error> {
+pub(super) fn judge(loaded: &Loaded, answers: Vec<Vec<Answer>>) -> Result<Resolved, Error> {
+    let config = &loaded.config;
     let subjects: Vec<_> =
-        config.services.iter().map(|service| format!("service {:?}", service.name)).collect();
+        (0..config.services.len()).map(|at| loaded.service_subject(ServiceId(at))).collect();
     let vips = VipOwners::new(
         (config.services.iter().zip(&subjects))
             .flat_map(|(service, subject)| service.vips.iter().map(move |vip| (*vip, subject.as_str()))),
     );
     let mut faults = Vec::new();
     let mut services = Vec::new();
-    for ((service, subject), answers) in config.services.iter().zip(&subjects).zip(answers) {
+    for (at, (service, answers)) in config.services.iter().zip(answers).enumerate() {
+        let id = ServiceId(at);
         let mut members = Vec::new();
-        for (member, answer) in service.members.iter().zip(answers) {
+        for (number, (member, answer)) in service.members.iter().zip(answers).enumerate() {
             let endpoint = member.endpoint.to_string();
             let (addresses, complaints) = match choose(&endpoint, answer) {
-                Ok(addresses) => {
-                    let mut complaints = vips.collisions(&endpoint, &addresses);
-                    complaints.extend(missing_families(&endpoint, &addresses, service.vips.iter().copied()));
-                    (addresses, complaints)
-                }
+                Ok(addresses) => (addresses, vips.collisions(&endpoint, &addresses)),
                 Err(complaint) => (MemberAddresses::default(), vec![complaint]),
             };
-            let subject = format!("member {:?} of {subject}", member.name);
-            faults.extend(complaints.into_iter().map(|complaint| Fault::of(subject.clone(), complaint)));
+            let fault = |complaint| loaded.member_fault(id, MemberId(number), complaint);
+            faults.extend(complaints.into_iter().map(fault));
             members.push(addresses);
+        }
+        // A member without any address is a fault already, and might have had the one that is missed.
+        if members.iter().all(|member| *member != MemberAddresses::default()) {
+            let unserved_vips =
+                service.vips.iter().enumerate().filter(|(_, vip)| is_unserved(**vip, &members));
+            faults.extend(unserved_vips.map(|(number, vip)| loaded.vip_fault(id, number, unserved(*vip))));
         }
         services.push(members);
     }
     Error::of(faults).map_or(Ok(Resolved { services }), Err)
+}
+
+/// What is legal and yet worth a warning: members that lack the IP version of a VIP which another member has.
+pub(super) fn partial_members(loaded: &Loaded, resolved: &Resolved) -> Vec<String> {
+    let mut texts = Vec::new();
+    for (at, service) in loaded.config.services.iter().enumerate() {
+        for number in 0..service.members.len() {
+            let (service_id, member) = (ServiceId(at), MemberId(number));
+            let addresses = resolved.addresses(service_id, member);
+            for vip in service.vips.iter().filter(|vip| !addresses.serves(**vip)) {
+                let (subject, family) = (loaded.member_subject(service_id, member), family(*vip));
+                texts.push(format!(
+                    "{subject} has no {family} address: connections to VIP {vip} are refused while it is active; \
+                     give it an endpoint that has one, or put the {family} VIP into a service of its own"
+                ));
+            }
+        }
+    }
+    texts
 }
 
 /// The addresses that one answer gives, without those that no member can have: some resolvers answer

@@ -15,6 +15,7 @@ use crate::model::{
     Member, OnAllDown, OnStop, PortRange, Secret, Service,
 };
 
+mod host;
 mod properties;
 mod resolving;
 mod wrong;
@@ -55,7 +56,7 @@ impl Directory {
     }
 
     fn parse(&self, text: &str) -> Result<Config, Error> {
-        parse(&self.0.join("redirector.toml"), text)
+        parse(&self.0.join("redirector.toml"), text).map(|loaded| loaded.config)
     }
 
     /// The message, as if the directory were /etc.
@@ -126,7 +127,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
             }],
         }],
     };
-    assert_eq!(parse(Path::new("redirector.toml"), MINIMAL).unwrap(), expected);
+    assert_eq!(parse(Path::new("redirector.toml"), MINIMAL).unwrap().config, expected);
 }
 
 #[test]

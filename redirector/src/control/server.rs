@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::Full;
 use hyper::{
     Method, Response, StatusCode,
@@ -82,17 +82,19 @@ pub struct Listener {
 /// Outside a tokio runtime.
 pub fn bind(path: &Path) -> Result<Listener> {
     let shown = path.display();
+    let next = "run as root, or change control_socket in [agent]";
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).with_context(|| {
-            format!(
-                "control socket {shown}: cannot make its directory; run as root or change `control_socket`"
-            )
+        fs::create_dir_all(directory).map_err(|error| {
+            anyhow!("control socket {shown}: its directory cannot be made ({error}); {next}")
         })?;
     }
-    remove_stale(path)?;
-    let socket = StdListener::bind(path).with_context(|| {
-        format!(
-            "control socket {shown}: cannot bind; check the path (at most 107 bytes) and its directory's mode"
+    refuse_taken(path)?;
+    remove_abandoned(path).map_err(|error| {
+        anyhow!("control socket {shown}: the old one cannot be removed ({error}); {next}")
+    })?;
+    let socket = StdListener::bind(path).map_err(|error| {
+        anyhow!(
+            "control socket {shown}: cannot bind ({error}); check the path (at most 107 bytes) and its directory's mode"
         )
     })?;
     let file = identity(&fs::symlink_metadata(path)?);
@@ -104,23 +106,40 @@ pub fn bind(path: &Path) -> Result<Listener> {
     Ok(listener)
 }
 
-/// Removes the socket that an agent left behind when it was killed.
-fn remove_stale(path: &Path) -> Result<()> {
+/// Removes the socket that an agent left behind when it was killed. Whatever else is there stays.
+///
+/// # Errors
+///
+/// The file system says no.
+pub fn remove_abandoned(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    match StdStream::connect(path) {
+        Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a path where something else than an abandoned socket is.
+fn refuse_taken(path: &Path) -> Result<()> {
     let shown = path.display();
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found.with_context(|| format!("control socket {shown}: cannot look at it"))?,
+        found => found.map_err(|error| {
+            anyhow!("control socket {shown}: cannot look at it ({error}); change control_socket in [agent]")
+        })?,
     };
     if !metadata.file_type().is_socket() {
         bail!(
-            "control socket {shown}: there is something else than a socket; move it away or change `control_socket`"
+            "control socket {shown}: there is something else than a socket; move it away or change control_socket in \
+             [agent]"
         );
     }
     match StdStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
-            .with_context(|| format!("control socket {shown}: cannot remove the old one")),
-        Err(error) => Err(error)
-            .with_context(|| format!("control socket {shown}: cannot tell whether an agent uses it")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => bail!(
+            "control socket {shown}: cannot tell whether an agent uses it ({error}); run as root, or change \
+             control_socket in [agent]"
+        ),
         Ok(_) => bail!(
             "control socket {shown}: another agent answers on it; stop that one, or give this one its own \
              `control_socket`, `device` and `pin_dir`"

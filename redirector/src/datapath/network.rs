@@ -10,14 +10,16 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rtnetlink::{
     Handle, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         address::AddressAttribute,
         link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType},
+        route::{
+            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType,
+        },
     },
 };
 use tokio_stream::StreamExt as _;
@@ -47,6 +49,15 @@ pub struct RouteTo {
     pub local: bool,
 }
 
+/// A route that leads to one address and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SingleRoute {
+    /// The address.
+    pub to: IpAddr,
+    /// The device that it leads to; `None`: a route that refuses or loses packets.
+    pub device: Option<u32>,
+}
+
 /// Route netlink of the agent's network namespace.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -63,30 +74,26 @@ impl Network {
 
     /// The VIP device, made if it is not there. One that an earlier agent left is taken over.
     pub async fn ensure_device(&self, name: &str) -> Result<Device> {
-        let link = match self.link(name).await? {
-            Some(link) => {
-                if !is_veth(&link) {
-                    bail!(
-                        "there is a device {name} that is no veth, so it is not Redirector's; choose another name in \
-                         [datapath] device"
-                    );
-                }
-                link
+        let peer_name = peer_of(name);
+        if self.link(name).await?.is_none() {
+            if self.link(&peer_name).await?.is_some() {
+                bail!(
+                    "there is a device {peer_name}, the name that the other end of {name} shall have; choose another \
+                     name in [datapath] device, or remove it (`ip link del {peer_name}`)"
+                );
             }
-            None => {
-                let peer = peer_of(name);
-                self.handle
-                    .link()
-                    .add(LinkVeth::new(name, &peer).build())
-                    .execute()
-                    .await
-                    .with_context(|| format!("cannot make the veth pair {name} and {peer}"))?;
-                self.link(name).await?.with_context(|| format!("the device {name} vanished"))?
-            }
+            self.handle.link().add(LinkVeth::new(name, &peer_name).build()).execute().await.map_err(
+                |error| {
+                    anyhow!("cannot make the veth pair {name} and {peer_name}: {error}; {}", hint(&error))
+                },
+            )?;
+        }
+        let Some((link, peer)) = self.pair(name).await? else {
+            bail!(
+                "there is a device {name} that is no veth pair with {peer_name}, so it is not Redirector's; choose \
+                 another name in [datapath] device, or remove it (`ip link del {name}`)"
+            );
         };
-        let peer = self.link(&peer_of(name)).await?.with_context(|| {
-            format!("the device {name} has no peer {}, so it is not Redirector's", peer_of(name))
-        })?;
         for end in [name, &peer_of(name)] {
             quieten(end)?;
         }
@@ -121,10 +128,7 @@ impl Network {
 
     /// Removes the VIP device, and with it the routes that lead to it. Nothing to remove is no error.
     pub async fn remove_device(&self, name: &str) -> Result<()> {
-        let Some(link) = self.link(name).await? else { return Ok(()) };
-        if !is_veth(&link) || self.link(&peer_of(name)).await?.is_none() {
-            return Ok(());
-        }
+        let Some((link, _)) = self.pair(name).await? else { return Ok(()) };
         self.handle
             .link()
             .del(link.header.index)
@@ -138,10 +142,31 @@ impl Network {
         Ok(self.link(name).await?.is_some())
     }
 
-    /// The index of a device; an error when there is none.
-    pub async fn index_of(&self, name: &str) -> Result<u32> {
-        let link = self.link(name).await?;
-        Ok(link.with_context(|| format!("there is no device {name}"))?.header.index)
+    /// The index of a device; `None`: there is none.
+    pub async fn find(&self, name: &str) -> Result<Option<u32>> {
+        Ok(self.link(name).await?.map(|link| link.header.index))
+    }
+
+    /// The name of a device; `None`: there is none, any more.
+    pub async fn name_of(&self, device: u32) -> Result<Option<String>> {
+        let link = self.first_link(self.handle.link().get().match_index(device)).await?;
+        let mut attributes = link.into_iter().flat_map(|link| link.attributes);
+        Ok(attributes.find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        }))
+    }
+
+    /// The two ends of a VIP device; `None`: there is none, or it is somebody else's.
+    async fn pair(&self, name: &str) -> Result<Option<(LinkMessage, LinkMessage)>> {
+        let (Some(link), Some(peer)) = (self.link(name).await?, self.link(&peer_of(name)).await?) else {
+            return Ok(None);
+        };
+        let leads_to_peer = link
+            .attributes
+            .iter()
+            .any(|attribute| matches!(attribute, LinkAttribute::Link(index) if *index == peer.header.index));
+        Ok((is_veth(&link) && leads_to_peer).then_some((link, peer)))
     }
 
     async fn link(&self, name: &str) -> Result<Option<LinkMessage>> {
@@ -256,17 +281,9 @@ impl Network {
 
     /// Removes routes into the VIP device that belong to no VIP any more.
     pub async fn remove_other_routes(&self, device: u32, vips: &HashSet<IpAddr>) -> Result<()> {
-        for request in
-            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
-            let mut routes = Box::pin(self.handle.route().get(request).execute());
-            let mut surplus = Vec::new();
-            while let Some(route) = routes.try_next().await.context("cannot list the routes")? {
-                if leads_to(&route, device) && destination(&route).is_some_and(|vip| !vips.contains(&vip)) {
-                    surplus.push(route);
-                }
-            }
-            for route in surplus {
+        let routes = self.main_routes().await?;
+        for route in routes.into_iter().filter(|route| device_of(route) == Some(device)) {
+            if destination(&route).is_some_and(|vip| !vips.contains(&vip)) {
                 self.handle
                     .route()
                     .del(route)
@@ -276,6 +293,29 @@ impl Network {
             }
         }
         Ok(())
+    }
+
+    /// The routes that stand where a VIP's route would stand.
+    pub async fn routes_to_single_addresses(&self) -> Result<Vec<SingleRoute>> {
+        let single =
+            |route: &RouteMessage| Some(SingleRoute { to: destination(route)?, device: device_of(route) });
+        Ok(self.main_routes().await?.iter().filter_map(single).collect())
+    }
+
+    /// Every route of the main table, where VIP routes are.
+    async fn main_routes(&self) -> Result<Vec<RouteMessage>> {
+        let mut found = Vec::new();
+        for request in
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
+            let mut routes = Box::pin(self.handle.route().get(request).execute());
+            while let Some(route) = routes.try_next().await.context("cannot list the routes")? {
+                if route.header.table == RouteHeader::RT_TABLE_MAIN {
+                    found.push(route);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Every address of this host.
@@ -307,12 +347,21 @@ fn is_veth(link: &LinkMessage) -> bool {
     })
 }
 
-fn leads_to(route: &RouteMessage, device: u32) -> bool {
-    route.header.kind == RouteType::Unicast
-        && route
-            .attributes
-            .iter()
-            .any(|attribute| matches!(attribute, RouteAttribute::Oif(index) if *index == device))
+fn device_of(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+/// The next step after the kernel refused a device.
+fn hint(error: &rtnetlink::Error) -> &'static str {
+    match error {
+        rtnetlink::Error::NetlinkError(error) if -error.raw_code() == libc::EOPNOTSUPP => {
+            "load the kernel module veth (CONFIG_VETH)"
+        }
+        _ => "look at the kernel's log (`dmesg`)",
+    }
 }
 
 /// The one address that a route leads to; `None` for a prefix, which is not ours.

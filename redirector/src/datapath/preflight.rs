@@ -1,8 +1,8 @@
 //! What this host must offer before anything is made in its kernel.
 
 use std::{
-    fs,
-    os::fd::OwnedFd,
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,8 @@ use rustix::{
     fs::{FlockOperation, Mode, OFlags},
     io::Errno,
 };
+
+use super::programs;
 
 /// The oldest kernel that has all that the programs and their links need: tcx links came with it.
 const OLDEST: (u8, u8) = (6, 6);
@@ -28,8 +30,10 @@ pub(super) fn check() -> Result<()> {
 fn check_kernel(version: KernelVersion) -> Result<()> {
     let (major, minor) = OLDEST;
     if version < KernelVersion::new(major, minor, 0) {
+        // Its `Debug` is that of a struct.
+        let [_, running_major, running_minor, _] = version.code().to_be_bytes();
         bail!(
-            "this kernel is too old: Linux {version:?} runs, Linux {major}.{minor} or newer is needed (tcx links keep \
+            "this kernel is too old: Linux {running_major}.{running_minor} runs, Linux {major}.{minor} or newer is needed (tcx links keep \
              the programs attached when the agent stops); boot a newer kernel"
         );
     }
@@ -66,8 +70,8 @@ fn check_capabilities(status: &str) -> Result<()> {
 #[derive(Debug)]
 pub(super) struct PinDir {
     path: PathBuf,
-    /// Made by this call: an agent that fails to start leaves nothing behind.
-    pub(super) fresh: bool,
+    /// Directories that this call made, the outermost first: an agent that fails to start leaves nothing behind.
+    made: Vec<PathBuf>,
     _lock: OwnedFd,
 }
 
@@ -75,25 +79,57 @@ impl PinDir {
     /// Makes the directory if it is not there, and locks it.
     pub(super) fn claim(path: &Path) -> Result<Self> {
         check_bpffs(path)?;
-        let fresh = !path.exists();
-        fs::create_dir_all(path)
-            .with_context(|| format!("cannot make the pin directory {}", path.display()))?;
+        let made = make(path)?;
         match lock(path) {
-            Ok(lock) => Ok(Self { path: path.to_owned(), fresh, _lock: lock }),
+            Ok(lock) => Ok(Self { path: path.to_owned(), made, _lock: lock }),
             Err(Errno::WOULDBLOCK) => bail!(
-                "another agent is running on the pin directory {}; stop it first, or give this one a pin_dir and a \
-                 device of its own in [datapath]",
+                "another agent is running on the pin directory {}; stop that one first, or use a pin_dir and a device \
+                 of its own in [datapath]",
                 path.display()
             ),
-            Err(error) => {
-                Err(error).with_context(|| format!("cannot lock the pin directory {}", path.display()))
-            }
+            Err(error) => bail!(
+                "cannot lock the pin directory {}: {error}; check that it is a directory, or change pin_dir in \
+                 [datapath]",
+                path.display()
+            ),
         }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Removes pins and directory if this call made it.
+    pub(super) fn give_back(&self) -> Result<()> {
+        let Some((innermost, outer)) = self.made.split_last() else { return Ok(()) };
+        programs::remove_pins(innermost)?;
+        for directory in outer.iter().rev() {
+            fs::remove_dir(directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a directory and what is missing above it. Returns what it made; another agent that was faster made the rest.
+fn make(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut made = Vec::new();
+    let missing: Vec<_> = path.ancestors().take_while(|path| !path.exists()).collect();
+    for directory in missing.into_iter().rev() {
+        match fs::create_dir(directory) {
+            Ok(()) => made.push(directory.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                // As empty as they were made; whoever is faster has made them his own.
+                made.iter().rev().for_each(|directory| _ = fs::remove_dir(directory));
+                bail!(
+                    "cannot make the pin directory {}: {error}; run as root, and give a pin_dir in [datapath] without \
+                     dots in its name (a BPF file system allows none)",
+                    path.display()
+                )
+            }
+        }
+    }
+    Ok(made)
 }
 
 fn lock(path: &Path) -> rustix::io::Result<OwnedFd> {
@@ -103,19 +139,29 @@ fn lock(path: &Path) -> rustix::io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// Pins live on a BPF file system only.
+/// Pins live on a BPF file system only, and in a directory of their own there.
 fn check_bpffs(pin_dir: &Path) -> Result<()> {
     let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let stat = rustix::fs::statfs(existing)
         .with_context(|| format!("cannot read the file system of {}", existing.display()))?;
-    if stat.f_type.cast_unsigned() == BPF_FS {
-        return Ok(());
+    if stat.f_type.cast_unsigned() != BPF_FS {
+        bail!(
+            "the pin directory {} is not on a BPF file system; `mount -t bpf bpf /sys/fs/bpf` makes one (a process \
+             moved with `ip netns exec` does not see it: use `nsenter --net=`), or change pin_dir in [datapath]",
+            pin_dir.display()
+        )
     }
-    bail!(
-        "the pin directory {} is not on a BPF file system; `mount -t bpf bpf /sys/fs/bpf` makes one (a process moved \
-         with `ip netns exec` does not see it: use `nsenter --net=`)",
-        pin_dir.display()
-    )
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
+    let is_root = existing == pin_dir
+        && pin_dir.parent().is_none_or(|parent| device(parent).ok() != device(pin_dir).ok());
+    if is_root {
+        bail!(
+            "the pin directory {} is a whole file system, which other programs use too; give a directory below it as \
+             pin_dir in [datapath]",
+            pin_dir.display()
+        )
+    }
+    Ok(())
 }
 
 #[cfg(test)]

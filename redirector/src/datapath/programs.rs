@@ -143,7 +143,7 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[u32])
         attach_one(classifier(programs, INGRESS)?, &dir.join(&pin), *uplink, TcAttachType::Ingress)?;
         wanted.insert(pin);
     }
-    let pin = format!("egress_{device}");
+    let pin = egress_pin(device);
     attach_one(classifier(programs, EGRESS)?, &dir.join(&pin), device, TcAttachType::Egress)?;
     wanted.insert(pin);
 
@@ -157,17 +157,29 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[u32])
     Ok(())
 }
 
-/// Refuses a device that somebody else's programs run on: an agent with another pin directory owns it.
-pub fn refuse_foreign(device: &str) -> Result<()> {
-    let (_, found) = SchedClassifier::query_tcx(device, TcAttachType::Egress)
-        .with_context(|| format!("cannot ask what runs on {device}"))?;
-    if found.is_empty() {
+/// Refuses a device that runs programs whose link is not pinned here: an agent with another pin directory owns it.
+pub fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result<()> {
+    if links_dir(pin_dir).join(egress_pin(index)).exists() {
         return Ok(());
     }
+    match SchedClassifier::query_tcx(device, TcAttachType::Egress) {
+        Ok((_, found)) if found.is_empty() => return Ok(()),
+        Ok(_) => {}
+        // There are programs, and without CAP_SYS_ADMIN one may not look at them.
+        Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::PermissionDenied => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot ask what runs on {device}")),
+    }
     bail!(
-        "the device {device} belongs to an agent with another pin_dir; give this one a device of its own in \
-         [datapath], or uninstall the other one"
+        "the device {device} belongs to an agent with another pin_dir than {}; give this one a device of its own in \
+         [datapath], or uninstall the other one with its own configuration",
+        pin_dir.display()
     )
+}
+
+/// Name of the link's pin at the VIP device.
+fn egress_pin(device: u32) -> String {
+    format!("egress_{device}")
 }
 
 fn attach_one(program: &mut SchedClassifier, pin: &Path, device: u32, direction: TcAttachType) -> Result<()> {
@@ -206,10 +218,11 @@ fn attach_one(program: &mut SchedClassifier, pin: &Path, device: u32, direction:
     Ok(())
 }
 
-/// Removes every pin, and with it links, programs and maps. Nothing to remove is no error.
+/// Removes every pin, and with it links, programs and maps. Nothing to remove is no error, and what is not
+/// Redirector's stays.
 pub fn remove_pins(pin_dir: &Path) -> Result<()> {
     // Links first: programs stop before their maps go.
-    for dir in [links_dir(pin_dir), maps_dir(pin_dir), pin_dir.to_owned()] {
+    for dir in [links_dir(pin_dir), maps_dir(pin_dir)] {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -224,5 +237,15 @@ pub fn remove_pins(pin_dir: &Path) -> Result<()> {
         }
         fs::remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
-    Ok(())
+    match fs::remove_dir(pin_dir) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => bail!(
+            "everything of Redirector's is removed, but not the pin directory {}: there is something else in it; \
+             remove that",
+            pin_dir.display()
+        ),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove the pin directory {}", pin_dir.display()))
+        }
+        _ => Ok(()),
+    }
 }

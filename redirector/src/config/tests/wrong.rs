@@ -215,7 +215,6 @@ fn members() {
         ("unspecified endpoint", PARIS, "endpoint = \"0.0.0.0:6379\""),
         ("v4-mapped endpoint", PARIS, "endpoint = \"[::ffff:10.2.1.2]:6379\""),
         ("endpoint with a VIP's address", PARIS, "endpoint = \"[fd00:255::2]:12000\""),
-        ("literal that cannot serve both VIPs", PARIS, "endpoint = \"10.2.1.2:6379\""),
         ("IPv4 member of an IPv6 VIP", "endpoint = \"[fd00:2::2]:6379\"", "endpoint = \"10.2.1.2:6379\""),
         ("weight of 0", "weight = 10", "weight = 0"),
         ("weight out of range", "weight = 10", "weight = 4294967296"),

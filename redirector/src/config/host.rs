@@ -1,0 +1,160 @@
+//! What is wrong with a configuration only on this host, and where it stands in the file.
+//!
+//! The datapath finds it, by netlink; this module knows the places and the words.
+
+use std::net::SocketAddr;
+
+use super::{
+    Loaded,
+    error::{Complaint, Error, Fault, Place},
+    read::{Document, Written},
+    service::Draft,
+};
+use crate::model::{MemberId, ServiceId};
+
+/// Something that the configuration says and the host contradicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// Nothing for an address of the host's own is ever routed to the VIP device.
+    VipIsOwn {
+        /// The VIP's service.
+        service: ServiceId,
+        /// Number of the VIP in its service.
+        vip: usize,
+    },
+    /// The host routes the VIP already, and not to the VIP device.
+    VipIsRouted {
+        /// The VIP's service.
+        service: ServiceId,
+        /// Number of the VIP in its service.
+        vip: usize,
+        /// Where the host routes it to; `None`: nowhere, it refuses or loses the packets.
+        device: Option<String>,
+    },
+    /// Translated flows leave by an uplink; this member would be reached without one.
+    MemberIsOwn {
+        /// The member's service.
+        service: ServiceId,
+        /// The member.
+        member: MemberId,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// The host knows no way to a member.
+    NoRoute {
+        /// The member's service.
+        service: ServiceId,
+        /// The member.
+        member: MemberId,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// The host has no device of this name.
+    NoUplink {
+        /// Number of the uplink in the configuration.
+        uplink: usize,
+    },
+}
+
+/// Where everything stands that only the resolver or the host can judge.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    uplinks: Vec<Place>,
+    /// By service.
+    vips: Vec<Vec<Place>>,
+    /// By service.
+    endpoints: Vec<Vec<Place>>,
+}
+
+impl Places {
+    /// For a document without a fault: every draft is complete then.
+    pub(super) fn new(document: &Document<'_>, uplinks: &[Written<String>], drafts: &[Draft<'_>]) -> Self {
+        let vips = |draft: &Draft<'_>| draft.vips.iter().map(|vip| document.place(vip.at)).collect();
+        let endpoints = |draft: &Draft<'_>| {
+            let endpoints = draft.members.iter().flat_map(|member| &member.endpoint);
+            endpoints.map(|endpoint| document.place(endpoint.at)).collect()
+        };
+        Self {
+            uplinks: uplinks.iter().map(|uplink| document.place(uplink.at)).collect(),
+            vips: drafts.iter().map(vips).collect(),
+            endpoints: drafts.iter().map(endpoints).collect(),
+        }
+    }
+}
+
+impl Loaded {
+    /// The misfits in words; `None` when there is none.
+    #[must_use]
+    pub fn misfits(&self, misfits: &[Misfit]) -> Option<Error> {
+        Error::of(misfits.iter().map(|misfit| self.fault(misfit)).collect())
+    }
+
+    fn fault(&self, misfit: &Misfit) -> Fault {
+        match misfit {
+            Misfit::VipIsOwn { service, vip } => {
+                let cause = format!("VIP {} is an address of this host", self.vip(*service, *vip));
+                self.vip_fault(
+                    *service,
+                    *vip,
+                    Complaint::new(cause, "choose an address that no device of any host has"),
+                )
+            }
+            Misfit::VipIsRouted { service, vip, device } => {
+                let ip = self.vip(*service, *vip).ip();
+                let (to, dev) = device.as_ref().map_or_else(Default::default, |device| {
+                    (format!(" to the device {device}"), format!(" dev {device}"))
+                });
+                let cause = format!("this host has a route for the VIP's address {ip} already{to}");
+                let next = format!(
+                    "uninstall the agent that made the route, or remove it (`ip route del {ip}{dev}`), or choose another \
+                     VIP"
+                );
+                self.vip_fault(*service, *vip, Complaint::new(cause, next))
+            }
+            Misfit::MemberIsOwn { service, member, address } => {
+                let cause = format!("{} is an address of this host", address.ip());
+                let next =
+                    "give an address of another host: members on the agent's own host are not supported yet";
+                self.member_fault(*service, *member, Complaint::new(cause, next))
+            }
+            Misfit::NoRoute { service, member, address } => {
+                let cause = format!("this host has no route to {}", address.ip());
+                let next = "add one (`ip route`), or correct the endpoint";
+                self.member_fault(*service, *member, Complaint::new(cause, next))
+            }
+            Misfit::NoUplink { uplink } => {
+                let name = &self.config.datapath.uplinks[*uplink];
+                let complaint = Complaint::new(
+                    format!("this host has no device {name:?}"),
+                    "correct `uplinks`, or leave it out to use every device that leads to a member",
+                );
+                Fault::new(self.places.uplinks[*uplink].clone(), String::new(), complaint)
+            }
+        }
+    }
+
+    fn vip(&self, service: ServiceId, vip: usize) -> SocketAddr {
+        self.config.services[service.0].vips[vip]
+    }
+
+    /// `service "orders"`
+    pub(super) fn service_subject(&self, service: ServiceId) -> String {
+        format!("service {:?}", self.config.services[service.0].name)
+    }
+
+    /// `member "paris" of service "orders"`
+    pub(super) fn member_subject(&self, service: ServiceId, member: MemberId) -> String {
+        let name = &self.config.services[service.0].members[member.0].name;
+        format!("member {name:?} of {}", self.service_subject(service))
+    }
+
+    pub(super) fn vip_fault(&self, service: ServiceId, vip: usize, complaint: Complaint) -> Fault {
+        let place = self.places.vips[service.0][vip].clone();
+        Fault::new(place, self.service_subject(service), complaint)
+    }
+
+    pub(super) fn member_fault(&self, service: ServiceId, member: MemberId, complaint: Complaint) -> Fault {
+        let place = self.places.endpoints[service.0][member.0].clone();
+        Fault::new(place, self.member_subject(service, member), complaint)
+    }
+}
