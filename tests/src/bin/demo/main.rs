@@ -59,15 +59,14 @@ fn main() -> ExitCode {
     let result = story::tell(fault, &mut screen);
     screen.end_live();
     match result {
-        // What follows from an interruption is no failure of its own.
-        _ if interrupted() => {
-            eprintln!("\ninterrupted; everything that the demo made is removed");
+        Err(error) if nobody_reads(&error) => ExitCode::FAILURE,
+        Err(error) => failed(&error),
+        Ok(()) if interrupted() => {
+            eprintln!("\ninterrupted");
             // 128 + SIGINT, as a shell has it.
             ExitCode::from(130)
         }
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if nobody_reads(&error) => ExitCode::FAILURE,
-        Err(error) => failed(&error),
     }
 }
 

@@ -106,7 +106,9 @@ pub(crate) fn tell(fault: Fault, screen: &mut Screen) -> Result<()> {
     }
     drop(agent);
     drop(lab);
-    result.and(traces.are_gone(screen))
+    let gone = traces.are_gone(screen);
+    // What follows from an interruption is no failure of its own; what is left behind is.
+    if interrupted() { gone } else { result.and(gone) }
 }
 
 fn acts(fault: Fault, lab: &Lab, agent: &Agent, screen: &mut Screen) -> Result<()> {
@@ -266,9 +268,9 @@ fn ghosts(stage: &mut Stage<'_>, fault: Fault, lab: &Lab) -> Result<usize> {
         ensure!(fault == Fault::BlackHole, "{BETTER} still has {} of before", many(all, "waiting client"));
         let text = format!("{BETTER} still has {} of before the fault", many(all, "waiting client"));
         stage.event(Instant::now(), None, Tone::Trouble, &text)?;
-        stage
-            .screen
-            .more(Tone::Quiet, "it could not be told of their end, and pops an element for nobody")?;
+        let lost =
+            format!("it could not be told of their end: {} will go to nobody", many(blocked, "element"));
+        stage.screen.more(Tone::Quiet, &lost)?;
     }
     Ok(blocked)
 }
