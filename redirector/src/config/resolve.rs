@@ -43,6 +43,16 @@ impl MemberAddresses {
         self.v4.map(SocketAddr::from).into_iter().chain(self.v6.map(SocketAddr::from))
     }
 
+    /// Without addresses of an IP version that no VIP has: nothing is ever sent there, so no route to them is needed
+    /// either. A member that would lose all of them keeps them.
+    fn of_use_to(self, vips: &[SocketAddr]) -> Self {
+        let used = Self {
+            v4: self.v4.filter(|_| vips.iter().any(SocketAddr::is_ipv4)),
+            v6: self.v6.filter(|_| vips.iter().any(SocketAddr::is_ipv6)),
+        };
+        if used == Self::default() { self } else { used }
+    }
+
     /// Whether there is an address of the VIP's IP version.
     #[must_use]
     pub fn serves(&self, vip: SocketAddr) -> bool {
@@ -125,7 +135,7 @@ pub(super) fn judge(loaded: &Loaded, answers: Vec<Vec<Answer>>) -> Result<Resolv
                 service.vips.iter().enumerate().filter(|(_, vip)| is_unserved(**vip, &members));
             faults.extend(unserved_vips.map(|(number, vip)| loaded.vip_fault(id, number, unserved(*vip))));
         }
-        services.push(members);
+        services.push(members.into_iter().map(|member| member.of_use_to(&service.vips)).collect());
     }
     Error::of(faults).map_or(Ok(Resolved { services }), Err)
 }

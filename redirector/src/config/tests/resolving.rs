@@ -112,3 +112,13 @@ fn what_an_endpoint_must_not_resolve_to() {
     .join("\n");
     insta::assert_snapshot!(table);
 }
+
+/// A host without IPv6 must not stumble over the IPv6 address of a name that it would never use.
+#[test]
+fn an_address_that_no_vip_leads_to_is_left_out() {
+    let both = ["10.2.1.2:6379", "[fd00:2::2]:6379"];
+    let resolved = judged(r#"["10.255.0.1:1"]"#, [&both, &both]).unwrap();
+    assert_eq!(addresses(&resolved, 0), (Some("10.2.1.2:6379".to_owned()), None));
+    let resolved = judged(r#"["[fd00:255::1]:1"]"#, [&both, &both]).unwrap();
+    assert_eq!(addresses(&resolved, 1), (None, Some("[fd00:2::2]:6379".to_owned())));
+}
