@@ -23,7 +23,7 @@ pub struct Flow {
     pub incarnation: u64,
     /// Cookie of the client's socket; 0: the client is not a process in this network namespace.
     pub cookie: u64,
-    /// When a segment was last carried, in nanoseconds of `CLOCK_MONOTONIC`, with the resolution of a tick.
+    /// When a segment of the client was last carried, in nanoseconds of `CLOCK_MONOTONIC`, with the resolution of a tick.
     pub last_seen: u64,
     /// Translated source and the member's address.
     pub member_side: Tuple,

@@ -10,7 +10,7 @@ use redirector_common::{
 
 use crate::{
     hook::{Hook, Verdict},
-    kernel, maps,
+    maps,
     reset::{self, Resets},
 };
 
@@ -21,7 +21,14 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
     let Some(stub) = maps::stub(&member_side) else { return Verdict::leave(Outcome::NotOurs) };
     let client_side = stub.client_side;
     let flow = match maps::flow(&client_side) {
-        Some(flow) if flow.incarnation == stub.incarnation && flow.member_side == member_side => flow,
+        // The port tells flows to one member apart: this stub may have been given to another one just now.
+        Some(flow)
+            if flow.incarnation == stub.incarnation
+                && flow.member_side.near_port == member_side.near_port
+                && flow.member_side.far.v4_word() == member_side.far.v4_word() =>
+        {
+            flow
+        }
         _ => {
             // A half without its other half carries nothing. The host's stack, which knows no such connection
             // either, answers the member with a reset.
@@ -62,8 +69,8 @@ fn carry<H: Hook>(
     if translate(hook, segment, &client_side.reversed(), &delta).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
+    // When the flow was last seen is the other direction's to say: whoever is answered acknowledges.
     flow.replies = flow.replies.after(segment);
-    flow.last_seen = kernel::coarse_now();
     if last || (flow.replies.finished() && flow.has_ended()) {
         maps::remove(client_side, &segment.ends.reversed());
     }

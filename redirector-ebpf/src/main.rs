@@ -1,8 +1,8 @@
 //! The kernel programs. One file per hook, thin: parse, decide, apply. One file per concern.
 //!
 //! A packet's way: [`tc`] takes it from the kernel and hands it to [`from_client`] (towards a member) or to
-//! [`from_member`] (back); [`open`] makes a flow, [`reset`] ends one, [`stray`] answers what is no TCP. What a packet *means* is decided by the pure
-//! functions of `redirector-common`. All calls into the kernel stand in [`kernel`].
+//! [`from_member`] (back); [`open`] makes a flow, [`reset`] ends one, [`stray`] answers what is no TCP. What a packet
+//! *means* is decided by the pure functions of `redirector-common`. All calls into the kernel stand in [`kernel`].
 #![no_std]
 #![no_main]
 #![allow(
@@ -23,8 +23,8 @@ mod settings;
 mod stray;
 mod tc;
 
-/// The helpers that programs call are free only to programs under a licence compatible with the GPL; Apache-2.0
-/// sources may be given under the GPL as well for this purpose.
+/// Helpers like `bpf_fib_lookup` are open to programs under a licence compatible with the GPL only. This crate and
+/// `redirector-common` are given under such licences too, as their manifests say.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

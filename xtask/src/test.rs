@@ -32,6 +32,8 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
         command.args(cargo_test).env(REDIRECTOR_BIN, &redirector);
         // A snapshot that differs is a failure here, never an update.
         command.env("INSTA_UPDATE", "no");
+        // What setup installs must be there: a lab that is skipped would look like one that passed.
+        command.env("REDIRECTOR_LAB_REQUIRED", "1");
         // The environment, not an argument: so a person's own `-- --test-threads` wins.
         if env::var_os("RUST_TEST_THREADS").is_none() {
             let cores = thread::available_parallelism().map_or(1, usize::from);
