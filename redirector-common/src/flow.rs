@@ -8,11 +8,15 @@ use crate::{
 
 /// The one entry that holds everything about a flow. Keyed by its client-side [`Tuple`].
 ///
-/// The first fields are written once, when the entry is made. [`Flow::last_seen`] and the two [`Half`]s change
-/// in place, one aligned word at a time, each half only by the program that sees its direction. [`Flow::route`] is
-/// written by the direction that uses it; a reader in the middle of that sends one segment astray.
+/// Most fields are written once, when the entry is made. The two [`Half`]s change in place, one aligned word at a
+/// time, each only by the program that sees its direction. [`Flow::route`] is written by the direction that uses it;
+/// a reader in the middle of that sends one segment astray.
+///
+/// The two directions of a flow run on different processors more often than not. So the layout follows cache lines of
+/// 64 bytes: what both read and hardly anybody writes, what only the way to the member needs, and a line for each
+/// half. (The kernel puts 88 bytes before the value: its own 48, and the key.)
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// Tells this entry from all others; the stub in the other map has the same. The high half is the
     /// [`Tuple::fingerprint`] of the entry's key, the low half is random.
@@ -21,12 +25,8 @@ pub struct Flow {
     /// another flow at once, while a program on another processor may still read it. Whoever copied something out of
     /// an entry looks at this field *afterwards*.
     pub incarnation: u64,
-    /// Cookie of the client's socket; 0: the client is not a process in this network namespace.
-    pub cookie: u64,
-    /// When a segment of the client was last carried, in nanoseconds of `CLOCK_MONOTONIC`, with the resolution of a tick.
-    pub last_seen: u64,
-    /// Translated source and the member's address.
-    pub member_side: Tuple,
+    /// How checksums change on the way to the member.
+    pub delta: Delta,
     /// Epoch of the decision that chose the member.
     pub epoch: u32,
     /// Generation that the slot had then.
@@ -37,16 +37,32 @@ pub struct Flow {
     pub member: u16,
     /// Which of the member's addresses.
     pub slot: u32,
-    /// How checksums change on the way to the member.
-    pub delta: Delta,
-    /// What the client sent.
-    pub client: Half,
-    /// What the member sent.
-    pub replies: Half,
+    /// When the routing table was asked for [`Flow::route`], in [`route_clock`] ticks. No flow that is used is
+    /// further behind than [`ROUTE_LIFE`].
+    pub routed_at: u32,
+    /// Fills the line.
+    pub reserved: u32,
+
+    /// Translated source and the member's address.
+    pub member_side: Tuple,
     /// The way to the member.
     pub route: Route,
-    /// When the routing table was asked for it, in [`route_clock`] ticks.
-    pub routed_at: u32,
+    /// Fills the line.
+    pub reserved_too: u32,
+
+    /// What the client sent.
+    pub client: Half,
+    /// Fills the line.
+    pub reserved_client: [u32; 13],
+
+    /// What the member sent.
+    pub replies: Half,
+    /// Fills the word.
+    pub reserved_replies: u32,
+    /// Cookie of the client's socket; 0: the client is not a process in this network namespace.
+    pub cookie: u64,
+    /// Fills the line.
+    pub reserved_rest: [u32; 10],
 }
 
 /// The way to an address, as the routing table said. The first fields are `struct bpf_redir_neigh`.
@@ -269,22 +285,7 @@ mod tests {
     use super::*;
 
     fn flow() -> Flow {
-        Flow {
-            incarnation: 1,
-            cookie: 0,
-            last_seen: 0,
-            member_side: Tuple::default(),
-            epoch: 3,
-            generation: 1,
-            service: 0,
-            member: 0,
-            slot: 0,
-            delta: Delta::default(),
-            client: Half::default(),
-            replies: Half::default(),
-            route: Route::default(),
-            routed_at: 0,
-        }
+        Flow { incarnation: 1, epoch: 3, generation: 1, ..Flow::default() }
     }
 
     fn segment(sequence: u32, acknowledged: u32, reach: u32, flags: u8) -> Segment {

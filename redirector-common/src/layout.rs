@@ -126,13 +126,18 @@ mod pod {
 
 /// Padding would be uninitialised memory in a map key, and a key that differs from itself.
 const _: () = {
+    use core::mem::offset_of;
+
     use crate::{
         addr::Tuple,
         flow::{Flow, Half, Stub},
     };
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<Half>() == 12);
-    assert!(size_of::<Flow>() == 3 * 8 + 36 + 2 * 4 + 2 * 2 + 4 + 8 + 2 * 12 + 24 + 4);
+    assert!(size_of::<Flow>() == 40 + 3 * 64);
+    assert!(offset_of!(Flow, member_side) == 40);
+    assert!(offset_of!(Flow, client) == 40 + 64);
+    assert!(offset_of!(Flow, replies) == 40 + 2 * 64);
     assert!(size_of::<Stub>() == 8 + 36 + 4);
     assert!(size_of::<VipKey>() == 20);
     assert!(size_of::<Service>() == 8);

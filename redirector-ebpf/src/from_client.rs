@@ -114,7 +114,6 @@ fn carry<H: Hook>(
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
     flow.client = flow.client_after(segment);
-    flow.last_seen = now;
     if last || (flow.client.finished() && flow.has_ended()) {
         maps::remove(&segment.ends, &member_side);
     }

@@ -69,7 +69,6 @@ fn carry<H: Hook>(
     if translate(hook, segment, &client_side.reversed(), &delta).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    // When the flow was last seen is the other direction's to say: whoever is answered acknowledges.
     flow.replies = flow.replies.after(segment);
     if last || (flow.replies.finished() && flow.has_ended()) {
         maps::remove(client_side, &segment.ends.reversed());

@@ -79,8 +79,7 @@ fn prepare(draft: &mut Draft, segment: &Segment, slot: &Slot) {
         near_port: segment.ends.near_port,
         far_port: slot.port,
     };
-    flow.last_seen = kernel::coarse_now();
-    flow.routed_at = route_clock(flow.last_seen);
+    flow.routed_at = route_clock(kernel::coarse_now());
     flow.client = Half::default();
     flow.replies = Half::default();
     draft.stub = Stub { incarnation, client_side: segment.ends, reserved: 0 };
