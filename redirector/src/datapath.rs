@@ -68,7 +68,7 @@ pub struct Adopted {
     pub active: Option<MemberId>,
     /// Epoch of the last switch; 0: there was none.
     pub epoch: Epoch,
-    /// Flows of another member with a lower epoch are stale.
+    /// The lowest floor of the members that are not active.
     pub floor: Epoch,
 }
 
@@ -354,13 +354,15 @@ fn retire(maps: &mut Maps, retired: &Retired) -> Result<()> {
 }
 
 /// Holds every service whose active member is not its own any more: the id may be given to a member of another
-/// service, and its clients would be sent there.
+/// service, and its clients would be sent there. And takes floors back that are beyond a service's epoch.
 fn forget_strangers(steering: &Steering, config: &Config, ids: &Ids) {
     for service in (0..config.services.len()).map(ServiceId) {
         let id = ids.service(service);
         if steering.decision(id).active.is_some_and(|active| ids.member_of(service, active).is_none()) {
             steering.hold(id);
         }
+        let epoch = steering.decision(id).epoch;
+        ids.members_of(service).for_each(|member| steering.limit_floor(member, epoch));
     }
 }
 

@@ -52,6 +52,9 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
         Ok(read) => read,
         Err(exit) => return exit,
     };
+    if let Err(error) = datapath::check_ports(config.datapath.port_range) {
+        return run::failed(&error);
+    }
     let findings = probe_all(&config, &resolved).await;
     match write(&findings, &args.config, args.output, out) {
         Ok(()) if findings.passed => Exit::Done,

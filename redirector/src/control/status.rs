@@ -17,7 +17,7 @@ pub struct Status {
     /// In the order of the configuration.
     pub services: Vec<ServiceStatus>,
     /// What became of packets, by outcome, since the maps were made (`docs/datapath.md` lists the outcomes).
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default)]
     pub outcomes: BTreeMap<String, OutcomeStatus>,
 }
 

@@ -110,6 +110,12 @@ impl Steering {
         self.floors.get(usize::from(member)).fetch_max(epoch, Ordering::AcqRel);
     }
 
+    /// Takes a floor back that is above what its service ever reached: an uninstall that did not come to its end left
+    /// it, and new flows would be stale.
+    pub(super) fn limit_floor(&self, member: u16, epoch: u32) {
+        self.floors.get(usize::from(member)).fetch_min(u64::from(epoch), Ordering::AcqRel);
+    }
+
     /// A new member has no stale flows: its id may have been another one's, with other epochs.
     pub(super) fn reset_floor(&self, member: u16) {
         self.floors.get(usize::from(member)).store(0, Ordering::Release);
