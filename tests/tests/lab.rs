@@ -84,7 +84,8 @@ fn crash_refuses_and_heals(scenario: Scenario) {
         let timeline = workers.stop();
         ensure!(timeline.failures_after("m1", start).is_empty(), "{timeline}");
         ensure!(timeline.longest_gap(crash) >= start - crash, "{timeline}");
-        ensure!(timeline.connections() == 6, "{timeline}");
+        // Once before and once after; and a server that is being killed may still accept one more.
+        ensure!(timeline.connections() >= 6, "{timeline}");
         Ok(())
     });
 }
