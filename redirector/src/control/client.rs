@@ -45,8 +45,8 @@ impl fmt::Display for ClientError {
         match self {
             Self::NotRunning { socket } => write!(
                 f,
-                "no agent answers on {}; start it with `redirector run --config FILE` or `systemctl start \
-                 redirector`, or name another socket with --socket",
+                "no agent answers on {}; start it with `redirector run --config FILE`, or name another socket \
+                 with --socket",
                 socket.display()
             ),
             Self::Failed { message, next } => write!(f, "{message}; {next}"),
@@ -152,6 +152,6 @@ mod tests {
         assert!(matches!(denied, ClientError::Failed { .. }));
         assert!(of(io::ErrorKind::NotFound) == of(io::ErrorKind::ConnectionRefused));
         insta::assert_snapshot!(denied, @"control socket /run/redirector/control.sock: permission denied; become root, or ask who runs the agent for access to the socket and its directories");
-        insta::assert_snapshot!(of(io::ErrorKind::NotFound), @"no agent answers on /run/redirector/control.sock; start it with `redirector run --config FILE` or `systemctl start redirector`, or name another socket with --socket");
+        insta::assert_snapshot!(of(io::ErrorKind::NotFound), @"no agent answers on /run/redirector/control.sock; start it with `redirector run --config FILE`, or name another socket with --socket");
     }
 }
