@@ -13,7 +13,7 @@ mod clock;
 mod history;
 mod report;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -241,9 +241,4 @@ impl Agent {
             }
         }
     }
-}
-
-/// Where the record of switches is.
-fn state_file(state_dir: &std::path::Path) -> PathBuf {
-    state_dir.join("switches.json")
 }

@@ -345,24 +345,17 @@ fn own_namespace() -> Result<u64> {
 /// Takes services and members out that the configuration does not have any more. Their flows become stale.
 fn retire(maps: &mut Maps, retired: &Retired) -> Result<()> {
     retired.services.iter().for_each(|service| maps.steering.hold(*service));
-    for member in &retired.members {
-        for slot in 0..layout::SLOTS {
-            maps.set_slot(*member, slot, None, None)?;
-        }
-    }
-    Ok(())
+    retired.members.iter().try_for_each(|member| maps.empty_slots(*member))
 }
 
 /// Holds every service whose active member is not its own any more: the id may be given to a member of another
-/// service, and its clients would be sent there. And takes floors back that are beyond a service's epoch.
+/// service, and its clients would be sent there.
 fn forget_strangers(steering: &Steering, config: &Config, ids: &Ids) {
     for service in (0..config.services.len()).map(ServiceId) {
         let id = ids.service(service);
         if steering.decision(id).active.is_some_and(|active| ids.member_of(service, active).is_none()) {
             steering.hold(id);
         }
-        let epoch = steering.decision(id).epoch;
-        ids.members_of(service).for_each(|member| steering.limit_floor(member, epoch));
     }
 }
 

@@ -43,6 +43,7 @@ pub use host::Host;
 pub use lab::{Builder, Lab};
 pub use member::{Member, REDIS_PORT};
 pub use namespace::{Namespace, namespace_exists};
+pub use network::netlink;
 pub use offloads::Offloads;
 pub use process::{Log, Process};
 pub use scenario::{Scenario, unavailable};

@@ -26,7 +26,10 @@ pub(crate) struct End<'a> {
 }
 
 /// Runs requests against the host's own rtnetlink socket.
-fn netlink<F: Future<Output = Result<()>>>(
+///
+/// # Errors
+/// When the socket cannot be opened, or what `requests` says.
+pub fn netlink<F: Future<Output = Result<()>>>(
     host: &Host,
     requests: impl FnOnce(Handle) -> F + Send,
 ) -> Result<()> {

@@ -8,7 +8,6 @@ use std::{collections::BTreeMap, fs, path::Path, sync::mpsc, thread, time::Syste
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::state_file;
 use crate::{
     decide::{ResumedSwitch, Switch},
     model::{Epoch, MemberId, Service, SwitchKind},
@@ -37,7 +36,7 @@ pub(super) struct History {
 impl History {
     /// Reads what an earlier agent kept. A file that cannot be read is as good as none.
     pub(super) fn read(state_dir: &Path) -> Self {
-        let file = state_file(state_dir);
+        let file = state_dir.join("switches.json");
         let records = match fs::read(&file) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 tracing::warn!("{} is not readable, going on without it: {error}", file.display());

@@ -23,7 +23,7 @@ use redirector_common::{
     addr::{Addr, Port},
     decision::Decision,
     flow::{Flow, Standing},
-    layout::{MAX_MEMBERS, MAX_SERVICES, Meta, Name, Slot, VipKey, slot_index},
+    layout::{MAX_MEMBERS, MAX_SERVICES, Meta, Name, SLOTS, Slot, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
 };
 use rustix::mm::{MapFlags, ProtFlags};
@@ -108,12 +108,6 @@ impl Steering {
     /// Raises the floor of a member; a lower one than there is changes nothing.
     pub(super) fn raise_floor(&self, member: u16, epoch: u64) {
         self.floors.get(usize::from(member)).fetch_max(epoch, Ordering::AcqRel);
-    }
-
-    /// Takes a floor back that is above what its service ever reached: an uninstall that did not come to its end left
-    /// it, and new flows would be stale.
-    pub(super) fn limit_floor(&self, member: u16, epoch: u32) {
-        self.floors.get(usize::from(member)).fetch_min(u64::from(epoch), Ordering::AcqRel);
     }
 
     /// A new member has no stale flows: its id may have been another one's, with other epochs.
@@ -232,6 +226,11 @@ impl Maps {
             self.write_slot(member, slot, new)?;
         }
         Ok(())
+    }
+
+    /// Takes a member out: all flows to it become stale.
+    pub(super) fn empty_slots(&mut self, member: u16) -> Result<()> {
+        (0..SLOTS).try_for_each(|slot| self.set_slot(member, slot, None, None))
     }
 
     fn write_slot(&mut self, member: u16, slot: u32, value: Slot) -> Result<()> {

@@ -34,7 +34,7 @@ pub(super) struct Destroyer {
 pub(super) struct Victim {
     /// The client side of a flow.
     pub(super) client_side: Tuple,
-    /// The kernel refuses when the socket with this tuple has another one by now.
+    /// To the kernel the socket is gone when the one with this tuple has another cookie by now.
     pub(super) cookie: u64,
 }
 

@@ -126,16 +126,10 @@ fn sweep(
 }
 
 /// Ends every flow of every service, for good.
-pub(super) fn reset_all(maps: Maps) -> Result<()> {
-    for id in 0..MAX_SERVICES.max(MAX_MEMBERS) {
-        let Ok(id) = u16::try_from(id) else { break };
-        if u32::from(id) < MAX_SERVICES {
-            maps.steering.hold(id);
-        }
-        if u32::from(id) < MAX_MEMBERS {
-            maps.steering.raise_floor(id, u64::MAX);
-        }
-    }
+pub(super) fn reset_all(mut maps: Maps) -> Result<()> {
+    let ids = |count| (0..count).filter_map(|id: u32| u16::try_from(id).ok());
+    ids(MAX_SERVICES).for_each(|service| maps.steering.hold(service));
+    ids(MAX_MEMBERS).try_for_each(|member| maps.empty_slots(member))?;
     pass(&Mutex::new(maps), &Destroyer::open()?)?;
     Ok(())
 }

@@ -1,23 +1,10 @@
 //! Devices and routes that are somebody else's.
 
-use std::{future::Future, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use redirector_tests::Host;
-use rtnetlink::{
-    Handle, LinkBridge, LinkVeth, RouteMessageBuilder, new_connection, packet_route::route::RouteType,
-};
-
-fn netlink<F: Future<Output = Result<()>>>(
-    host: &Host,
-    requests: impl FnOnce(Handle) -> F + Send,
-) -> Result<()> {
-    host.block_on(|| async {
-        let (connection, handle, _) = new_connection()?;
-        tokio::spawn(connection);
-        requests(handle).await
-    })?
-}
+use redirector_tests::{Host, netlink};
+use rtnetlink::{LinkBridge, LinkVeth, RouteMessageBuilder, packet_route::route::RouteType};
 
 /// A veth pair.
 pub(crate) fn veth(host: &Host, one: &str, other: &str) -> Result<()> {
