@@ -28,11 +28,11 @@ use redirector_common::{
 };
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::{flows::Flows, programs::maps_dir};
+use super::{collect::HalfOpen, flows::Flows, programs::maps_dir};
 
 /// An array map of 64-bit words, mapped into the agent: writing is one store, no system call.
 #[derive(Debug)]
-struct Words {
+pub(super) struct Words {
     base: NonNull<AtomicU64>,
     count: usize,
 }
@@ -61,7 +61,7 @@ impl Words {
         Ok(Self { base, count })
     }
 
-    fn get(&self, index: usize) -> &AtomicU64 {
+    pub(super) fn get(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.count, "word {index} of {}", self.count);
         // SAFETY: the index is within the mapping, which is page aligned and lives as long as `self`.
         unsafe { self.base.add(index).as_ref() }
@@ -140,6 +140,8 @@ impl Filled {
 pub(super) struct Maps {
     pub(super) steering: Arc<Steering>,
     pub(super) flows: Flows,
+    /// How many flows are not established yet.
+    pub(super) half_open: HalfOpen,
     /// Size of the flow table.
     pub(super) max_flows: u32,
     /// The slots' generations, so that a sweep asks the kernel for none.
@@ -177,11 +179,11 @@ impl Maps {
             }),
             generations,
             max_flows: data_of(&flows)?.info()?.max_entries(),
-            flows: Flows::new(
-                data_of(&flows)?.fd().as_fd().try_clone_to_owned()?,
-                flows.try_into()?,
-                map("replies_v2")?.try_into()?,
-            ),
+            flows: Flows::new(data_of(&flows)?.fd().as_fd(), data_of(&map("replies_v2")?)?.fd().as_fd())?,
+            half_open: HalfOpen::new(
+                data_of(&map("half_open_v2")?)?.fd().as_fd(),
+                Words::map(data_of(&map("half_open_sums_v2")?)?.fd().as_fd(), MAX_SERVICES as usize)?,
+            )?,
             vips: map("vips_v2")?.try_into()?,
             vip_addresses: map("vip_addrs_v2")?.try_into()?,
             slots,
@@ -274,10 +276,12 @@ impl Maps {
 
     /// What decides whether a flow is stale.
     pub(super) fn standing(&self, flow: &Flow) -> Standing {
-        Standing {
-            floor: self.steering.floor(flow.member),
-            generation: self.generations[slot_index(flow.member, flow.slot) as usize],
-        }
+        standing(&self.steering, &self.generations, flow)
+    }
+
+    /// The same as it is now, for somebody who reads many flows and keeps nobody waiting meanwhile.
+    pub(super) fn standings(&self) -> Standings {
+        Standings { steering: Arc::clone(&self.steering), generations: self.generations.clone() }
     }
 
     /// Packets and bytes of an outcome, over all processors.
@@ -287,6 +291,27 @@ impl Maps {
             packets: sum.packets + count.packets,
             bytes: sum.bytes + count.bytes,
         }))
+    }
+}
+
+/// What decides whether flows are stale; generations of one moment.
+#[derive(Debug)]
+pub(super) struct Standings {
+    steering: Arc<Steering>,
+    generations: Vec<u32>,
+}
+
+impl Standings {
+    /// Whether a flow's member was left, or its address taken away.
+    pub(super) fn is_stale(&self, flow: &Flow) -> bool {
+        flow.is_stale(&standing(&self.steering, &self.generations, flow))
+    }
+}
+
+fn standing(steering: &Steering, generations: &[u32], flow: &Flow) -> Standing {
+    Standing {
+        floor: steering.floor(flow.member),
+        generation: generations[slot_index(flow.member, flow.slot) as usize],
     }
 }
 

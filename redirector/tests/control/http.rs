@@ -44,7 +44,15 @@ fn names(status: &Status) -> Vec<&str> {
 async fn all_services_or_one() {
     let agent = Agent::start(two_services());
     let status = client::status(agent.socket(), None).await.unwrap();
-    assert_eq!(status, Status { version: VERSION, services: two_services(), outcomes: Default::default() });
+    assert_eq!(
+        status,
+        Status {
+            version: VERSION,
+            services: two_services(),
+            outcomes: Default::default(),
+            collected: Default::default()
+        }
+    );
     let status = client::status(agent.socket(), Some("carts")).await.unwrap();
     assert_eq!(names(&status), ["carts"]);
 }

@@ -28,7 +28,12 @@ impl Agent {
         Self::start_with(move |request| {
             let Request::Status { reply } = request;
             reply
-                .send(Status { version: VERSION, services: services.clone(), outcomes: Default::default() })
+                .send(Status {
+                    version: VERSION,
+                    services: services.clone(),
+                    outcomes: Default::default(),
+                    collected: Default::default(),
+                })
                 .expect("the server waits");
         })
     }
