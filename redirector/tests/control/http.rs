@@ -16,7 +16,7 @@ use tokio::{
 use crate::{Agent, socket_in, temp::TempDir, two_services};
 
 /// What `curl -i -X METHOD` shows: the head and the body.
-async fn curl(agent: &Agent, method: &str, path: &str) -> (String, String) {
+pub async fn curl(agent: &Agent, method: &str, path: &str) -> (String, String) {
     let mut stream = UnixStream::connect(agent.socket()).await.expect("the agent listens");
     let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("it reads");
