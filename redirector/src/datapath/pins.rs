@@ -116,8 +116,8 @@ impl Holds {
         let Self::Foreign(cookie) = self else { return Ok(()) };
         let cookie = cookie.map(|cookie| format!(" (cookie {cookie})")).unwrap_or_default();
         bail!(
-            "the programs of {} run in another network namespace{cookie}; give this agent a pin_dir of its own in \
-             [datapath], or uninstall the other one from within its network namespace (`nsenter --net=`)",
+            "the pins in {} belong to another network namespace{cookie}, where their programs run; give this agent a \
+             pin_dir of its own in [datapath], or uninstall the other one from there (`nsenter --net=`)",
             pin_dir.display()
         )
     }
