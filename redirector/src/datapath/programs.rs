@@ -163,9 +163,10 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[u32])
 
 /// Refuses a device that runs programs of an agent with another pin directory. Programs of others are welcome.
 pub(super) fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result<()> {
-    // A pin of this name may be a dead one: its device had the index before.
-    let pinned = links::look(&links_dir(pin_dir).join(egress_pin(index)));
-    if pinned.is_ok_and(|link| link.is_some_and(|link| link.device == index)) {
+    // Not by the pin's name: a dead one's device may have had the index before.
+    let ours = fs::read_dir(links_dir(pin_dir)).into_iter().flatten().flatten();
+    let mut ours = ours.filter_map(|pin| links::look(&pin.path()).ok().flatten());
+    if ours.any(|link| link.device == index && link.is_here().unwrap_or(false)) {
         return Ok(());
     }
     match SchedClassifier::query_tcx(device, TcAttachType::Egress) {
