@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use aya::programs::{
     links::{FdLink, PinnedLink},
     loaded_programs,
 };
 use redirector_tests::{
-    Agent, Lab, Offloads, Scenario, new_connections_are_served_by, nothing_is_left, one_program_on_each_hook,
-    wait_until,
+    Agent, Lab, Offloads, Scenario, binary, new_connections_are_served_by, nothing_is_left,
+    one_program_on_each_hook, wait_until,
 };
 
 use super::START;
@@ -37,9 +37,8 @@ fn a_start_that_is_killed_at_any_moment() {
         agent.uninstall()?;
 
         let step = STEP.max(whole / MOMENTS);
-        let mut moment = Duration::ZERO;
-        let mut number = 0;
-        while moment < whole + 3 * step {
+        let moments = (0..).map(|number| (number, step * number));
+        for (number, moment) in moments.take_while(|(_, moment)| *moment < whole + 3 * step) {
             killed(&mut agent, moment)?;
             let result = match number % 3 {
                 // A killed start over what a killed start has left, too.
@@ -50,9 +49,35 @@ fn a_start_that_is_killed_at_any_moment() {
             result
                 .and_then(|()| uninstalls(lab, &agent))
                 .with_context(|| format!("killed {moment:?} after its start"))?;
-            (moment, number) = (moment + step, number + 1);
         }
-        ensure!(number > 10, "a start takes no more than {whole:?}?");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_uninstallation_that_is_killed_at_any_moment() {
+    Scenario::new(Offloads::On).limit(Duration::from_secs(300)).run(|lab| {
+        let mut agent = lab.agent_to_start(&lab.config())?;
+        starts(lab, &mut agent)?;
+        let whole = Instant::now();
+        agent.uninstall()?;
+        let whole = whole.elapsed();
+
+        let step = STEP.max(whole / 20);
+        let moments = (0..).map(|number| (number, step * number));
+        for (number, moment) in moments.take_while(|(_, moment)| *moment < whole + 2 * step) {
+            let context = || format!("killed {moment:?} after its start");
+            starts(lab, &mut agent).with_context(context)?;
+            let mut command = lab.app().command(binary()?);
+            command.arg("uninstall").arg("--config").arg(agent.config_file());
+            let mut uninstall = lab.app().spawn("uninstall", command)?;
+            thread::sleep(moment);
+            uninstall.kill()?;
+            if number % 2 == 0 {
+                starts(lab, &mut agent).with_context(context)?;
+            }
+            uninstalls(lab, &agent).with_context(context)?;
+        }
         Ok(())
     });
 }
