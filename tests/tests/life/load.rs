@@ -1,6 +1,7 @@
 //! Killed, started and upgraded under load: no command fails, no flow ends.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     thread,
@@ -33,6 +34,8 @@ struct Clients {
     waiting: Vec<WaitingClient>,
     /// What the programs had counted, outcomes that are not [`HARMLESS`].
     before: Vec<(String, u64)>,
+    /// The member's side of their connections, by the server's numbers.
+    connections: BTreeSet<String>,
     since: Instant,
 }
 
@@ -46,11 +49,17 @@ impl Clients {
         }
         let waiting = vip_addresses().map(|address| WaitingClient::blocked(lab.app(), address, "nothing"));
         let waiting = waiting.into_iter().collect::<Result<_>>()?;
-        Ok(Self { workers, waiting, before: trouble(agent)?, since })
+        let connections = connections(lab)?;
+        ensure!(
+            connections.len() == CLIENTS + vip_addresses().len(),
+            "not all are connected: {connections:?}"
+        );
+        Ok(Self { workers, waiting, before: trouble(agent)?, connections, since })
     }
 
-    /// No command failed, no client connected anew, and no packet was refused, dropped or answered with a reset.
-    fn noticed_nothing(&self, agent: &Agent) -> Result<()> {
+    /// No command failed, no client connected anew, the member lost no connection, and no packet was refused, dropped
+    /// or answered with a reset.
+    fn noticed_nothing(&self, lab: &Lab, agent: &Agent) -> Result<()> {
         for group in &self.workers {
             let timeline = group.timeline();
             ensure!(timeline.failures_since(self.since).is_empty(), "{timeline}");
@@ -61,6 +70,12 @@ impl Clients {
         for client in &self.waiting {
             ensure!(client.woken().is_none(), "{client:?} was woken: {:?}", client.woken());
         }
+        let connections = connections(lab)?;
+        ensure!(
+            self.connections == connections,
+            "the member's side: {:?}, then {connections:?}",
+            self.connections
+        );
         let after = trouble(agent)?;
         ensure!(self.before == after, "packets in trouble: {:?}, then {after:?}", self.before);
         Ok(())
@@ -74,6 +89,14 @@ fn trouble(agent: &Agent) -> Result<Vec<(String, u64)>> {
     Ok(of_trouble
         .map(|(name, count)| (name.clone(), count["packets"].as_u64().unwrap_or(u64::MAX)))
         .collect())
+}
+
+/// Connections of workers and waiting clients at `m1`. The agent's probes say `PING`.
+fn connections(lab: &Lab) -> Result<BTreeSet<String>> {
+    let ours =
+        |line: &&String| ["cmd=set", "cmd=get", "cmd=blpop"].iter().any(|command| line.contains(command));
+    let number = |line: &String| line.split_whitespace().next().unwrap_or_default().to_owned();
+    Ok(lab.member("m1").clients()?.iter().filter(ours).map(number).collect())
 }
 
 fn epochs(agent: &Agent) -> Result<Vec<u64>> {
@@ -100,7 +123,7 @@ fn killed_and_restarted_under_load() {
             agent.start().with_context(|| format!("restart {number}"))?;
             one_program_on_each_hook(lab).with_context(|| format!("restart {number}"))?;
         }
-        clients.noticed_nothing(&agent)?;
+        clients.noticed_nothing(lab, &agent)?;
         ensure!(epochs(&agent)? == epochs_before, "a restart is no switch: {:#}", agent.status()?);
         new_connections_are_served_by(lab, "m1")
     });
@@ -149,7 +172,7 @@ fn upgraded_under_load() {
             ensure!(new != old, "both binaries have the same programs (tag {new:x}): what was upgraded?");
         }
         ensure!(tags[2] == tags[6] && tags[3] == tags[7], "a program differs from itself: {tags:x?}");
-        clients.noticed_nothing(&agent)?;
+        clients.noticed_nothing(lab, &agent)?;
         ensure!(epochs(&agent)? == epochs_before, "an upgrade is no switch: {:#}", agent.status()?);
         new_connections_are_served_by(lab, "m1")
     });
