@@ -7,9 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::programs::{
-    links::{FdLink, PinnedLink},
-    loaded_programs,
+use aya::{
+    maps::MapData,
+    programs::{ProgramInfo, loaded_programs},
 };
 use redirector_tests::{
     Agent, Lab, Offloads, Scenario, binary, new_connections_are_served_by, nothing_is_left,
@@ -98,16 +98,19 @@ fn starts(lab: &Lab, agent: &mut Agent) -> Result<()> {
 }
 
 fn uninstalls(lab: &Lab, agent: &Agent) -> Result<()> {
-    let programs = pinned_programs(lab)?;
+    let maps = pinned_maps(lab)?;
     agent.uninstall()?;
     nothing_is_left(lab)?;
-    let gone = || loaded_programs().flatten().all(|program| !programs.contains(&program.id()));
+    let uses_them = |program: &ProgramInfo| {
+        program.map_ids().is_ok_and(|used| used.into_iter().flatten().any(|map| maps.contains(&map)))
+    };
+    let gone = || !loaded_programs().flatten().any(|program| uses_them(&program));
     wait_until("its programs are unloaded", SOON, gone)?;
     Ok(())
 }
 
-/// Programs that pinned links keep.
-fn pinned_programs(lab: &Lab) -> Result<HashSet<u32>> {
-    let Ok(links) = fs::read_dir(lab.config().pin_dir().join("links")) else { return Ok(HashSet::new()) };
-    links.map(|link| Ok(FdLink::from(PinnedLink::from_pin(link?.path())?).info()?.program_id())).collect()
+/// Numbers of the maps that are pinned. Every program of an agent uses some of them.
+fn pinned_maps(lab: &Lab) -> Result<HashSet<u32>> {
+    let Ok(maps) = fs::read_dir(lab.config().pin_dir().join("maps")) else { return Ok(HashSet::new()) };
+    maps.map(|map| Ok(MapData::from_pin(map?.path())?.info()?.id())).collect()
 }
