@@ -186,6 +186,10 @@ mod tests {
             local: false,
             ..flow.clone()
         };
-        insta::assert_snapshot!(table(&[flow, gone]), @"");
+        insta::assert_snapshot!(table(&[flow, gone]), @r"
+        service  member  client           vip              source          address        state               epoch  idle  age
+        orders   paris   10.1.0.2:40000   10.255.0.1:6379  10.1.0.2:12345  10.2.1.2:6379  established, local      7  1.2s   2h
+        -        -       [fd30::2]:40000  10.255.0.1:6379  10.1.0.2:12345  10.2.1.2:6379  established, stale      7  1.2s   2h
+        ");
     }
 }
