@@ -113,9 +113,14 @@ impl Connection {
             stopper.watch(&socket)?;
         }
         connect(&socket, &address)?;
+        Self::over(socket, stopper.cloned())
+    }
+
+    /// Over a socket that is connected.
+    pub(crate) fn over(socket: OwnedFd, stopper: Option<Stopper>) -> io::Result<Self> {
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream), stopper: stopper.cloned() })
+        Ok(Self { stream: BufReader::new(stream), stopper })
     }
 
     /// The socket.
@@ -140,6 +145,27 @@ impl Connection {
     pub fn command(&mut self, words: &[&str]) -> io::Result<Value> {
         self.send(words)?;
         self.receive()
+    }
+
+    /// The name of the server that answers (`GET whoami`).
+    ///
+    /// # Errors
+    /// As [`Connection::command`]; `InvalidData` when it has no name.
+    pub fn whoami(&mut self) -> io::Result<String> {
+        let reply = self.command(&["GET", "whoami"])?;
+        reply.text().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("whoami: {reply:?}")))
+    }
+
+    /// This client's address and port as the server sees them (`CLIENT INFO`): through a VIP, the translated ones.
+    ///
+    /// # Errors
+    /// As [`Connection::command`]; `InvalidData` when the server says something else.
+    pub fn seen_as(&mut self) -> io::Result<SocketAddr> {
+        let reply = self.command(&["CLIENT", "INFO"])?;
+        let text = reply.text().unwrap_or_default();
+        let address = text.split_whitespace().find_map(|word| word.strip_prefix("addr="));
+        let address = address.and_then(|address| address.parse().ok());
+        address.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("CLIENT INFO: {reply:?}")))
     }
 
     /// Sends a command.

@@ -6,6 +6,8 @@
 //!   fd01::2          └────────── m2   10.2.2.2   fd02:2::2   …
 //! ```
 //!
+//! More hosts, uplinks, links and narrow paths are laid on request: `topology.rs`.
+//!
 //! Tests, demo and benchmark stand on it. Everything that a [`Lab`] makes is its own: devices live in namespaces
 //! that no other process sees, so labs run side by side, and dropping the lab (also in a panic) removes them.
 //! When the process is killed the kernel does it: a namespace ends with the last descriptor to it, and children
@@ -22,6 +24,7 @@ mod application;
 mod client;
 mod counters;
 mod diagnostics;
+mod dial;
 mod host;
 mod lab;
 mod member;
@@ -32,6 +35,9 @@ mod process;
 mod scenario;
 mod scratch;
 mod timeline;
+mod tools;
+mod topology;
+mod tunnel;
 mod waiting;
 mod workers;
 
@@ -39,6 +45,7 @@ pub use agent::{Agent, binary};
 pub use agent_config::{AgentConfig, Timing, VIP_PORT, VIP_V4, VIP_V6};
 pub use application::{Application, CHANNEL, QUEUE, mapped, vip_addresses, waiting_at};
 pub use client::{Connection, Stopper, Value};
+pub use dial::Dial;
 pub use host::Host;
 pub use lab::{Builder, Lab};
 pub use member::{Member, REDIS_PORT};
@@ -48,6 +55,8 @@ pub use offloads::Offloads;
 pub use process::{Log, Process};
 pub use scenario::{Scenario, unavailable};
 pub use timeline::{Event, Failure, Timeline, What};
+pub use topology::{CONTAINERS, GATEWAYS, UPLINKS, first_vips};
+pub use tunnel::Tunnel;
 pub use waiting::{WaitingClient, Wake};
 pub use workers::{Load, Workers};
 

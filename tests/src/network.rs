@@ -60,6 +60,15 @@ pub(crate) fn prepare(host: &Host) -> Result<()> {
     netlink(host, |handle| async move { Ok(handle.link().set(up("lo")?).execute().await?) })
 }
 
+/// Settings of a router. It looks at no source address: a flow may come back by another way than it went.
+pub(crate) fn prepare_router(host: &Host) -> Result<()> {
+    host.forward()?;
+    for scope in ["all", "default"] {
+        host.sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
+    }
+    Ok(())
+}
+
 /// Lays a veth pair between two hosts and configures both ends.
 pub(crate) fn cable(one: End<'_>, other: End<'_>) -> Result<()> {
     let target = other.host.namespace().raw_fd();
