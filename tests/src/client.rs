@@ -2,15 +2,19 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
+    mem,
     net::{SocketAddr, TcpStream},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use rustix::{
     io::dup,
-    net::{AddressFamily, Shutdown, SocketFlags, SocketType, connect, shutdown, socket_with},
+    net::{
+        AddressFamily, Shutdown, SocketFlags, SocketType, connect, shutdown, socket_with,
+        sockopt::set_socket_linger,
+    },
 };
 
 /// A reply (RESP2).
@@ -76,6 +80,15 @@ impl Stopper {
     }
 }
 
+/// What two ends agree on by TCP options in their SYNs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// `TCPI_OPT_*` of `linux/tcp.h`: timestamps, selective acknowledgements, window scale.
+    pub options: u8,
+    /// The largest segment that this end sends, in bytes.
+    pub send_segment: u32,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -127,6 +140,38 @@ impl Connection {
     #[must_use]
     pub fn socket(&self) -> &TcpStream {
         self.stream.get_ref()
+    }
+
+    /// Ends it with a reset: the other side sees `ConnectionReset`, and the port is free at once.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`.
+    pub fn reset(self) -> io::Result<()> {
+        Ok(set_socket_linger(self.socket(), Some(Duration::ZERO))?)
+    }
+
+    /// What both ends agreed on when they connected.
+    ///
+    /// # Errors
+    /// Those of `getsockopt(2)`.
+    pub fn agreed(&self) -> io::Result<Agreed> {
+        // SAFETY: all bits 0 are a valid value of this struct of integers.
+        let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+        let mut length = libc::socklen_t::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most `length` bytes to `info`; both live until the call returns.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket().as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut length,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Agreed { options: info.tcpi_options, send_segment: info.tcpi_snd_mss })
     }
 
     /// How long a read or write may block; `None`: for ever, which is the default.

@@ -44,7 +44,7 @@ mod workers;
 pub use agent::{Agent, binary};
 pub use agent_config::{AgentConfig, Timing, VIP_PORT, VIP_V4, VIP_V6};
 pub use application::{Application, CHANNEL, QUEUE, mapped, vip_addresses, waiting_at};
-pub use client::{Connection, Stopper, Value};
+pub use client::{Agreed, Connection, Stopper, Value};
 pub use dial::Dial;
 pub use host::Host;
 pub use lab::{Builder, Lab};

@@ -22,15 +22,17 @@ impl Host {
         self.tool("nft", &[rules])
     }
 
-    /// Loses what matches on its way through the host (hook `forward`): `host.lose("tcp flags syn")`. Ended by
-    /// [`Host::lose_nothing`].
+    /// Loses what matches any of these on its way through the host (hook `forward`): `host.lose(&["tcp flags syn"])`.
+    /// Ended by [`Host::lose_nothing`].
     ///
     /// # Errors
-    /// When `nft` does not take the match.
-    pub fn lose(&self, matching: &str) -> Result<()> {
-        let hook = "type filter hook forward priority filter;";
-        self.nft(&format!("table inet lose {{ chain forward {{ {hook} {matching} counter drop; }}; }}"))
-            .map(drop)
+    /// When `nft` does not take a match.
+    pub fn lose(&self, matches: &[&str]) -> Result<()> {
+        let rules: String = matches.iter().map(|one| format!(" {one} counter drop;")).collect();
+        self.nft(&format!(
+            "table inet lose {{ chain c {{ type filter hook forward priority filter;{rules} }}; }}"
+        ))
+        .map(drop)
     }
 
     /// Ends [`Host::lose`].
