@@ -151,7 +151,7 @@ impl Lab {
     }
 
     /// A container of `app`: a host behind its bridge `br0`, with `app` as its gateway, at `10.30.0.<n>`,
-    /// `fd30:0::<n>`, from 2. The members have no route to it.
+    /// `fd30::<n>`, from 2. The members have no route to it.
     ///
     /// # Errors
     /// As [`Host::new`].
@@ -169,8 +169,8 @@ impl Lab {
         let ports = app.ip(&format!("-o link show master {bridge}"))?.lines().count();
         let (port, own) = (format!("to-{name}"), both(30, 0, u8::try_from(ports + 2)?));
         network::cable(
-            End { host: app, device: &port, addresses: &[] },
             End { host: &host, device: "eth0", addresses: &with_prefix(own) },
+            End { host: app, device: &port, addresses: &[] },
         )?;
         app.ip(&format!("link set {port} master {bridge}"))?;
         network::default_routes(&host, &addresses(gateway))?;
@@ -187,7 +187,7 @@ impl Lab {
         let [from4, from6] = prefixes(gateway);
         self.app()
             .nft(&format!(
-                "table inet masquerade {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
+                "table inet nat {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
                  oifname != {bridge} ip saddr {from4} masquerade; oifname != {bridge} ip6 saddr {from6} masquerade; }}; }}"
             ))
             .map(drop)
@@ -207,10 +207,10 @@ impl Lab {
         let (near, far) = (both(4, n, 1), both(4, n, 2));
         let (to, narrow) = (format!("to-{}", host.name()), self.new_router(&format!("narrow{n}"))?);
         host.ip("link del eth0")?;
-        self.lay((self.router(), &to, near), (&narrow, "up", far))?;
-        self.lay((&narrow, "down", gateway), (host, "eth0", own))?;
+        self.lay((self.router(), &to, near), (&narrow, "to-router", far))?;
+        self.lay((&narrow, "to-end", gateway), (host, "eth0", own))?;
         self.router().ip(&format!("link set {to} mtu {mtu}"))?;
-        narrow.ip(&format!("link set up mtu {mtu}"))?;
+        narrow.ip(&format!("link set to-router mtu {mtu}"))?;
         network::default_routes(&narrow, &addresses(near))?;
         network::default_routes(host, &addresses(gateway))?;
         route(self.router(), gateway, far)?;
@@ -283,7 +283,8 @@ impl Lab {
         self.attachments.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A cable with addresses and the lab's offloads.
+    /// A cable with addresses and the lab's offloads. Both devices are made on the first host: their names must be
+    /// free there.
     fn lay(&self, one: (&Host, &str, Both), other: (&Host, &str, Both)) -> Result<()> {
         let end = |(host, device, _), addresses| End { host, device, addresses };
         network::cable(end(one, &with_prefix(one.2)), end(other, &with_prefix(other.2)))?;

@@ -2,7 +2,8 @@
 //! networks that change. Each test says which outage it is.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -95,6 +96,22 @@ fn quick_bulk(connection: &mut Connection) -> Result<()> {
     eprintln!("a million bytes there and back: {times:?}");
     ensure!(times.iter().all(|time| *time < SECOND), "a million bytes there and back took {times:?}");
     Ok(())
+}
+
+/// The next command on a flow that is stale ends the connection at once.
+fn is_reset(connection: &mut Connection) -> Result<()> {
+    let start = Instant::now();
+    let error = connection.command(&["PING"]).err().context("a stale flow carried a command")?;
+    let (kind, took) = (error.kind(), start.elapsed());
+    let reset =
+        [ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted, ErrorKind::BrokenPipe].contains(&kind);
+    ensure!(reset && took < SECOND, "{error} after {took:?}");
+    Ok(())
+}
+
+/// One of each IP version.
+fn addresses((v4, v6): (Ipv4Addr, Ipv6Addr)) -> [IpAddr; 2] {
+    [v4.into(), v6.into()]
 }
 
 /// The server's view of the client is this address.
