@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use redirector_tests::{
-    Agent, GATEWAYS, Lab, Load, Scenario, VIP_V4, VIP_V6, Workers, first_vips, wait_until,
+    Agent, GATEWAYS, Lab, Load, Scenario, UPLINKS, VIP_V4, VIP_V6, Workers, first_vips, wait_until,
     with_and_without_offloads,
 };
 
@@ -17,6 +17,7 @@ with_and_without_offloads! {
     an_uplink_goes_and_comes_back,
     an_uplink_is_replaced,
     a_route_moves_to_another_uplink,
+    a_backup_route_takes_over,
     a_default_route_appears_late,
     the_mtu_follows_the_routes,
     the_vip_device_is_deleted,
@@ -101,7 +102,7 @@ fn a_route_moves_to_another_uplink(scenario: Scenario) {
         let agent = agent(lab, &lab.config(), "m1")?;
         let workers = load(lab)?;
         lab.route(lab.member("m1"), &[1])?;
-        let wanted = redirector_tests::UPLINKS[1].1;
+        let wanted = UPLINKS[1].1;
         wait_until("new flows come from the second uplink's addresses", SOON, || {
             both_served(lab.app(), "m1").is_ok_and(|[mut v4, mut v6]| {
                 v4.seen_as().is_ok_and(|seen| seen.ip() == wanted.0)
@@ -116,6 +117,33 @@ fn a_route_moves_to_another_uplink(scenario: Scenario) {
         both_served_soon(lab.app(), "m1")?;
         all_served(&workers, SOON)?;
         nobody_failed(workers)
+    });
+}
+
+/// The better of two routes goes with its link, and comes back with it.
+fn a_backup_route_takes_over(scenario: Scenario) {
+    one_member(scenario).run(|lab| {
+        lab.second_uplink()?;
+        lab.route(lab.member("m1"), &[1])?;
+        let agent = agent(lab, &lab.config(), "m1")?;
+        let by = |uplink: usize| {
+            wait_until(&format!("new flows leave by {}", UPLINKS[uplink].0), SOON, || {
+                let wanted = super::addresses(UPLINKS[uplink].1);
+                both_served(lab.app(), "m1").is_ok_and(|open| {
+                    let mut pairs = open.into_iter().zip(wanted);
+                    pairs.all(|(mut one, wanted)| one.seen_as().is_ok_and(|seen| seen.ip() == wanted))
+                })
+            })
+        };
+        by(1)?;
+        lab.app().ip("link set eth1 down")?;
+        eprintln!("over the backup {:?} after the link went", by(0)?);
+        agent.wait_logged(&["eth1"], SOON)?;
+        lab.app().ip("link set eth1 up")?;
+        lab.app().ip(&format!("address replace {}/64 dev eth1 nodad", UPLINKS[1].1.1))?;
+        lab.route(lab.member("m1"), &[1])?;
+        eprintln!("over the better one {:?} after it is back", by(1)?);
+        Ok(())
     });
 }
 

@@ -7,6 +7,7 @@ use super::{SOON, agent, both_served, quick_bulk};
 
 with_and_without_offloads! {
     a_narrow_path_to_the_member,
+    a_narrow_path_behind_forwarded_clients,
     a_narrow_path_to_the_client,
     a_narrow_bridge_to_the_container,
     fragments_of_a_client,
@@ -35,6 +36,29 @@ fn a_narrow_path_to_the_member(scenario: Scenario) {
                 agent.status()?["outcomes"]
             );
             before = after;
+        }
+        Ok(())
+    });
+}
+
+/// The same for clients that are not this host's own: the error goes on to them, once through connection tracking.
+fn a_narrow_path_behind_forwarded_clients(scenario: Scenario) {
+    scenario.run(|lab| {
+        lab.narrow(lab.member("m1").host(), NARROW)?;
+        let [first, second] = [lab.container("c1")?, lab.container("c2")?];
+        let machine = lab.machine("outside")?;
+        lab.vips_through_app()?;
+        let agent = agent(lab, &lab.config(), "m1")?;
+        for client in [&first, &machine, &second] {
+            if client.name() == "c2" {
+                lab.masquerade()?;
+            }
+            let before = agent.outcome("icmp_to_client")?;
+            for mut connection in both_served(client, "m1")? {
+                quick_bulk(&mut connection).with_context(|| client.name().to_owned())?;
+            }
+            let outcomes = &agent.status()?["outcomes"];
+            ensure!(agent.outcome("icmp_to_client")? >= before + 2, "{}: {outcomes:#}", client.name());
         }
         Ok(())
     });

@@ -1,14 +1,15 @@
 //! One port in two places: what looks alike before translation must not meet after it, and the other way round.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use redirector_tests::{
-    Connection, Scenario, UPLINKS, VIP_PORT, VIP_V4, VIP_V6, Value, first_vips, with_and_without_offloads,
+    Connection, Host, Scenario, UPLINKS, VIP_PORT, VIP_V4, VIP_V6, Value, first_vips,
+    with_and_without_offloads,
 };
 
 use super::{SOON, agent, both_served, bulk, quick_bulk};
@@ -17,6 +18,7 @@ with_and_without_offloads! {
     two_services_share_an_address,
     one_port_through_two_vips,
     one_port_through_a_vip_and_directly,
+    one_port_of_two_containers,
     a_port_used_again_at_once,
     a_syn_sent_again,
 }
@@ -105,6 +107,30 @@ fn one_port_through_a_vip_and_directly(scenario: Scenario) {
             let mut through = lab.app().dial(vip).from(self::own(20_000)[n]).connect()?;
             pings(&mut through)?;
             pings(&mut taken)?;
+        }
+        Ok(())
+    });
+}
+
+/// Containers choose their ports without knowing of each other; behind masquerade they even have one address.
+fn one_port_of_two_containers(scenario: Scenario) {
+    scenario.run(|lab| {
+        let containers = [lab.container("c1")?, lab.container("c2")?];
+        let _agent = agent(lab, &lab.config(), "m1")?;
+        for port in [40_001, 40_002] {
+            if port == 40_002 {
+                lab.masquerade()?;
+            }
+            for vip in first_vips() {
+                let any: IpAddr = if vip.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+                let open = |host: &Host| host.dial(vip).from((any, port)).connect();
+                let (mut one, mut two) = (open(&containers[0])?, open(&containers[1])?);
+                ensure!(one.seen_as()? != two.seen_as()?, "{} is both", one.seen_as()?);
+                for connection in [&mut one, &mut two] {
+                    bulk(connection)?;
+                }
+                pings(&mut one)?;
+            }
         }
         Ok(())
     });
