@@ -1,17 +1,20 @@
 //! Clients that are not simply a process of the host: containers, other machines, chosen source addresses.
 
-use std::net::IpAddr;
+use std::{io::ErrorKind, net::IpAddr, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use redirector_tests::{Agent, Host, Lab, Scenario, UPLINKS, first_vips, with_and_without_offloads};
+use redirector_tests::{
+    Agent, Host, Lab, Scenario, UPLINKS, first_vips, wait_until, with_and_without_offloads,
+};
 
-use super::{START, addresses, agent, both_served, is_reset, quick_bulk, seen_from};
+use super::{SECOND, START, addresses, agent, both_served, is_reset, quick_bulk, seen_from};
 
 with_and_without_offloads! {
     containers,
     containers_behind_masquerade,
     other_machines,
     a_chosen_source_address,
+    a_held_service_refuses_everybody,
 }
 
 /// A client on `host` is served, moves bulk, is seen by the member from an address that the member can answer, and is
@@ -78,6 +81,38 @@ fn a_chosen_source_address(scenario: Scenario) {
             ensure!(connection.socket().local_addr()?.ip() == own);
             ensure!(connection.whoami()? == "m1");
             quick_bulk(&mut connection)?;
+        }
+        Ok(())
+    });
+}
+
+/// A service without a member to offer: whoever connects is refused at once, wherever it is, and does not wait for its
+/// SYN timer.
+fn a_held_service_refuses_everybody(scenario: Scenario) {
+    scenario.lab(|lab| lab.members(1)).run(|lab| {
+        let [plain, masqueraded] = [lab.container("c1")?, lab.container("c2")?];
+        let machine = lab.machine("outside")?;
+        lab.vips_through_app()?;
+        let agent = agent(lab, &lab.config().service_line("on_all_down = \"refuse\""), "m1")?;
+        lab.member("m1").crash()?;
+        wait_until("the services are held", START, || {
+            let held = |n: usize| agent.status().is_ok_and(|status| status["services"][n]["state"] == "held");
+            held(0) && held(1)
+        })?;
+        for client in [lab.app(), &plain, &machine, &masqueraded] {
+            if client.name() == masqueraded.name() {
+                lab.masquerade()?;
+            }
+            for vip in first_vips() {
+                let start = Instant::now();
+                let error = client.dial(vip).connect().err().context("a held service answers")?;
+                let (kind, took) = (error.kind(), start.elapsed());
+                ensure!(
+                    kind == ErrorKind::ConnectionRefused && took < SECOND,
+                    "{} to {vip}: {error} after {took:?}",
+                    client.name()
+                );
+            }
         }
         Ok(())
     });

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Result, ensure};
 use redirector_tests::{
-    Connection, Host, Lab, Scenario, UPLINKS, Value, first_vips, with_and_without_offloads,
+    Connection, GATEWAYS, Host, Lab, Scenario, UPLINKS, Value, first_vips, with_and_without_offloads,
 };
 
 use super::{agent, both_served, quick_bulk, seen_from, served};
@@ -13,6 +13,8 @@ with_and_without_offloads! {
     each_member_by_its_own_uplink,
     ecmp_spreads,
     an_uplink_without_ethernet,
+    an_uplink_that_is_a_bridge,
+    an_uplink_that_is_a_macvlan,
     source_addresses_multiply_ports,
 }
 
@@ -100,6 +102,36 @@ fn an_uplink_without_ethernet(scenario: Scenario) {
         quick_bulk(&mut v4)?;
         quick_bulk(&mut v6)
     });
+}
+
+/// `eth0` carries no address any more; a device on top of it, made with these words, has it.
+fn stacked(lab: &Lab, make: &[&str]) -> Result<()> {
+    let app = lab.app();
+    app.ip("address flush dev eth0")?;
+    for command in make {
+        app.ip(command)?;
+    }
+    app.ip("link set top up")?;
+    let (own, gateway) = (super::addresses(UPLINKS[0].1), super::addresses(GATEWAYS[0]));
+    for (own, gateway) in own.into_iter().zip(gateway) {
+        app.ip(&format!("address add {own}/{} dev top nodad", if own.is_ipv4() { 24 } else { 64 }))?;
+        app.ip(&format!("-{} route replace default via {gateway}", if own.is_ipv4() { 4 } else { 6 }))?;
+    }
+    let _agent = agent(lab, &lab.config(), "m1")?;
+    for mut connection in both_served(app, "m1")? {
+        quick_bulk(&mut connection)?;
+    }
+    Ok(())
+}
+
+/// A hypervisor's uplink: the cable is a port of a bridge, the address is the bridge's. A packet passes two devices.
+fn an_uplink_that_is_a_bridge(scenario: Scenario) {
+    scenario.run(|lab| stacked(lab, &["link add top type bridge", "link set eth0 master top"]));
+}
+
+/// A device with an Ethernet address of its own on somebody else's cable.
+fn an_uplink_that_is_a_macvlan(scenario: Scenario) {
+    scenario.run(|lab| stacked(lab, &["link add top link eth0 type macvlan mode bridge"]));
 }
 
 /// One source address carries as many flows to a member's address as `port_range` has ports. More addresses carry
