@@ -43,6 +43,27 @@ impl Host {
         self.nft("delete table inet lose").map(drop)
     }
 
+    /// Counts what matches on its way through the host (hook `forward`), from now on; read by [`Host::counted`].
+    ///
+    /// # Errors
+    /// When `nft` does not take the match.
+    pub fn count(&self, matching: &str) -> Result<()> {
+        let hook = "type filter hook forward priority filter - 1;";
+        self.nft("destroy table inet count")?;
+        self.nft(&format!("table inet count {{ chain c {{ {hook} {matching} counter; }}; }}")).map(drop)
+    }
+
+    /// Packets that [`Host::count`] counted.
+    ///
+    /// # Errors
+    /// When nothing is counted.
+    pub fn counted(&self) -> Result<u64> {
+        let shown = self.nft("list table inet count")?;
+        let count = shown.split_once("counter packets ").and_then(|(_, rest)| rest.split(' ').next());
+        let count = count.and_then(|count| count.parse().ok());
+        count.ok_or_else(|| anyhow::anyhow!("host {}: no counter in {shown}", self.name()))
+    }
+
     /// Passes on packets of others, as a router or a host of containers does.
     ///
     /// # Errors

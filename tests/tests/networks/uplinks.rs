@@ -63,16 +63,22 @@ fn sources(connections: &mut [Connection]) -> Result<BTreeMap<IpAddr, usize>> {
 /// Equal-cost paths: without the ports in the look-up every flow takes the same one, and the other link idles.
 fn ecmp_spreads(scenario: Scenario) {
     scenario.lab(|lab| lab.members(1)).run(|lab| {
-        lab.second_uplink()?;
+        let routers = [lab.router().clone(), lab.second_uplink()?];
         lab.route(lab.member("m1"), &[0, 1])?;
         let _agent = agent(lab, &lab.config(), "m1")?;
         for vip in first_vips() {
+            for router in &routers {
+                // Flows only: probes come from other ports.
+                router.count("iifname to-app tcp sport 10000-32767 tcp flags & (syn | ack) == syn")?;
+            }
             let mut open = (0..48).map(|_| served(lab.app(), vip, "m1")).collect::<Result<Vec<_>>>()?;
+            let paths = [routers[0].counted()?, routers[1].counted()?];
             let sources = sources(&mut open)?;
+            eprintln!("{vip}: 48 flows by path: {paths:?}, by source address: {sources:?}");
             // By chance, fewer than 8 of 48 come once in two million times.
             ensure!(
-                sources.len() == 2 && sources.values().all(|count| *count >= 8),
-                "{vip}: flows by source address: {sources:?}"
+                paths.iter().sum::<u64>() == 48 && paths.iter().all(|path| *path >= 8),
+                "{vip}: {paths:?}"
             );
             for connection in &mut open {
                 ensure!(connection.command(&["PING"])? == Value::Status("PONG".into()));
