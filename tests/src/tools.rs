@@ -49,8 +49,8 @@ impl Host {
     /// When `nft` does not take the match.
     pub fn count(&self, matching: &str) -> Result<()> {
         let hook = "type filter hook forward priority filter - 1;";
-        self.nft("destroy table inet count")?;
-        self.nft(&format!("table inet count {{ chain c {{ {hook} {matching} counter; }}; }}")).map(drop)
+        self.nft("add table inet counted; delete table inet counted")?;
+        self.nft(&format!("table inet counted {{ chain c {{ {hook} {matching} counter; }}; }}")).map(drop)
     }
 
     /// Packets that [`Host::count`] counted.
@@ -58,7 +58,7 @@ impl Host {
     /// # Errors
     /// When nothing is counted.
     pub fn counted(&self) -> Result<u64> {
-        let shown = self.nft("list table inet count")?;
+        let shown = self.nft("list table inet counted")?;
         let count = shown.split_once("counter packets ").and_then(|(_, rest)| rest.split(' ').next());
         let count = count.and_then(|count| count.parse().ok());
         count.ok_or_else(|| anyhow::anyhow!("host {}: no counter in {shown}", self.name()))
