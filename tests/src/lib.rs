@@ -25,6 +25,7 @@ mod client;
 mod counters;
 mod diagnostics;
 mod dial;
+mod foreign;
 mod host;
 mod lab;
 mod member;
@@ -37,15 +38,17 @@ mod scratch;
 mod timeline;
 mod tools;
 mod topology;
+mod traces;
 mod tunnel;
 mod waiting;
 mod workers;
 
-pub use agent::{Agent, binary};
+pub use agent::{Agent, binary, upgrade_binary};
 pub use agent_config::{AgentConfig, Timing, VIP_PORT, VIP_V4, VIP_V6};
 pub use application::{Application, CHANNEL, QUEUE, mapped, vip_addresses, waiting_at};
 pub use client::{Agreed, Connection, Stopper, Value};
 pub use dial::Dial;
+pub use foreign::{foreign_program, program_info};
 pub use host::Host;
 pub use lab::{Builder, Lab};
 pub use member::{Member, REDIS_PORT};
@@ -56,6 +59,9 @@ pub use process::{Log, Process};
 pub use scenario::{Scenario, unavailable};
 pub use timeline::{Event, Failure, Timeline, What};
 pub use topology::{CONTAINERS, GATEWAYS, UPLINKS, first_vips};
+pub use traces::{
+    new_connections_are_served_by, nothing_is_left, one_program_on_each_hook, programs, routes_a_vip,
+};
 pub use tunnel::Tunnel;
 pub use waiting::{WaitingClient, Wake};
 pub use workers::{Load, Workers};
