@@ -25,8 +25,12 @@ pub fn map_sizes(max_flows: u32) -> Result<Vec<(String, u64)>> {
 }
 
 fn bytes(map: &Map, entries: u64, processors: u64) -> u64 {
-    /// `struct bpf_htab`, `struct bpf_array`: a few hundred bytes of a map's own.
-    const ITSELF: u64 = 400;
+    /// `struct bpf_htab`, and what takes turns on its buckets; of 6.18.
+    const HASH: u64 = 912;
+    /// `struct bpf_array`, of 6.18.
+    const ARRAY: u64 = 312;
+    const BPF_F_MMAPABLE: u32 = 1 << 10;
+    const PAGE: u64 = 4096;
     /// `struct htab_elem`, in front of key and value.
     const ELEMENT: u64 = 48;
     const BUCKET: u64 = 16;
@@ -34,14 +38,15 @@ fn bytes(map: &Map, entries: u64, processors: u64) -> u64 {
     let word = |size: u32| u64::from(size).next_multiple_of(8);
     let (key, value) = (word(map.key_size()), word(map.value_size()));
     let of = |kind: Kind| map.map_type() == kind as u32;
-    ITSELF
-        + if of(Kind::BPF_MAP_TYPE_HASH) {
-            // One element more for each processor: what replaces another one is there before the other one goes.
-            BUCKET * entries.next_power_of_two() + (ELEMENT + key + value) * (entries + processors)
-        } else if of(Kind::BPF_MAP_TYPE_PERCPU_ARRAY) {
-            // And a pointer.
-            entries * (8 + value * processors)
-        } else {
-            entries * value
-        }
+    if of(Kind::BPF_MAP_TYPE_HASH) {
+        // One element more for each processor: what replaces another one is there before the other one goes.
+        HASH + BUCKET * entries.next_power_of_two() + (ELEMENT + key + value) * (entries + processors)
+    } else if of(Kind::BPF_MAP_TYPE_PERCPU_ARRAY) {
+        // And a pointer.
+        ARRAY + entries * (8 + value * processors)
+    } else if map.map_flags() & BPF_F_MMAPABLE != 0 {
+        PAGE + (entries * value).next_multiple_of(PAGE)
+    } else {
+        ARRAY + entries * value
+    }
 }

@@ -70,7 +70,7 @@ fn a_quarter_of_a_million_flows_are_counted_listed_and_paid_for() {
             }
             let kernel = memory(&pin)?;
             eprintln!("{name}: {kernel} bytes, worked out {worked_out}");
-            ensure!(kernel.abs_diff(*worked_out) <= kernel / 33 + 1024, "{name}: {kernel}, not {worked_out}");
+            ensure!(kernel.abs_diff(*worked_out) <= kernel / 50 + 256, "{name}: {kernel}, not {worked_out}");
             pinned += kernel;
         }
         let config_file = agent.config_file().to_string_lossy().into_owned();
@@ -108,7 +108,7 @@ fn a_quarter_of_a_million_flows_are_counted_listed_and_paid_for() {
         ensure!(all["flows"].as_array().context("flows")?.len() == FLOWS as usize);
         let (_, highest) = resident(pid)?;
         eprintln!("the agent: {before} KiB resident, at most {highest} KiB");
-        ensure!(highest < before + 16 * 1024, "the agent took {highest} KiB for a list, {before} KiB before");
+        ensure!(highest < before + 32 * 1024, "the agent took {highest} KiB for a list, {before} KiB before");
         Ok(())
     });
 }
