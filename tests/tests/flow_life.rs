@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use redirector_tests::{Agent, AgentConfig, wait_until};
+use redirector_tests::{Agent, AgentConfig, Lab, Timing, wait_until};
 use serde_json::Value as Json;
 
 #[path = "flow_life/collected.rs"]
@@ -19,6 +19,18 @@ mod short;
 mod tables;
 
 const START: Duration = Duration::from_secs(10);
+
+/// Nothing here is about failover: a busy machine shall cause none.
+const PATIENT: Timing = Timing {
+    interval: Duration::from_secs(1),
+    fast_interval: Duration::from_millis(500),
+    timeout: Duration::from_secs(5),
+    fall: 10,
+};
+
+fn config(lab: &Lab) -> AgentConfig {
+    lab.config().timing(Some(PATIENT))
+}
 
 /// Collections come every second, and find what was idle for one.
 fn impatient(config: AgentConfig, established: &str) -> AgentConfig {

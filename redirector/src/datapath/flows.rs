@@ -97,7 +97,7 @@ impl Flows {
     /// Removes a stub if it still leads to no flow. Returns whether it did.
     pub(super) fn remove_stray(&self, member_side: &Tuple, stub: &Stub) -> Result<bool> {
         let now = self.replies.get(member_side).context("cannot read a stub")?;
-        if !now.is_some_and(|now| now.incarnation == stub.incarnation) {
+        if now.is_none_or(|now| now.incarnation != stub.incarnation) {
             return Ok(false);
         }
         let flow = self.flows.get(&stub.client_side).context("cannot read a flow")?;

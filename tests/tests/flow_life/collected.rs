@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use redirector_common::flow::Stub;
 use redirector_tests::{Lab, Offloads, Scenario, Value, first_vips};
 
-use super::{START, collected, count, flows, impatient, tables::Tables, wait_count};
+use super::{START, collected, config, count, flows, impatient, tables::Tables, wait_count};
 
 fn whoami(connection: &mut redirector_tests::Connection) -> Result<()> {
     ensure!(connection.command(&["GET", "whoami"])?.text().as_deref() == Some("m1"));
@@ -17,7 +17,7 @@ fn whoami(connection: &mut redirector_tests::Connection) -> Result<()> {
 #[test]
 fn idle_flows_go_unless_their_socket_is_on_this_host() {
     Scenario::new(Offloads::On).run(|lab| {
-        let agent = lab.agent(&impatient(lab.config(), "1s"))?;
+        let agent = lab.agent(&impatient(config(lab), "1s"))?;
         agent.wait_active("m1", START)?;
         let container = lab.container("c1")?;
         for vip in first_vips() {
@@ -55,7 +55,7 @@ fn idle_flows_go_unless_their_socket_is_on_this_host() {
 #[test]
 fn flows_that_nobody_answers_go_unless_a_local_socket_waits() {
     Scenario::new(Offloads::On).run(|lab| {
-        let agent = lab.agent(&impatient(lab.config().one_service(), "1h"))?;
+        let agent = lab.agent(&impatient(config(lab).one_service(), "1h"))?;
         agent.wait_active("m1", START)?;
         let container = lab.container("c1")?;
         lab.router().lose(&["tcp dport 6379 tcp flags == syn"])?;
@@ -85,7 +85,7 @@ fn flows_that_nobody_answers_go_unless_a_local_socket_waits() {
 #[test]
 fn halves_that_lost_each_other_go() {
     Scenario::new(Offloads::On).run(|lab: &Lab| {
-        let config = impatient(lab.config().one_service(), "1h");
+        let config = impatient(config(lab).one_service(), "1h");
         let agent = lab.agent(&config)?;
         agent.wait_active("m1", START)?;
         let mut kept = lab.app().connect(first_vips()[0])?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use redirector_tests::{Host, Offloads, Scenario, VIP_PORT, VIP_V4, wait_until};
 use rustix::net::{AddressFamily, Protocol, SendFlags, SocketType};
 
-use super::{START, collected, count, impatient, packets};
+use super::{START, collected, config, count, impatient, packets};
 
 /// A neighbour of the containers that nobody is: what is answered to it gets lost.
 const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 30, 0, 77);
@@ -59,7 +59,7 @@ fn syn(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
 #[test]
 fn a_container_s_flood_refuses_nobody_else() {
     Scenario::new(Offloads::On).run(|lab| {
-        let config = impatient(lab.config().one_service().datapath_line("max_flows = 1024"), "1h");
+        let config = impatient(config(lab).one_service().datapath_line("max_flows = 1024"), "1h");
         let agent = lab.agent(&config)?;
         agent.wait_active("m1", START)?;
         let (flooder, other) = (lab.container("c1")?, lab.container("c2")?);

@@ -12,7 +12,7 @@ use redirector_common::{addr::Addr, flow::Stub};
 use redirector_tests::{Offloads, Scenario, first_vips};
 
 use super::{
-    START, count, flows,
+    START, config, count, flows,
     tables::{Tables, memory},
 };
 
@@ -56,7 +56,7 @@ fn resident(pid: u32) -> Result<(u64, u64)> {
 #[test]
 fn a_quarter_of_a_million_flows_are_counted_listed_and_paid_for() {
     Scenario::new(Offloads::On).limit(Duration::from_secs(180)).run(|lab| {
-        let config = lab.config().one_service();
+        let config = config(lab).one_service();
         let agent = lab.agent(&config)?;
         agent.wait_active("m1", START)?;
 

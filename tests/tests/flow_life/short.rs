@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use redirector_tests::{Offloads, Scenario, first_vips};
 
-use super::{START, count, packets, tables::Tables, wait_count};
+use super::{START, config, count, packets, tables::Tables, wait_count};
 
 /// Connections a second that are aimed at.
 const RATE: u32 = 2000;
@@ -63,7 +63,7 @@ fn short_connections_leave_nothing() {
     let seconds = env::var("REDIRECTOR_SOAK_SECONDS").ok().map(|text| text.parse().unwrap()).unwrap_or(10);
     let limit = Duration::from_secs(seconds + 90);
     Scenario::new(Offloads::On).limit(limit).run(|lab| {
-        let config = lab.config();
+        let config = config(lab);
         let agent = lab.agent(&config)?;
         agent.wait_active("m1", START)?;
         // A port of the host waits for a minute after a connection: 28 000 of them last for 14 s.
@@ -92,7 +92,7 @@ fn short_connections_leave_nothing() {
         let threads: Vec<_> = threads.collect::<std::io::Result<_>>()?;
         let mut most = 0;
         while start.elapsed() < Duration::from_secs(seconds)
-            && !threads.iter().any(|thread| thread.is_finished())
+            && !threads.iter().any(std::thread::JoinHandle::is_finished)
         {
             thread::sleep(Duration::from_secs(1));
             most = most.max(count(&agent, &[])?);
