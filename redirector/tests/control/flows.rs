@@ -29,10 +29,10 @@ fn flow(client: &str) -> FlowStatus {
     FlowStatus {
         service: Some("orders".into()),
         member: Some("paris".into()),
-        client: client.parse().unwrap(),
-        vip: "10.255.0.1:6379".parse().unwrap(),
-        source: "10.1.0.2:12345".parse().unwrap(),
-        address: "10.2.1.2:6379".parse().unwrap(),
+        client: client.parse().expect("an address"),
+        vip: "10.255.0.1:6379".parse().expect("an address"),
+        source: "10.1.0.2:12345".parse().expect("an address"),
+        address: "10.2.1.2:6379".parse().expect("an address"),
         state: FlowState::Established,
         stale: false,
         local: true,
@@ -61,11 +61,11 @@ fn agent() -> Agent {
             reply.send(known(&filter)).expect("the server waits");
             let flows = ["10.1.0.2:40000", "10.1.0.2:40001"].map(flow);
             for flow in flows.iter().take(usize::try_from(limit).unwrap_or(usize::MAX)) {
-                let line = serde_json::to_string(flow).unwrap() + "\n";
+                let line = serde_json::to_string(flow).expect("it serializes") + "\n";
                 lines.try_send(line.into()).expect("there is room");
             }
             if filter.state != Some(FlowState::Closing) {
-                let end = serde_json::to_string(&ListEnd { matched: 2 }).unwrap() + "\n";
+                let end = serde_json::to_string(&ListEnd { matched: 2 }).expect("it serializes") + "\n";
                 lines.try_send(end.into()).expect("there is room");
             }
         }
