@@ -26,6 +26,7 @@ pub mod network;
 mod preflight;
 pub mod programs;
 mod registry;
+mod slots;
 mod sockets;
 mod sweep;
 
@@ -58,11 +59,11 @@ use self::{
 };
 use crate::{
     config::Resolved,
-    model::{self, Config, Epoch, MemberId, OnStop, ServiceId},
+    model::{self, Config, Epoch, MemberId, Offer, OnStop, ServiceId},
 };
 
 /// What an earlier agent left in the maps for a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adopted {
     /// The member that new flows go to.
     pub active: Option<MemberId>,
@@ -70,6 +71,8 @@ pub struct Adopted {
     pub epoch: Epoch,
     /// The lowest floor of the members that are not active.
     pub floor: Epoch,
+    /// The addresses of each member that the maps hold.
+    pub addresses: Vec<Vec<Offer>>,
 }
 
 /// Programs, maps, device and routes of a running agent.
@@ -159,7 +162,18 @@ impl Datapath {
             active: decision.active.and_then(|member| self.ids.member_of(service, member)),
             epoch: Epoch(decision.epoch),
             floor: Epoch(floor),
+            addresses: self.ids.members_of(service).map(|_| Vec::new()).collect(),
         }
+    }
+
+    /// STUB until layout v2.
+    pub fn offer(&self, _: ServiceId, _: MemberId, _: &[Offer]) -> Result<()> {
+        Ok(())
+    }
+
+    /// STUB until layout v2.
+    pub fn reset_address(&self, _: ServiceId, _: MemberId, _: SocketAddr, _: bool) -> Result<()> {
+        Ok(())
     }
 
     /// Sends new flows of a service to `active` from this instant.
