@@ -2,19 +2,16 @@
 
 use super::clock::Clock;
 use crate::{
-    control::status::{AddressStatus, MemberStatus, OutcomeStatus, ServiceStatus, Status, SwitchStatus, VERSION},
+    control::status::{
+        AddressStatus, MemberStatus, OutcomeStatus, ServiceStatus, Status, SwitchStatus, VERSION,
+    },
     datapath::Counts,
     decide::{AddressView, MemberView, Switch, View},
     model::{Config, MemberId, Service, ServiceId},
 };
 
 /// The whole answer; `views` are in the order of the configuration.
-pub(super) fn status(
-    config: &Config,
-    views: &[View],
-    counts: &Counts,
-    clock: Clock,
-) -> Status {
+pub(super) fn status(config: &Config, views: &[View], counts: &Counts, clock: Clock) -> Status {
     let services = config.services.iter().zip(views).enumerate().map(|(at, (service, view))| {
         let id = ServiceId(at);
         let members = view.members.iter().enumerate().map(|(number, view)| {

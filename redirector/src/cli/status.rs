@@ -13,7 +13,7 @@ use super::{
 };
 use crate::control::{
     client::{self, ClientError},
-    status::{MemberStatus, ServiceState, ServiceStatus, Status, SwitchStatus},
+    status::{AddressStatus, MemberState, MemberStatus, ServiceState, ServiceStatus, Status, SwitchStatus},
 };
 
 /// Writes the status to `out` and errors to `err`, which are standard output and error outside tests.
@@ -145,13 +145,22 @@ fn addresses(members: &[MemberStatus], now: SystemTime) -> Table<6> {
                 member.name.clone(),
                 address.address.clone(),
                 address.state.to_string(),
-                if address.offered { "yes" } else { "left out" }.to_owned(),
+                new_flows(address).to_owned(),
                 checked(address.checked_at.as_deref(), now),
                 address.reason.clone(),
             ]);
         }
     }
     table
+}
+
+/// Whether an address gets new flows.
+fn new_flows(address: &AddressStatus) -> &'static str {
+    match address.state {
+        _ if address.offered => "yes",
+        MemberState::Unknown => "not yet",
+        MemberState::Up | MemberState::Down | MemberState::Drained => "left out",
+    }
 }
 
 fn checked(at: Option<&str>, now: SystemTime) -> String {
@@ -186,7 +195,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::control::status::{AddressStatus, MemberState, SwitchKind, VERSION};
+    use crate::control::status::{SwitchKind, VERSION};
 
     fn member(name: &str, weight: u32, state: MemberState) -> MemberStatus {
         MemberStatus {
@@ -266,9 +275,13 @@ mod tests {
     fn several_addresses_have_a_table_of_their_own() {
         let mut service = orders();
         let one = address(2, MemberState::Up, "ping ok in 0.3 ms");
-        service.members[1].address_states = vec![address(9, MemberState::Up, "not shown: it is the only one")];
-        service.members[0].address_states =
-            vec![one, address(3, MemberState::Down, "ping: connection refused (3 in a row)")];
+        service.members[1].address_states =
+            vec![address(9, MemberState::Up, "not shown: it is the only one")];
+        service.members[0].address_states = vec![
+            one,
+            address(3, MemberState::Down, "ping: connection refused (3 in a row)"),
+            address(4, MemberState::Unknown, "no verdict yet"),
+        ];
         insta::assert_snapshot!(shown(vec![service]));
     }
 

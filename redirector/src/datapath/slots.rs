@@ -33,9 +33,8 @@ pub(super) fn plan<E>(
     wanted: &[Offer],
     flows: impl FnOnce() -> Result<[u64; MAX_ADDRESSES], E>,
 ) -> Result<Vec<Step>, E> {
-    let slot_of = |address: SocketAddr| {
-        held.iter().position(|held| held.is_some_and(|held| held.address == address))
-    };
+    let slot_of =
+        |address: SocketAddr| held.iter().position(|held| held.is_some_and(|held| held.address == address));
     let is_wanted = |held: &Offer| wanted.iter().any(|offer| offer.address == held.address);
     let new: Vec<_> = wanted.iter().filter(|offer| slot_of(offer.address).is_none()).collect();
 

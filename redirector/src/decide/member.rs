@@ -43,7 +43,8 @@ struct Address {
 impl Member {
     /// With addresses that were never probed.
     pub(super) fn new(known: &[Offer], checks: &[Check], now: Time) -> Self {
-        let address = |offer: &Offer| Address { offered: offer.offered, ..Address::new(offer.address, checks) };
+        let address =
+            |offer: &Offer| Address { offered: offer.offered, ..Address::new(offer.address, checks) };
         Self {
             addresses: known.iter().map(address).collect(),
             state: MemberState::Unknown,
@@ -68,7 +69,12 @@ impl Member {
     }
 
     /// Makes `wanted` the addresses. Returns those that were there and are not any more.
-    pub(super) fn set_addresses(&mut self, wanted: &[SocketAddr], checks: &[Check], now: Time) -> Vec<SocketAddr> {
+    pub(super) fn set_addresses(
+        &mut self,
+        wanted: &[SocketAddr],
+        checks: &[Check],
+        now: Time,
+    ) -> Vec<SocketAddr> {
         let mut before = std::mem::take(&mut self.addresses);
         for address in wanted {
             let known = before.iter().position(|known| known.address == *address);
@@ -114,10 +120,7 @@ impl Member {
 
     /// All addresses, and which of them are offered.
     pub(super) fn offers(&self) -> Vec<Offer> {
-        self.addresses
-            .iter()
-            .map(|known| Offer { address: known.address, offered: known.offered })
-            .collect()
+        self.addresses.iter().map(|known| Offer { address: known.address, offered: known.offered }).collect()
     }
 
     pub(super) fn state(&self) -> MemberState {

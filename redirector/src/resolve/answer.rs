@@ -94,8 +94,14 @@ mod tests {
     /// A server that answers for A and is too slow for AAAA must not cost a member its IPv6 addresses.
     #[test]
     fn a_version_that_fails_keeps_its_addresses() {
-        assert_eq!(answer(found(&["10.0.0.2"]), failed()).after(&ips(&LAST)), Ok(ips(&["10.0.0.2", "fd00::1"])));
-        assert_eq!(answer(failed(), found(&["fd00::2"])).after(&ips(&LAST)), Ok(ips(&["10.0.0.1", "fd00::2"])));
+        assert_eq!(
+            answer(found(&["10.0.0.2"]), failed()).after(&ips(&LAST)),
+            Ok(ips(&["10.0.0.2", "fd00::1"]))
+        );
+        assert_eq!(
+            answer(failed(), found(&["fd00::2"])).after(&ips(&LAST)),
+            Ok(ips(&["10.0.0.1", "fd00::2"]))
+        );
         assert_eq!(answer(failed(), found(&["fd00::2"])).after(&[]), Ok(ips(&["fd00::2"])));
     }
 

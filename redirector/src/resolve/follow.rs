@@ -109,7 +109,9 @@ impl Followed {
                 addresses = %self.known,
                 "the endpoint does not resolve, its last addresses go on to hold"
             ),
-            None => tracing::info!(service, member, endpoint, addresses = %self.known, "the endpoint resolves again"),
+            None => {
+                tracing::info!(service, member, endpoint, addresses = %self.known, "the endpoint resolves again")
+            }
         }
         *before = now;
     }

@@ -125,7 +125,8 @@ impl World {
 
     pub(super) fn resumed(service: Service, resumed: Option<Resumed>) -> Self {
         let now = Time(s(3600));
-        let addresses: Vec<_> = (0..service.members.len()).map(|member| [address(MemberId(member), 0)]).collect();
+        let addresses: Vec<_> =
+            (0..service.members.len()).map(|member| [address(MemberId(member), 0)]).collect();
         let known: Vec<_> = addresses.iter().map(|addresses| offered(addresses)).collect();
         let members = addresses.iter().map(|[address]| vec![Probed::new(*address, now)]).collect();
         let core = Core::new(service.clone(), &known, resumed, now);
@@ -177,12 +178,24 @@ impl World {
         self
     }
 
-    pub(super) fn probe_address(&mut self, member: MemberId, address: SocketAddr, outcome: &ProbeOutcome) -> &mut Self {
+    pub(super) fn probe_address(
+        &mut self,
+        member: MemberId,
+        address: SocketAddr,
+        outcome: &ProbeOutcome,
+    ) -> &mut Self {
         for check in 0..self.service.checks.len() {
             self.core.on_probe(self.now, member, address, CheckId(check), outcome);
             self.drain_actions();
         }
         self
+    }
+
+    /// That many failures in a row at one address, now.
+    pub(super) fn fail_address(&mut self, member: MemberId, address: SocketAddr, times: u32) {
+        for _ in 0..times {
+            self.probe_address(member, address, &fail());
+        }
     }
 
     /// Lets `duration` pass with all that happens in it.
@@ -228,13 +241,16 @@ impl World {
                     NeverProbed => None,
                 };
                 let address = probed.address;
-                outcome.map(|outcome| drop(self.probe_address(MemberId(member), address, &outcome)));
+                if let Some(outcome) = outcome {
+                    self.probe_address(MemberId(member), address, &outcome);
+                }
                 let check = &self.service.checks[0];
                 let probed = &mut self.members[member][number];
-                probed.next_probe = self.now + match probed.pace {
-                    Pace::Normal => check.interval,
-                    Pace::Fast => check.fast_interval,
-                };
+                probed.next_probe = self.now
+                    + match probed.pace {
+                        Pace::Normal => check.interval,
+                        Pace::Fast => check.fast_interval,
+                    };
             }
         }
     }
