@@ -32,9 +32,9 @@ mod sweep;
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs,
+    fs, io,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::MetadataExt as _,
+    os::fd::AsRawFd as _,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -44,14 +44,14 @@ use redirector_common::{
     addr::Tuple,
     decision::Decision,
     flow::{Flow, Stub},
-    layout::{self, Meta, slot_of},
+    layout::{self, Meta, SLOTS},
     outcome::{Count, Outcome},
 };
 
 pub use self::{host::misfits, preflight::check_ports};
 
 use self::{
-    maps::{Maps, Steering},
+    maps::{Filled, Maps, Steering},
     network::{Device, Network, RouteTo},
     preflight::PinDir,
     registry::{Assignment, Ids, Retired},
@@ -74,6 +74,9 @@ pub struct Adopted {
     /// The addresses of each member that the maps hold.
     pub addresses: Vec<Vec<Offer>>,
 }
+
+/// `include/uapi/asm-generic/socket.h`; the C library's headers do not have it everywhere.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// Programs, maps, device and routes of a running agent.
 pub struct Datapath {
@@ -342,7 +345,7 @@ fn claim_maps(maps: &mut Maps, pin_dir: &Path) -> Result<()> {
     }
     if found.namespace != namespace {
         bail!(
-            "the maps in {} belong to another network namespace (inode {}); give this agent a pin_dir of its own in \
+            "the maps in {} belong to another network namespace (cookie {}); give this agent a pin_dir of its own in \
              [datapath]",
             pin_dir.display(),
             found.namespace
@@ -351,9 +354,25 @@ fn claim_maps(maps: &mut Maps, pin_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Inode of this process's network namespace.
+/// Cookie of this process's network namespace (Linux 5.14).
 fn own_namespace() -> Result<u64> {
-    Ok(fs::metadata("/proc/self/ns/net").context("cannot read the network namespace")?.ino())
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).unwrap_or_default();
+    // SAFETY: the kernel writes at most `length` bytes, which `cookie` has.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error()).context("cannot read the cookie of the network namespace");
+    }
+    Ok(cookie)
 }
 
 /// Takes services and members out that the configuration does not have any more. Their flows become stale.
@@ -424,11 +443,17 @@ fn fill_slots(
     for (at, service) in config.services.iter().enumerate() {
         for number in 0..service.members.len() {
             let (service, member) = (ServiceId(at), MemberId(number));
-            let addresses = resolved.addresses(service, member);
-            for v6 in [false, true] {
-                let address = addresses.iter().find(|address| address.is_ipv6() == v6);
-                let source = address.and_then(|address| routes.to(address)).and_then(|way| way.source);
-                maps.set_slot(ids.member(service, member), slot_of(v6), address, source)?;
+            let mut filled = resolved.addresses(service, member).iter().map(|address| {
+                let way = routes.to(address);
+                Filled {
+                    address,
+                    sources: way.and_then(|way| way.source).into_iter().collect(),
+                    offered: true,
+                    local: way.is_some_and(|way| way.local),
+                }
+            });
+            for slot in 0..SLOTS {
+                maps.set_slot(ids.member(service, member), slot, filled.next().as_ref())?;
             }
         }
     }
