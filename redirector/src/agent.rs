@@ -31,7 +31,7 @@ use crate::{
     control::server::{self, Request},
     datapath::{Claim, Datapath},
     decide::{Action, Core, Resumed, Switch},
-    model::{Config, FlowPolicy, MemberId, Offer, ServiceId},
+    model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
     probe::Report,
     resolve::{Changed, Followed, Resolver, follow},
 };
@@ -73,7 +73,7 @@ pub async fn run(
     let datapath = Datapath::start(claim, &config, &resolved, kernel_log).await?;
     let history = History::read(&config.agent.state_dir);
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
-    let mut agent = Agent::new(config, resolved, datapath, history, reports);
+    let mut agent = Agent::new(config, resolved, datapath, history, reports)?;
     let (changes, mut from_resolver) = mpsc::channel(QUEUE);
     let mut tasks = agent.follow_names(&resolver, &changes);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
@@ -88,7 +88,7 @@ pub async fn run(
             // What moves traffic comes first.
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
-            Some(changed) = from_resolver.recv() => agent.on_changed(changed),
+            Some(changed) = from_resolver.recv() => agent.on_changed(changed).await,
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(request) = from_control.recv() => agent.on_request(request),
             _ = terminate.recv() => break,
@@ -110,9 +110,9 @@ impl Agent {
         datapath: Datapath,
         history: History,
         reports: mpsc::Sender<Report>,
-    ) -> Self {
+    ) -> Result<Self> {
         let clock = Clock;
-        let cores = config.services.iter().enumerate().map(|(at, service)| {
+        let core = |(at, service): (usize, &Service)| {
             let id = ServiceId(at);
             let adopted = datapath.adopted(id);
             let resumed = (adopted.epoch.0 > 0).then(|| Resumed {
@@ -129,10 +129,11 @@ impl Agent {
                     "took over what an earlier agent left"
                 );
             }
-            Core::new(service.clone(), &adopted.addresses, resumed, clock.now())
-        });
+            Ok(Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now()))
+        };
+        let cores = config.services.iter().enumerate().map(core).collect::<Result<_>>()?;
         let mut agent = Self {
-            cores: cores.collect(),
+            cores,
             config: Arc::new(config),
             resolved,
             datapath,
@@ -141,7 +142,7 @@ impl Agent {
             probers: Probers::new(reports),
         };
         agent.each_member(Self::take_addresses);
-        agent
+        Ok(agent)
     }
 
     fn each_member(&mut self, mut with: impl FnMut(&mut Self, ServiceId, MemberId)) {
@@ -172,7 +173,7 @@ impl Agent {
         tasks
     }
 
-    fn on_changed(&mut self, Changed { service, member, addresses }: Changed) {
+    async fn on_changed(&mut self, Changed { service, member, addresses }: Changed) {
         let config = &self.config.services[service.0];
         tracing::info!(
             service = config.name,
@@ -182,6 +183,9 @@ impl Agent {
             left_out = addresses.left_out,
             "the endpoint has other addresses"
         );
+        if let Err(error) = self.datapath.learn(addresses.as_slice()).await {
+            tracing::warn!(%addresses, "how they are reached is not known: {error:#}");
+        }
         self.resolved.replace(service, member, addresses);
         self.take_addresses(service, member);
     }

@@ -1,165 +1,198 @@
-//! Which slot of a member holds which address: pure table logic.
+//! The addresses of members in the kernel: which slot holds which, and which of them new flows may go to.
 //!
-//! An address keeps its slot as long as it is the member's, also over a restart of the agent, because flows remember
-//! slots. One that is gone keeps its slot too, without being offered, until its flows have been reset or the slot is
-//! needed for another one.
+//! `plan` says what has to change, this module changes it. It has a lock of its own: a change of addresses does not wait
+//! for somebody who reads the flow table, and so never delays a switch that comes after it.
 
-use std::net::SocketAddr;
+mod plan;
 
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use anyhow::Result;
+use aya::maps::{Array, MapData};
+use redirector_common::layout::{SLOTS, Slot, slot_index};
+
+use self::plan::{Held, Step, plan};
 use crate::model::{MAX_ADDRESSES, Offer};
 
-/// What stands in a slot now; `None`: it is empty.
-pub(super) type Held = Option<Offer>;
+const _: () = assert!(MAX_ADDRESSES == SLOTS as usize);
 
-/// A step from what is to what is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// The address of a slot is offered to new flows, or is not any more.
-    Offer { slot: usize, offered: bool },
-    /// A slot gets an address. If it has another one, the flows to that one become stale.
-    Put { slot: usize, offer: Offer },
+/// What the routes to an address say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Way {
+    /// Source addresses of flows to it; the first 8 are taken.
+    pub(super) sources: Vec<IpAddr>,
+    /// It is one of this host's own.
+    pub(super) local: bool,
 }
 
-/// The steps that make `wanted` the addresses of a member, in an order that never leaves new flows without an address
-/// which both have.
-///
-/// `flows` counts the flows of each slot. It is asked only when addresses that are gone take the room of new ones: then
-/// those go whose flows have ended, or else those with the fewest.
-///
-/// # Errors
-/// Those of `flows`.
-pub(super) fn plan<E>(
-    held: &[Held; MAX_ADDRESSES],
-    wanted: &[Offer],
-    flows: impl FnOnce() -> Result<[u64; MAX_ADDRESSES], E>,
-) -> Result<Vec<Step>, E> {
-    let slot_of =
-        |address: SocketAddr| held.iter().position(|held| held.is_some_and(|held| held.address == address));
-    let is_wanted = |held: &Offer| wanted.iter().any(|offer| offer.address == held.address);
-    let new: Vec<_> = wanted.iter().filter(|offer| slot_of(offer.address).is_none()).collect();
-
-    let mut free: Vec<_> = (0..held.len()).filter(|slot| held[*slot].is_none()).collect();
-    let mut leaving: Vec<_> =
-        (0..held.len()).filter(|slot| held[*slot].is_some_and(|held| !is_wanted(&held))).collect();
-    if free.len() < new.len() {
-        let flows = flows()?;
-        leaving.sort_by_key(|slot| flows[*slot]);
-        free.extend(leaving.drain(..(new.len() - free.len()).min(leaving.len())));
-    }
-    let puts = new.into_iter().zip(free).map(|(offer, slot)| Step::Put { slot, offer: *offer });
-
-    let stays = wanted.iter().filter_map(|offer| Some((slot_of(offer.address)?, offer.offered)));
-    let leaves = leaving.into_iter().map(|slot| (slot, false));
-    let mut offers: Vec<_> = stays
-        .chain(leaves)
-        .filter(|(slot, offered)| held[*slot].is_some_and(|held| held.offered != *offered))
-        .map(|(slot, offered)| Step::Offer { slot, offered })
-        .collect();
-    offers.sort_by_key(|step| matches!(step, Step::Offer { offered: false, .. }));
-    Ok(puts.chain(offers).collect())
+/// All slots of all members.
+pub(super) struct Slots {
+    map: Mutex<Array<MapData, Slot>>,
+    /// Of every slot, so that a sweep asks the kernel for none.
+    generations: Vec<AtomicU32>,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use proptest::{collection::vec, prelude::*, sample::subsequence};
-
-    use super::*;
-
-    fn address(number: u8) -> SocketAddr {
-        ([192, 0, 2, number], 6379).into()
+impl Slots {
+    pub(super) fn new(map: Array<MapData, Slot>) -> Result<Self> {
+        let generations =
+            map.iter().map(|slot| Ok(AtomicU32::new(slot?.generation))).collect::<Result<_>>()?;
+        Ok(Self { map: Mutex::new(map), generations })
     }
 
-    fn offer(number: u8, offered: bool) -> Offer {
-        Offer { address: address(number), offered }
+    /// The generation of a slot now.
+    pub(super) fn generation(&self, member: u16, slot: u32) -> u32 {
+        self.generations[slot_index(member, slot) as usize].load(Ordering::Acquire)
     }
 
-    fn table(first: &[Offer]) -> [Held; MAX_ADDRESSES] {
-        std::array::from_fn(|slot| first.get(slot).copied())
+    /// The addresses that the slots of a member hold, those that leave among them.
+    pub(super) fn held(&self, member: u16) -> Result<Vec<Offer>> {
+        Ok(self.lock().held(member)?.into_iter().flatten().collect())
     }
 
-    fn planned(held: &[Held; MAX_ADDRESSES], wanted: &[Offer], flows: [u64; MAX_ADDRESSES]) -> Vec<Step> {
-        plan(held, wanted, || Ok::<_, Infallible>(flows)).unwrap_or_else(|never| match never {})
-    }
-
-    fn never_asked(held: &[Held; MAX_ADDRESSES], wanted: &[Offer]) -> Vec<Step> {
-        plan(held, wanted, || Err("flows were counted")).unwrap()
-    }
-
-    fn apply(held: &mut [Held; MAX_ADDRESSES], steps: &[Step]) {
-        for step in steps {
-            match *step {
-                Step::Put { slot, offer } => held[slot] = Some(offer),
-                Step::Offer { slot, offered } => held[slot].as_mut().unwrap().offered = offered,
-            }
-        }
-    }
-
-    #[test]
-    fn an_address_keeps_its_slot_and_a_new_one_takes_a_free_one() {
-        let held = table(&[offer(1, true), offer(2, true)]);
-        assert_eq!(never_asked(&held, &[offer(2, true), offer(1, true)]), []);
-        let steps = never_asked(&held, &[offer(3, false), offer(2, true), offer(1, true)]);
-        assert_eq!(steps, [Step::Put { slot: 2, offer: offer(3, false) }]);
-    }
-
-    /// Programs read the table while it changes: there is always an address to offer.
-    #[test]
-    fn what_is_gone_is_taken_out_after_what_replaces_it_is_there() {
-        let held = table(&[offer(1, true), offer(2, false)]);
-        let steps = never_asked(&held, &[offer(2, true), offer(3, true)]);
-        let expected = [
-            Step::Put { slot: 2, offer: offer(3, true) },
-            Step::Offer { slot: 1, offered: true },
-            Step::Offer { slot: 0, offered: false },
-        ];
-        assert_eq!(steps, expected);
-    }
-
-    #[test]
-    fn when_room_is_needed_the_slot_with_the_fewest_flows_goes() {
-        let all: Vec<_> = (0..16).map(|number| offer(number, true)).collect();
-        let held = table(&all);
-        let mut wanted = all[2..].to_vec();
-        wanted.push(offer(100, true));
-        let mut flows = [7; MAX_ADDRESSES];
-        flows[1] = 0;
-        let steps = planned(&held, &wanted, flows);
-        let expected =
-            [Step::Put { slot: 1, offer: offer(100, true) }, Step::Offer { slot: 0, offered: false }];
-        assert_eq!(steps, expected);
-    }
-
-    fn offers() -> impl Strategy<Value = Vec<Offer>> {
-        let numbers: Vec<u8> = (0..24).collect();
-        (subsequence(numbers, 1..=MAX_ADDRESSES), vec(any::<bool>(), MAX_ADDRESSES)).prop_map(
-            |(numbers, offered)| {
-                numbers.into_iter().zip(offered).map(|(number, offered)| offer(number, offered)).collect()
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn every_history_ends_with_what_is_wanted(history in vec(offers(), 1..8), flows in any::<[u64; MAX_ADDRESSES]>()) {
-            let mut held = table(&[]);
-            for wanted in history {
-                let before = held;
-                let steps = planned(&held, &wanted, flows);
-                apply(&mut held, &steps);
-                prop_assert_eq!(planned(&held, &wanted, flows), []);
-                for offer in &wanted {
-                    let slots: Vec<_> = held.iter().flatten().filter(|held| held.address == offer.address).collect();
-                    prop_assert_eq!(slots, [offer], "each address has one slot");
+    /// Makes these the addresses of a member. Those that are gone keep their slots, without being offered, until
+    /// [`Self::reset`] or until their room is needed; whether flows became stale by that is what is returned.
+    ///
+    /// `way` says how an address is reached, `flows` how many flows each slot has.
+    pub(super) fn offer(
+        &self,
+        member: u16,
+        wanted: &[Offer],
+        way: impl Fn(SocketAddr) -> Way,
+        flows: impl FnOnce() -> Result<[u64; MAX_ADDRESSES]>,
+    ) -> Result<bool> {
+        let mut table = self.lock();
+        let held = table.held(member)?;
+        let mut replaced = false;
+        for step in plan(&held, wanted, flows)? {
+            match step {
+                Step::Put { slot, offer } => {
+                    replaced |= held[slot].is_some();
+                    table.replace(member, slot, filled(offer, &way(offer.address)))?;
                 }
-                for (before, after) in before.iter().zip(&held) {
-                    let (Some(before), Some(after)) = (before, after) else { continue };
-                    let wanted = wanted.iter().any(|offer| offer.address == before.address);
-                    prop_assert!(before.address == after.address || !wanted, "an address changed its slot");
-                    prop_assert!(wanted || before.address != after.address || !after.offered, "gone and offered");
+                Step::Offer { slot, offered } => {
+                    let old = table.get(member, slot)?;
+                    table.write(member, slot, with_flag(old, Slot::OFFERED, offered))?;
                 }
             }
         }
+        Ok(replaced)
     }
+
+    /// Makes all flows to an address of a member stale. Its slot is emptied if it was `removed`.
+    pub(super) fn reset(&self, member: u16, address: SocketAddr, removed: bool) -> Result<()> {
+        let mut table = self.lock();
+        for (slot, held) in table.held(member)?.into_iter().enumerate() {
+            if held.is_some_and(|held| held.address == address) {
+                let new = if removed { Slot::default() } else { table.get(member, slot)? };
+                table.replace(member, slot, new)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The addresses of these members are reached as `way` says, where it knows. Flows go on, but for those of an address
+    /// that became this host's own or is no more: they would need another source. Whether there are such is returned.
+    pub(super) fn reroute(
+        &self,
+        members: impl IntoIterator<Item = u16>,
+        way: impl Fn(SocketAddr) -> Option<Way>,
+    ) -> Result<bool> {
+        let mut table = self.lock();
+        let mut replaced = false;
+        for member in members {
+            replaced |= table.reroute(member, &way)?;
+        }
+        Ok(replaced)
+    }
+
+    /// Takes a member out: all flows to it become stale.
+    pub(super) fn empty(&self, member: u16) -> Result<()> {
+        let mut table = self.lock();
+        (0..MAX_ADDRESSES).try_for_each(|slot| match table.get(member, slot)? {
+            Slot { address, .. } if address.is_unset() => Ok(()),
+            _ => table.replace(member, slot, Slot::default()),
+        })
+    }
+
+    fn lock(&self) -> Table<'_> {
+        // A panic while it was held left no half-written slot behind: every write is one system call.
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        Table { map, generations: &self.generations }
+    }
+}
+
+/// The slots, while nobody else changes them.
+struct Table<'a> {
+    map: MutexGuard<'a, Array<MapData, Slot>>,
+    generations: &'a [AtomicU32],
+}
+
+impl Table<'_> {
+    fn get(&self, member: u16, slot: usize) -> Result<Slot> {
+        Ok(self.map.get(&index(member, slot), 0)?)
+    }
+
+    fn held(&self, member: u16) -> Result<[Held; MAX_ADDRESSES]> {
+        let mut all = [None; MAX_ADDRESSES];
+        for (number, held) in all.iter_mut().enumerate() {
+            let slot = self.get(member, number)?;
+            let address = SocketAddr::new(slot.address.into(), slot.port.number());
+            *held = (!slot.address.is_unset())
+                .then_some(Offer { address, offered: slot.flags & Slot::OFFERED != 0 });
+        }
+        Ok(all)
+    }
+
+    /// Fills or empties a slot, with a generation that no flow has. In two steps: a program may read in between, and must
+    /// not take an old address for one of the new generation.
+    fn replace(&mut self, member: u16, slot: usize, new: Slot) -> Result<()> {
+        let generation = self.get(member, slot)?.generation.wrapping_add(1);
+        self.write(member, slot, Slot { generation, ..Slot::default() })?;
+        if new.address.is_unset() {
+            return Ok(());
+        }
+        self.write(member, slot, Slot { generation: generation.wrapping_add(1), ..new })
+    }
+
+    fn reroute(&mut self, member: u16, way: impl Fn(SocketAddr) -> Option<Way>) -> Result<bool> {
+        let mut replaced = false;
+        for (slot, held) in self.held(member)?.into_iter().enumerate() {
+            let Some((held, way)) = held.and_then(|held| Some((held, way(held.address)?))) else { continue };
+            let (old, new) = (self.get(member, slot)?, filled(held, &way));
+            if old.is_local() != new.is_local() {
+                self.replace(member, slot, new)?;
+                replaced = true;
+            } else if (Slot { generation: old.generation, ..new }) != old {
+                self.write(member, slot, Slot { generation: old.generation, ..new })?;
+            }
+        }
+        Ok(replaced)
+    }
+
+    fn write(&mut self, member: u16, slot: usize, value: Slot) -> Result<()> {
+        self.map.set(index(member, slot), value, 0)?;
+        self.generations[index(member, slot) as usize].store(value.generation, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// As the map holds it, of generation 0.
+fn filled(offer: Offer, way: &Way) -> Slot {
+    let flags = u16::from(offer.offered) * Slot::OFFERED + u16::from(way.local) * Slot::LOCAL;
+    Slot::new(offer.address, &way.sources, flags)
+}
+
+fn with_flag(slot: Slot, flag: u16, on: bool) -> Slot {
+    Slot { flags: if on { slot.flags | flag } else { slot.flags & !flag }, ..slot }
+}
+
+#[allow(clippy::cast_possible_truncation)] // At most 15.
+fn index(member: u16, slot: usize) -> u32 {
+    slot_index(member, slot as u32)
 }
