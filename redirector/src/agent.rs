@@ -11,6 +11,7 @@
 //! One task owns all state and waits for whatever comes first: a report, other addresses of a member, a deadline of a
 //! core, a request over the control socket, a signal. It never blocks: what reads files or many flows runs elsewhere.
 
+pub mod answers;
 mod clock;
 mod history;
 mod probers;
@@ -48,6 +49,7 @@ struct Agent {
     history: History,
     cores: Vec<Core>,
     probers: Probers,
+    answers: answers::Keeper,
 }
 
 /// Runs until SIGTERM or SIGINT. Needs a tokio runtime on one thread.
@@ -132,8 +134,11 @@ impl Agent {
             Ok(Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now()))
         };
         let cores = config.services.iter().enumerate().map(core).collect::<Result<_>>()?;
+        let answers = answers::Keeper::new(&config.agent.state_dir);
+        answers.keep(&config, &resolved);
         let mut agent = Self {
             cores,
+            answers,
             config: Arc::new(config),
             resolved,
             datapath,
@@ -187,6 +192,7 @@ impl Agent {
             tracing::warn!(%addresses, "how they are reached is not known: {error:#}");
         }
         self.resolved.replace(service, member, addresses);
+        self.answers.keep(&self.config, &self.resolved);
         self.take_addresses(service, member);
     }
 

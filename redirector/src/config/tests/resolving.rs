@@ -38,8 +38,12 @@ fn addresses(resolved: &Resolved, member: usize) -> String {
 
 /// Asks the host.
 fn resolved(loaded: &Loaded) -> Result<Resolved, Error> {
+    resolved_after(loaded, &Answers::default())
+}
+
+fn resolved_after(loaded: &Loaded, earlier: &Answers) -> Result<Resolved, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(resolve(loaded, &Arc::default()))
+    runtime.block_on(resolve(loaded, &Arc::default(), earlier))
 }
 
 #[test]
@@ -67,6 +71,16 @@ fn a_name_that_does_not_resolve_is_named_with_the_reason() {
     );
     assert!(message.starts_with(&start), "{message}");
     assert!(message.ends_with("); check the name or give an address"), "{message}");
+}
+
+#[test]
+fn where_the_resolver_fails_earlier_answers_hold() {
+    let mut loaded = loaded(r#"["10.255.0.1:1"]"#, ["10.2.1.2:6379", "10.3.1.2:6379"]);
+    let host = "x".repeat(64);
+    loaded.config.services[0].members[1].endpoint.host.clone_from(&host);
+    let earlier = [(host, vec!["10.3.1.3".parse().unwrap(), "10.3.1.4".parse().unwrap()])].into();
+    let resolved = resolved_after(&loaded, &earlier).unwrap();
+    assert_eq!(addresses(&resolved, 1), "10.3.1.3:6379, 10.3.1.4:6379");
 }
 
 #[test]
