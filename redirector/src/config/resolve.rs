@@ -152,12 +152,8 @@ pub async fn resolve(
 ///
 /// # Errors
 /// When no member can have any of the addresses, or one of them is a VIP's.
-pub fn accept(
-    config: &Config,
-    service: ServiceId,
-    answer: Vec<SocketAddr>,
-) -> Result<MemberAddresses, String> {
-    let addresses = usable(&answer).map_err(|cause| format!("it {cause}"))?;
+pub fn accept(config: &Config, service: ServiceId, answer: &[SocketAddr]) -> Result<MemberAddresses, String> {
+    let addresses = usable(answer).map_err(|cause| format!("it {cause}"))?;
     let vips: BTreeSet<IpAddr> =
         config.services.iter().flat_map(|service| service.vips.iter().map(SocketAddr::ip)).collect();
     if let Some(vip) = addresses.iter().find(|address| vips.contains(&address.ip())) {

@@ -86,7 +86,7 @@ impl Followed {
         let last: Vec<_> = self.known.iter().map(|address| address.ip()).collect();
         let addresses = answer.after(&last).and_then(|ips| {
             let addresses = ips.into_iter().map(|ip| SocketAddr::new(ip, endpoint.port));
-            config::accept(&self.config, self.service, addresses.collect())
+            config::accept(&self.config, self.service, &addresses.collect::<Vec<_>>())
         });
         let trouble = answer.failure().map(str::to_owned);
         (addresses.map(|addresses| (addresses, trouble)), answer.holds)
@@ -110,7 +110,7 @@ impl Followed {
                 "the endpoint does not resolve, its last addresses go on to hold"
             ),
             None => {
-                tracing::info!(service, member, endpoint, addresses = %self.known, "the endpoint resolves again")
+                tracing::info!(service, member, endpoint, addresses = %self.known, "the endpoint resolves again");
             }
         }
         *before = now;

@@ -103,7 +103,7 @@ fn more_addresses_than_a_member_can_have_are_left_out_in_order_and_with_a_warnin
         [(20, 0, (16, 0)), (20, 20, (8, 8)), (20, 3, (13, 3)), (0, 17, (0, 16)), (9, 7, (9, 7))]
     {
         let answer: Vec<_> = v4(of_v4).chain(v6(of_v6)).collect();
-        let found = accept(&loaded.config, ServiceId(0), answer.clone()).unwrap();
+        let found = accept(&loaded.config, ServiceId(0), &answer).unwrap();
         let expected: MemberAddresses = v4(kept.0).chain(v6(kept.1)).collect();
         assert_eq!(found.as_slice(), expected.as_slice());
         assert_eq!(found.left_out, usize::from(of_v4 + of_v6 - kept.0 - kept.1));
@@ -122,8 +122,8 @@ fn more_addresses_than_a_member_can_have_are_left_out_in_order_and_with_a_warnin
 fn an_answer_while_the_agent_runs_is_judged_as_at_the_start() {
     let loaded = loaded(r#"["10.255.0.1:1"]"#, NAMES);
     let accepted = |texts: &[&str]| {
-        let answer = texts.iter().map(|text| text.parse().unwrap()).collect();
-        accept(&loaded.config, ServiceId(0), answer).map(|addresses| addresses.to_string())
+        let answer: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        accept(&loaded.config, ServiceId(0), &answer).map(|addresses| addresses.to_string())
     };
     assert_eq!(accepted(&["[fd00::1]:1", "10.2.1.3:1", "0.0.0.0:1"]), Ok("10.2.1.3:1".to_owned()));
     assert_eq!(accepted(&["0.0.0.0:1"]), Err("it resolves to 0.0.0.0, which no member can have".to_owned()));
