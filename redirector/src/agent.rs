@@ -16,6 +16,7 @@ mod clock;
 mod history;
 mod probers;
 mod report;
+mod tasks;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,10 +24,9 @@ use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    task::JoinSet,
 };
 
-use self::{clock::Clock, history::History, probers::Probers};
+use self::{clock::Clock, history::History, probers::Probers, tasks::Tasks};
 use crate::{
     config::Resolved,
     control::server::{self, Request},
@@ -75,34 +75,65 @@ pub async fn run(
     let datapath = Datapath::start(claim, &config, &resolved, kernel_log).await?;
     let history = History::read(&config.agent.state_dir);
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
-    let mut agent = Agent::new(config, resolved, datapath, history, reports)?;
+    let mut tasks = Tasks::default();
+    let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks)?;
     let (changes, mut from_resolver) = mpsc::channel(QUEUE);
-    let mut tasks = agent.follow_names(&resolver, &changes);
+    agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
-    tasks.spawn(server::serve(listener, requests));
-    agent.carry_out();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-    // Nobody may be listening: the agent runs without systemd too.
-    let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tasks.spawn("the control socket", server::serve(listener, requests));
+    tasks.spawn("the thread that resets stale flows", agent.datapath.sweeper_ended());
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    let mut readiness = Readiness::announce(&agent.config);
 
     loop {
+        agent.carry_out();
+        readiness.look(&agent.cores);
         tokio::select! {
             // What moves traffic comes first.
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
-            Some(changed) = from_resolver.recv() => agent.on_changed(changed).await,
+            Some(changed) = from_resolver.recv() => agent.on_changed(changed, &mut tasks).await,
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(request) = from_control.recv() => agent.on_request(request),
+            // Not an orderly stop: what stays in the kernel serves until the next agent comes.
+            error = tasks.failed() => return Err(error),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-        agent.carry_out();
     }
     let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!(on_stop = ?agent.config.datapath.on_stop, "stopping");
-    // Ends the control socket and what follows names; the probers end with the agent.
+    // Ends the probers, what follows names, and the control socket.
     drop(tasks);
     agent.datapath.stop().await
+}
+
+/// Tells systemd when others may count on the VIPs: every service has an active member, taken over or chosen, or its
+/// time for the first choice is over.
+struct Readiness {
+    is_told: bool,
+}
+
+impl Readiness {
+    /// The first choice may take longer than systemd waits.
+    fn announce(config: &Config) -> Self {
+        const REST_OF_THE_START: Duration = Duration::from_secs(10);
+
+        let longest = config.services.iter().map(|service| service.initial_timeout).max().unwrap_or_default();
+        let time = u32::try_from((longest + REST_OF_THE_START).as_micros()).unwrap_or(u32::MAX);
+        // Nobody may be listening: the agent runs without systemd too.
+        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(time)]);
+        Self { is_told: false }
+    }
+
+    fn look(&mut self, cores: &[Core]) {
+        if self.is_told || cores.iter().any(Core::waits_for_first_choice) {
+            return;
+        }
+        self.is_told = true;
+        tracing::info!("ready");
+        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
 }
 
 impl Agent {
@@ -112,6 +143,7 @@ impl Agent {
         datapath: Datapath,
         history: History,
         reports: mpsc::Sender<Report>,
+        tasks: &mut Tasks,
     ) -> Result<Self> {
         let clock = Clock;
         let core = |(at, service): (usize, &Service)| {
@@ -146,7 +178,7 @@ impl Agent {
             history,
             probers: Probers::new(reports),
         };
-        agent.each_member(Self::take_addresses);
+        agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         Ok(agent)
     }
 
@@ -158,27 +190,27 @@ impl Agent {
     }
 
     /// What is known of a member's addresses holds from now on.
-    fn take_addresses(&mut self, service: ServiceId, member: MemberId) {
+    fn take_addresses(&mut self, service: ServiceId, member: MemberId, tasks: &mut Tasks) {
         let addresses = self.resolved.addresses(service, member).as_slice();
         self.cores[service.0].on_addresses(self.clock.now(), member, addresses);
-        self.probers.set(service, member, &self.config.services[service.0], addresses);
+        self.probers.set(service, member, &self.config.services[service.0], addresses, tasks);
     }
 
     /// One task for each member whose endpoint is a name.
-    fn follow_names(&mut self, resolver: &Arc<Resolver>, changes: &mpsc::Sender<Changed>) -> JoinSet<()> {
-        let mut tasks = JoinSet::new();
+    fn follow_names(&mut self, resolver: &Arc<Resolver>, changes: &mpsc::Sender<Changed>, tasks: &mut Tasks) {
         self.each_member(|agent, service, member| {
-            if agent.config.services[service.0].members[member.0].endpoint.literal().is_some() {
+            let endpoint = &agent.config.services[service.0].members[member.0].endpoint;
+            if endpoint.literal().is_some() {
                 return;
             }
+            let name = format!("what follows the addresses of {endpoint}");
             let known = agent.resolved.addresses(service, member).clone();
             let followed = Followed { config: Arc::clone(&agent.config), service, member, known };
-            tasks.spawn(follow(Arc::clone(resolver), followed, changes.clone()));
+            tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone()));
         });
-        tasks
     }
 
-    async fn on_changed(&mut self, Changed { service, member, addresses }: Changed) {
+    async fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
         let config = &self.config.services[service.0];
         tracing::info!(
             service = config.name,
@@ -193,7 +225,7 @@ impl Agent {
         }
         self.resolved.replace(service, member, addresses);
         self.answers.keep(&self.config, &self.resolved);
-        self.take_addresses(service, member);
+        self.take_addresses(service, member, tasks);
     }
 
     fn on_report(&mut self, report: &Report) {

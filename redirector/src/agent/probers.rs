@@ -4,17 +4,17 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use tokio::{
     sync::{mpsc, watch},
-    task::{AbortHandle, JoinSet},
+    task::AbortHandle,
 };
 
+use super::tasks::Tasks;
 use crate::{
     model::{CheckId, MemberId, Pace, Service, ServiceId},
     probe::{self, Report, Target},
 };
 
-/// All of them. They end when this is dropped.
+/// All of them.
 pub(super) struct Probers {
-    tasks: JoinSet<()>,
     running: HashMap<(ServiceId, MemberId), HashMap<SocketAddr, Running>>,
     reports: mpsc::Sender<Report>,
 }
@@ -29,7 +29,7 @@ struct Running {
 impl Probers {
     /// None yet. They will report to `reports`.
     pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
-        Self { tasks: JoinSet::new(), running: HashMap::new(), reports }
+        Self { running: HashMap::new(), reports }
     }
 
     /// Probes these addresses of a member from now on, and no others. One that was probed already goes on.
@@ -39,6 +39,7 @@ impl Probers {
         member_id: MemberId,
         service: &Service,
         addresses: &[SocketAddr],
+        tasks: &mut Tasks,
     ) {
         let running = self.running.entry((service_id, member_id)).or_default();
         running.retain(|address, probers| {
@@ -60,13 +61,14 @@ impl Probers {
                         address: *address,
                         login: service.members[member_id.0].login.clone(),
                     };
-                    self.tasks.spawn(probe::run(target, pace.clone(), self.reports.clone()))
+                    let member = &service.members[member_id.0].name;
+                    let name =
+                        format!("the prober of {address} of member {member:?} of service {:?}", service.name);
+                    tasks.spawn(name, probe::run(target, pace.clone(), self.reports.clone()))
                 });
                 Running { checks: checks.collect(), pace: sender }
             });
         }
-        // Lets go of those that have ended.
-        while self.tasks.try_join_next().is_some() {}
     }
 
     /// The probers of an address go over to another interval.
