@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `preflight` | what the host must offer |
 //! | `host` | whether a configuration fits the host |
+//! | `doctor` | what a host offers and what runs there, for people |
 //! | `network` | VIP device, routes |
 //! | `programs`, `detach` | loading, pins, links |
 //! | `maps` | decisions, floors, tables |
@@ -19,6 +20,7 @@
 //! * Stopping or killing the agent changes nothing in the kernel, unless `on_stop = "detach"`.
 
 mod detach;
+pub mod doctor;
 mod flows;
 mod host;
 mod maps;
