@@ -70,6 +70,8 @@ pub struct Filter {
     pub priority: u16,
     /// What runs, for a filter of the kind `bpf`.
     pub program: Option<String>,
+    /// Whether it is called like one of Redirector's.
+    pub redirectors: bool,
 }
 
 /// Looks at egress of the VIP device and at ingress of the uplinks. Devices that the host does not have are left out.
@@ -199,7 +201,8 @@ fn filter_of(message: &TcMessage) -> Option<Filter> {
         _ => None,
     });
     let priority = u16::try_from(message.header.info >> 16).unwrap_or_default();
-    Some(Filter { kind, priority, program })
+    let redirectors = program.as_deref().is_some_and(|name| name == EGRESS || name == INGRESS);
+    Some(Filter { kind, priority, program, redirectors })
 }
 
 #[cfg(test)]
