@@ -136,14 +136,14 @@ async fn of_the_agent(
     let answer = agent::Answer::ask(&socket).await;
     if kernel.unprivileged.is_some() {
         // Pins and programs are nobody's to read without the privileges.
-        return Ok(vec![agent::agent(&answer, &socket, &Pins::default())]);
+        return Ok(vec![agent::agent(&answer, &socket, &Pins::none())]);
     }
-    let pins = Pins::look(pin_dir).await?;
+    let pins = Pins::look(pin_dir)?;
     let hooks = hooks::look(pin_dir, &datapath.device, uplinks).await?;
     let refused = hooks::refusal(pin_dir, &datapath.device).await?;
     let mut rows = vec![agent::agent(&answer, &socket, &pins)];
     rows.extend(agent::pins(&pins));
-    rows.extend(agent::hooks(&hooks, &pins, refused.as_deref()));
+    rows.extend(agent::hooks(&hooks, &datapath.device, &pins, refused.as_deref()));
     Ok(rows)
 }
 

@@ -8,7 +8,7 @@ use crate::{
         client::{self, ClientError},
         status::Status,
     },
-    datapath::doctor::{Hook, Pins},
+    datapath::doctor::{Hook, Pins, pins::State},
 };
 
 /// What answers on the control socket.
@@ -40,7 +40,7 @@ pub(super) fn agent(answer: &Answer, socket: &Path, pins: &Pins) -> Row {
             Row::good(Area::Agent, "agent", format!("runs: {}", services.join(", ")))
         }
         Answer::Error(error) => Row::warning(Area::Agent, "agent", "does not answer properly", error),
-        Answer::None if pins.links > 0 => Row::warning(
+        Answer::None if matches!(pins.state, State::Usable | State::Broken(_)) => Row::warning(
             Area::Agent,
             "agent",
             "none runs; traffic goes on with the last decision",
@@ -72,20 +72,40 @@ pub(super) fn pins(found: &Pins) -> Vec<Row> {
             .about(pin),
         );
     }
-    rows.push(match &found.refused {
-        Some(sentence) => Row::bad(Area::Agent, "pins", "cannot be taken over", sentence),
-        None if found.links == 0 => Row::good(Area::Agent, "pins", "none"),
-        None => Row::good(Area::Agent, "pins", format!("{} links", found.links)),
+    rows.push(match &found.state {
+        State::Empty => Row::good(Area::Agent, "pins", "none"),
+        State::Usable => Row::good(Area::Agent, "pins", format!("{} links, and all maps", found.links)),
+        State::Dead(why) => Row::note(
+            Area::Agent,
+            "pins",
+            format!("remains: {why}"),
+            "nothing: the next start or `redirector uninstall` removes them",
+        ),
+        State::Broken(what) => Row::warning(
+            Area::Agent,
+            "pins",
+            format!("programs run, but {what}"),
+            "start the agent: it begins anew, and flows end with the next packet of each client",
+        ),
+        State::Refused(sentence) => Row::bad(Area::Agent, "pins", "cannot be taken over", sentence),
     });
     rows
 }
 
 /// A row for each hook. `refused` is why an agent would not take the VIP device.
-pub(super) fn hooks(hooks: &[Hook], pins: &Pins, refused: Option<&str>) -> Vec<Row> {
-    let mut rows: Vec<_> = hooks.iter().map(|found| hook(found, pins.links > 0)).collect();
-    rows.extend(
-        refused.map(|sentence| Row::bad(Area::Agent, "vip_device", "belongs to another agent", sentence)),
-    );
+pub(super) fn hooks(hooks: &[Hook], vip_device: &str, pins: &Pins, refused: Option<&str>) -> Vec<Row> {
+    let installed = pins.state == State::Usable;
+    let mut rows: Vec<_> = hooks.iter().map(|found| hook(found, installed)).collect();
+    if let Some(sentence) = refused {
+        rows.push(Row::bad(Area::Agent, "vip_device", "belongs to another agent", sentence));
+    } else if installed && !hooks.iter().any(|hook| hook.device == vip_device) {
+        rows.push(Row::bad(
+            Area::Agent,
+            "vip_device",
+            format!("there is no {vip_device} any more"),
+            "no packet reaches a VIP; start the agent again, which makes it anew",
+        ));
+    }
     rows
 }
 
@@ -189,6 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn a_vip_device_that_is_gone_or_another_agents_is_bad() {
+        let left = Pins { links: 1, stale: Vec::new(), state: State::Usable };
+        let of = |found: &[Hook], pins, refused| hooks(found, "redirector0", pins, refused);
+        assert_eq!(of(&[], &left, None)[0].verdict, Bad);
+        assert!(of(&[], &Pins::none(), None).is_empty(), "nothing is installed");
+        assert_eq!(of(&[with(&[OURS])], &left, None).len(), 1);
+        let rows = of(&[with(&[OTHERS])], &Pins::none(), Some("another agent's"));
+        assert_eq!((rows[1].verdict, rows[1].next.as_deref()), (Bad, Some("another agent's")));
+    }
+
+    #[test]
     fn programs_of_others_are_named_in_their_order() {
         let mut found = with(&[FOREIGN, OURS]);
         found.filters.push(Filter { kind: "flower".into(), priority: 7, program: None, redirectors: false });
@@ -204,19 +235,21 @@ mod tests {
     #[test]
     fn pins_without_an_agent_are_a_warning() {
         let socket = Path::new("/run/control.sock");
-        let left = Pins { links: 2, ..Pins::default() };
+        let left = Pins { links: 2, stale: Vec::new(), state: State::Usable };
         assert_eq!(agent(&Answer::None, socket, &left).verdict, Warning);
-        assert_eq!(agent(&Answer::None, socket, &Pins::default()).verdict, Note);
+        assert_eq!(agent(&Answer::None, socket, &Pins::none()).verdict, Note);
         assert_eq!(agent(&Answer::Error("mute; repeat".into()), socket, &left).verdict, Warning);
     }
 
     #[test]
-    fn stale_pins_are_noted_and_refused_ones_are_bad() {
-        let found = Pins { links: 2, stale: vec!["ingress_7".into()], refused: None };
-        let rows = pins(&found);
+    fn pins_are_judged_by_what_a_start_does_with_them() {
+        let of = |state| pins(&Pins { links: 2, stale: Vec::new(), state }).remove(0);
+        assert_eq!((of(State::Empty).verdict, of(State::Usable).verdict), (Good, Good));
+        assert_eq!(of(State::Dead("their boot is over".into())).verdict, Note);
+        assert_eq!(of(State::Broken("maps are missing".into())).verdict, Warning);
+        let row = of(State::Refused("another layout".into()));
+        assert_eq!((row.verdict, row.next.as_deref()), (Bad, Some("another layout")));
+        let rows = pins(&Pins { links: 2, stale: vec!["ingress_7".into()], state: State::Usable });
         assert_eq!((rows[0].verdict, rows[0].subject.as_deref()), (Note, Some("ingress_7")));
-        assert_eq!(rows[1].verdict, Good);
-        let rows = pins(&Pins { refused: Some("other layout".into()), ..Pins::default() });
-        assert_eq!((rows[0].verdict, rows[0].next.as_deref()), (Bad, Some("other layout")));
     }
 }

@@ -131,7 +131,7 @@ fn programs_on(device: &str, direction: Direction, own: &HashSet<u32>) -> Result
                 id: info.id(),
                 name: String::from_utf8_lossy(info.name()).into_owned(),
                 ours: own.contains(&info.id()),
-                redirectors: is_redirectors(info.name()),
+                redirectors: programs::is_ours(info),
             };
             Ok(Some(found.iter().map(program).collect()))
         }
@@ -143,12 +143,6 @@ fn programs_on(device: &str, direction: Direction, own: &HashSet<u32>) -> Result
             _ => Err(error).with_context(|| format!("cannot ask what runs on {device}")),
         },
     }
-}
-
-fn is_redirectors(name: &[u8]) -> bool {
-    // `BPF_OBJ_NAME_LEN` is 16, with a NUL.
-    const KEPT: usize = 15;
-    [EGRESS, INGRESS].iter().any(|own| own.as_bytes().get(..KEPT) == Some(name))
 }
 
 fn errno(error: &ProgramError) -> Option<i32> {
@@ -203,15 +197,4 @@ fn filter_of(message: &TcMessage) -> Option<Filter> {
     let priority = u16::try_from(message.header.info >> 16).unwrap_or_default();
     let redirectors = program.as_deref().is_some_and(|name| name == EGRESS || name == INGRESS);
     Some(Filter { kind, priority, program, redirectors })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_known_by_what_the_kernel_keeps_of_it() {
-        assert!(is_redirectors(b"redirector_egre") && is_redirectors(b"redirector_ingr"));
-        assert!(!is_redirectors(b"redirector") && !is_redirectors(b"cil_from_netdev"));
-    }
 }

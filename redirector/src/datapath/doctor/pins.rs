@@ -1,46 +1,78 @@
-//! What is pinned, and whether it still belongs to something.
+//! What is pinned, and whether an agent could take it over.
 
 use std::{fs, io, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::super::{network::Network, programs::links_dir};
+use super::super::{links, pins::Holds, programs::links_dir};
 
 /// The pins in a pin directory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {
-    /// Links whose device is there.
+    /// Links that packets meet.
     pub links: usize,
-    /// Names of those whose device is gone.
+    /// Names of those that none meets: their device is gone.
     pub stale: Vec<String>,
-    /// Why an agent would not take them over.
-    pub refused: Option<String>,
+    /// What a starting agent would do with them.
+    pub state: State,
+}
+
+/// What a starting agent does with pins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There are none.
+    Empty,
+    /// It takes them over.
+    Usable,
+    /// Nothing runs on them, for this reason: it removes them.
+    Dead(String),
+    /// Something runs, but this is missing: it begins anew, and flows end.
+    Broken(String),
+    /// It does not start, and says this.
+    Refused(String),
 }
 
 impl Pins {
+    /// A pin directory with nothing in it.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { links: 0, stale: Vec::new(), state: State::Empty }
+    }
+
     /// Looks at a pin directory; one that is not there holds nothing.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn look(pin_dir: &Path) -> Result<Self> {
-        let dir = links_dir(pin_dir);
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
+    pub fn look(pin_dir: &Path) -> Result<Self> {
+        let holds = Holds::look(pin_dir)?;
+        let state = match (&holds, holds.may_be_used(pin_dir)) {
+            (_, Err(error)) => State::Refused(format!("{error:#}")),
+            (Holds::Nothing, _) => State::Empty,
+            (Holds::Dead(why), _) => State::Dead(why.to_string()),
+            (Holds::Broken(what), _) => State::Broken(what.clone()),
+            (Holds::Ours | Holds::OtherLayout(_) | Holds::Foreign(_), _) => State::Usable,
         };
-        let network = Network::connect()?;
-        let mut found = Self::default();
-        for entry in entries {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            // `egress_7`: the device's index.
-            let index = name.rsplit_once('_').and_then(|(_, index)| index.parse().ok());
-            match index {
-                Some(index) if network.name_of(index).await?.is_some() => found.links += 1,
-                _ => found.stale.push(name),
-            }
-        }
-        found.stale.sort_unstable();
-        Ok(found)
+        let (links, stale) = look_at_links(&links_dir(pin_dir))?;
+        Ok(Self { links, stale, state })
     }
+}
+
+/// How many are attached, and the names of the others.
+fn look_at_links(dir: &Path) -> Result<(usize, Vec<String>)> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, Vec::new())),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
+    };
+    let (mut attached, mut stale) = (0, Vec::new());
+    for entry in entries {
+        let entry = entry?;
+        let link = links::look(&entry.path());
+        match link.with_context(|| format!("cannot look at the link {}", entry.path().display()))? {
+            Some(link) if link.is_attached() => attached += 1,
+            _ => stale.push(entry.file_name().to_string_lossy().into_owned()),
+        }
+    }
+    stale.sort_unstable();
+    Ok((attached, stale))
 }
