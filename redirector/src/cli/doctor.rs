@@ -8,6 +8,7 @@ use std::{
     fmt,
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::Result;
@@ -61,7 +62,7 @@ impl Diagnosis {
 
 /// Looks at everything and prints it. `socket` counts where no configuration names one.
 pub async fn run(socket: &Path, args: &DoctorArgs, out: &mut impl Write) -> Exit {
-    run::log_to_standard_error("error");
+    run::log_to_standard_error("warn");
     let loaded = match args.config.as_deref().map(config::load).transpose() {
         Ok(loaded) => loaded,
         Err(error) => return run::wrong_configuration(&error),
@@ -107,8 +108,8 @@ async fn of_the_host(datapath: &Datapath, uplinks: &[String]) -> Result<Vec<Row>
 /// Rows about the configuration, and the uplinks that follow from it.
 async fn configured(loaded: &Loaded) -> Result<(Vec<Row>, Vec<String>)> {
     let config = &loaded.config;
-    let mut rows = configuration::names(&configuration::look_up(config).await);
-    rows.extend(configuration::vips(config, &routes::subnets().await?));
+    let mut rows = configuration::vips(config, &routes::subnets().await?);
+    let asked = Instant::now();
     let resolved = match config::resolve(loaded) {
         Ok(resolved) => resolved,
         Err(error) => {
@@ -116,6 +117,7 @@ async fn configured(loaded: &Loaded) -> Result<(Vec<Row>, Vec<String>)> {
             return Ok((rows, config.datapath.uplinks.clone()));
         }
     };
+    rows.extend(configuration::names(config, asked.elapsed()));
     let misfits = datapath::misfits(config, &resolved).await?;
     if let Some(error) = loaded.misfits(&misfits) {
         rows.extend(configuration::faults("misfit", &error));

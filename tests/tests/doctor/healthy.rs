@@ -111,7 +111,7 @@ fn what_cannot_be_tried_is_said() {
         agent.wait_active("m1", START)?;
         let but_three = || {
             // SAFETY: asks for a bit of the calling thread's bounding set.
-            let exists = |number| unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } >= 0;
+            let exists = |number: u32| unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } >= 0;
             (0..=63_u32)
                 .take_while(|number| exists(*number))
                 .filter(|number| ![NET_ADMIN, PERFMON, BPF].contains(number))

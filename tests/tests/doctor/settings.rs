@@ -143,7 +143,7 @@ fn a_vip_that_is_an_own_address_or_among_neighbours_is_named() {
 }
 
 #[test]
-fn a_name_is_timed_or_does_not_resolve() {
+fn a_name_that_does_not_resolve_is_refused() {
     scenario().run(|lab| {
         let visit = Visit::new(lab).replace("\"10.2.1.2:6379\"", "\"nosuch.invalid:6379\"");
         let diagnosis = visit.diagnose()?;

@@ -1,8 +1,8 @@
 //! Rows about a configuration on this host: names, whether it fits, the way to each member, MTU, VIPs.
 
 use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use super::row::{Area, Row};
@@ -12,54 +12,25 @@ use crate::{
     model::Config,
 };
 
-/// A name that the resolver was asked for.
-#[derive(Clone, Debug)]
-pub(super) struct Lookup {
-    pub(super) subject: String,
-    pub(super) took: Duration,
-    /// `None`: it does not resolve, which [`faults`] says.
-    pub(super) addresses: Option<usize>,
-}
-
-/// Asks for each name of an endpoint, one after the other. An address is no name.
-pub(super) async fn look_up(config: &Config) -> Vec<Lookup> {
-    let mut lookups = Vec::new();
-    for service in &config.services {
-        for member in &service.members {
-            let host = member.endpoint.host.as_str();
-            if host.parse::<std::net::IpAddr>().is_ok() {
-                continue;
-            }
-            let start = Instant::now();
-            let answer = tokio::net::lookup_host((host, member.endpoint.port)).await;
-            lookups.push(Lookup {
-                subject: format!("{} {host}", member.name),
-                took: start.elapsed(),
-                addresses: answer.ok().map(Iterator::count),
-            });
-        }
-    }
-    lookups
-}
-
-pub(super) fn names(lookups: &[Lookup]) -> Vec<Row> {
-    /// An agent asks for all names at once, when it starts and when they are out of date.
+/// How long the resolver took for all names of endpoints, which are asked for at the same time. Addresses are no names:
+/// `None` where there is nothing else. One that does not resolve is among the [`faults`].
+pub(super) fn names(config: &Config, took: Duration) -> Option<Row> {
+    /// A start waits for it.
     const SLOW: Duration = Duration::from_millis(500);
-    let row = |lookup: &Lookup| {
-        let found = format!("{} addresses in {:.1} ms", lookup.addresses?, lookup.took.as_secs_f64() * 1e3);
-        let row = if lookup.took < SLOW {
-            Row::good(Area::Configuration, "name", found)
-        } else {
-            Row::note(
-                Area::Configuration,
-                "name",
-                found,
-                "a start waits for it: look at /etc/resolv.conf, or give the endpoint's address",
-            )
-        };
-        Some(row.about(&lookup.subject))
-    };
-    lookups.iter().filter_map(row).collect()
+    let hosts =
+        config.services.iter().flat_map(|service| &service.members).map(|member| &member.endpoint.host);
+    let names = hosts.filter(|host| host.parse::<IpAddr>().is_err()).count();
+    let found = format!("{names} resolved in {:.1} ms", took.as_secs_f64() * 1e3);
+    match names {
+        0 => None,
+        _ if took < SLOW => Some(Row::good(Area::Configuration, "names", found)),
+        _ => Some(Row::note(
+            Area::Configuration,
+            "names",
+            found,
+            "a start waits as long: look at /etc/resolv.conf and its servers, or give addresses as endpoints",
+        )),
+    }
 }
 
 /// What `run` refuses the configuration for, in the same words.
@@ -284,14 +255,12 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_name_is_noted() {
-        let lookup = |took, addresses| Lookup {
-            subject: "paris db.example".into(),
-            took: Duration::from_millis(took),
-            addresses,
-        };
-        let rows = names(&[lookup(2, Some(1)), lookup(900, Some(2)), lookup(5000, None)]);
-        assert_eq!(rows.iter().map(|row| row.verdict).collect::<Vec<_>>(), [Good, Note]);
-        assert_eq!(rows[0].found, "1 addresses in 2.0 ms");
+    fn a_slow_resolver_is_noted() {
+        let of = |config: &Config, took| names(config, Duration::from_millis(took)).map(|row| row.verdict);
+        let mut config = config("");
+        assert_eq!(of(&config, 900), None, "an address is no name");
+        config.services[0].members[0].endpoint.host = "db.example".into();
+        assert_eq!((of(&config, 2), of(&config, 900)), (Some(Good), Some(Note)));
+        assert_eq!(names(&config, Duration::from_millis(2)).unwrap().found, "1 resolved in 2.0 ms");
     }
 }
