@@ -80,18 +80,21 @@ fn ports_apart(range: PortRange, local: &str, reserved: &str) -> Result<()> {
     }
 }
 
-/// Number of `CAP_SYS_ADMIN`, which stands for the two that were split from it.
-pub(super) const SYS_ADMIN: u32 = 21;
-
 /// Refuses a process, by its `/proc/self/status`, that may not do what an agent does.
 pub(super) fn check_capabilities(status: &str) -> Result<()> {
     /// Numbers of `include/uapi/linux/capability.h`.
     const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+    const SYS_ADMIN: u32 = 21;
 
-    let effective = effective(status).context("/proc/self/status has no CapEff")?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .context("/proc/self/status has no CapEff")?;
     let has = |bit: u32| effective & 1 << bit != 0;
     let missing: Vec<_> = NEEDED
         .iter()
+        // CAP_SYS_ADMIN stands for the two that were split from it.
         .filter(|(bit, _)| !(has(*bit) || *bit >= 38 && has(SYS_ADMIN)))
         .map(|(_, name)| *name)
         .collect();
@@ -102,16 +105,6 @@ pub(super) fn check_capabilities(status: &str) -> Result<()> {
         "this process lacks {}, so it can change neither programs nor devices; run it as root",
         missing.join(", ")
     )
-}
-
-/// Whether a process has a capability, by its `/proc/self/status`.
-pub(super) fn has_capability(status: &str, number: u32) -> bool {
-    effective(status).is_some_and(|effective| effective & 1 << number != 0)
-}
-
-fn effective(status: &str) -> Option<u64> {
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(mask.trim(), 16).ok()
 }
 
 /// Holds the pin directory for this agent alone.

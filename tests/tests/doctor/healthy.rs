@@ -3,6 +3,7 @@
 use std::io;
 
 use anyhow::{Result, ensure};
+use redirector_common::layout::VERSION;
 use redirector_tests::{binary, new_connections_are_served_by, nothing_is_left, one_program_on_each_hook};
 
 use super::{DEGRADED, DONE, Diagnosis, FAILED, START, Visit, scenario};
@@ -47,7 +48,7 @@ fn it_is_said_to_be_healthy_and_is_left_as_it_was() {
         with.exits(DONE)?;
         everything_works(&with)?;
         with.says("agent", None, "good", &["runs: orders ok, orders6 ok"])?;
-        with.says("pins", None, "good", &["2 links"])?;
+        with.says("pins", None, "good", &["2 links", &format!("layout {VERSION}")])?;
         for hook in ["redirector0 egress", "eth0 ingress"] {
             with.says("hook", Some(hook), "good", &["ours"])?;
         }

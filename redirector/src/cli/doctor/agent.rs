@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use redirector_common::layout;
+
 use super::row::{Area, Row};
 use crate::{
     control::{
@@ -74,7 +76,11 @@ pub(super) fn pins(found: &Pins) -> Vec<Row> {
     }
     rows.push(match &found.state {
         State::Empty => Row::good(Area::Agent, "pins", "none"),
-        State::Usable => Row::good(Area::Agent, "pins", format!("{} links, and all maps", found.links)),
+        State::Usable => Row::good(
+            Area::Agent,
+            "pins",
+            format!("{} links, and all maps of layout {}", found.links, layout::VERSION),
+        ),
         State::Dead(why) => Row::note(
             Area::Agent,
             "pins",
@@ -184,8 +190,8 @@ mod tests {
     const FOREIGN: (&str, bool, bool) = ("cil_to_netdev", false, false);
 
     fn with(programs: &[(&str, bool, bool)]) -> Hook {
-        let program = |(id, (name, ours, redirectors)): (usize, &(&str, bool, bool))| Program {
-            id: id as u32,
+        let program = |(id, (name, ours, redirectors)): (u32, &(&str, bool, bool))| Program {
+            id,
             name: (*name).to_owned(),
             ours: *ours,
             redirectors: *redirectors,
@@ -193,7 +199,7 @@ mod tests {
         Hook {
             device: "redirector0".into(),
             direction: Direction::Egress,
-            programs: Some(programs.iter().enumerate().map(program).collect()),
+            programs: Some((0..).zip(programs).map(program).collect()),
             filters: Vec::new(),
         }
     }
@@ -211,7 +217,8 @@ mod tests {
     #[test]
     fn a_vip_device_that_is_gone_or_another_agents_is_bad() {
         let left = Pins { links: 1, stale: Vec::new(), state: State::Usable };
-        let of = |found: &[Hook], pins, refused| hooks(found, "redirector0", pins, refused);
+        let of =
+            |found: &[Hook], pins: &Pins, refused: Option<&str>| hooks(found, "redirector0", pins, refused);
         assert_eq!(of(&[], &left, None)[0].verdict, Bad);
         assert!(of(&[], &Pins::none(), None).is_empty(), "nothing is installed");
         assert_eq!(of(&[with(&[OURS])], &left, None).len(), 1);

@@ -1,9 +1,6 @@
 //! Rows about a configuration on this host: names, whether it fits, the way to each member, MTU, VIPs.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use super::row::{Area, Row};
 use crate::{
@@ -17,9 +14,9 @@ use crate::{
 pub(super) fn names(config: &Config, took: Duration) -> Option<Row> {
     /// A start waits for it.
     const SLOW: Duration = Duration::from_millis(500);
-    let hosts =
-        config.services.iter().flat_map(|service| &service.members).map(|member| &member.endpoint.host);
-    let names = hosts.filter(|host| host.parse::<IpAddr>().is_err()).count();
+    let endpoints =
+        config.services.iter().flat_map(|service| &service.members).map(|member| &member.endpoint);
+    let names = endpoints.filter(|endpoint| endpoint.literal().is_none()).count();
     let found = format!("{names} resolved in {:.1} ms", took.as_secs_f64() * 1e3);
     match names {
         0 => None,

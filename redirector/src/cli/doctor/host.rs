@@ -130,8 +130,8 @@ fn masquerade(rules: &[Masquerade]) -> Row {
         Area::Host,
         "masquerade",
         format!("rules that may translate packets to VIPs: {}", chains.join(", ")),
-        "nothing: flows are translated after them, and replies before; but clients behind such a rule have this host's \
-         address in `redirector flows`",
+        "nothing: flows are translated after them, and replies before; but all clients behind such a rule look \
+         like this host",
     )
 }
 

@@ -9,7 +9,7 @@ pub(super) fn rows(kernel: &Kernel, trials: &Trials, map_bytes: u64) -> Vec<Row>
     rows.extend([
         tried("programs", &trials.programs, "the kernel takes them", PROGRAMS),
         tried("veth", &trials.veth, "can be made", VETH),
-        tried("tcx", &trials.tcx, "programs attach by links", TCX),
+        tcx(kernel, &trials.tcx),
         tried("connection", &trials.connections[0], "carried to the member", CONNECTION).about("IPv4"),
         tried("connection", &trials.connections[1], "carried to the member", CONNECTION).about("IPv6"),
         tried("batches", &trials.batches, "the flow table is read in batches", BATCHES),
@@ -68,8 +68,22 @@ fn untried(check: &'static str, why: Untried) -> Row {
     let next = match why {
         Untried::NoNamespace => "run `redirector doctor` as root",
         Untried::Follows => "see to the other rows of the kernel first",
+        Untried::NoIpv6 => "nothing, unless a VIP or a member has an IPv6 address",
     };
     Row::note(Area::Kernel, check, why.to_string(), next)
+}
+
+/// Where an older kernel is accepted at all, there is another way.
+fn tcx(kernel: &Kernel, trial: &Trial) -> Row {
+    match trial {
+        Trial::Fails(error) if !kernel.since(6, 6) && kernel.refused.is_none() => Row::note(
+            Area::Kernel,
+            "tcx",
+            format!("not before Linux 6.6 ({error})"),
+            "nothing: programs are attached as filters of clsact",
+        ),
+        _ => tried("tcx", trial, "programs attach by links", TCX),
+    }
 }
 
 fn sock_destroy(trial: &Trial) -> Row {
@@ -202,7 +216,6 @@ mod tests {
             version: [6, 18, 1],
             refused: None,
             unprivileged: None,
-            is_admin: true,
             filters_system_calls: false,
             lockdown: None,
             unprivileged_bpf_disabled: Some(2),
@@ -282,6 +295,17 @@ mod tests {
             assert_eq!(verdict(&rows, check), Some(Bad), "{check}");
         }
         assert_eq!((verdict(&rows, "sock_destroy"), verdict(&rows, "jit")), (Some(Warning), Some(Warning)));
+    }
+
+    #[test]
+    fn without_tcx_an_older_kernel_that_is_accepted_has_another_way() {
+        let of = |version, refused| {
+            let kernel = Kernel { version, refused, ..new() };
+            tcx(&kernel, &Trial::Fails("EINVAL".into())).verdict
+        };
+        assert_eq!(of([6, 1, 0], None), Note);
+        assert_eq!(of([6, 1, 0], Some("too old".into())), Bad);
+        assert_eq!(of([6, 6, 0], None), Bad, "built without it");
     }
 
     #[test]

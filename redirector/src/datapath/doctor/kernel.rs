@@ -20,8 +20,6 @@ pub struct Kernel {
     pub refused: Option<String>,
     /// Why an agent would not start as this process.
     pub unprivileged: Option<String>,
-    /// Whether this process may make a network namespace and look at programs of others.
-    pub is_admin: bool,
     /// Whether a filter of system calls is set for this process, as systemd's `SystemCallFilter` does.
     pub filters_system_calls: bool,
     /// What the kernel keeps from root; `None`: it does not say.
@@ -63,7 +61,6 @@ impl Kernel {
             version: [major, minor, patch],
             refused: sentence(preflight::check_kernel(running)),
             unprivileged: sentence(preflight::check_capabilities(&status)),
-            is_admin: preflight::has_capability(&status, preflight::SYS_ADMIN),
             filters_system_calls: field(&status, "Seccomp:").is_some_and(|mode| mode != "0"),
             lockdown: text("/sys/kernel/security/lockdown").as_deref().and_then(lockdown),
             unprivileged_bpf_disabled: text("/proc/sys/kernel/unprivileged_bpf_disabled")

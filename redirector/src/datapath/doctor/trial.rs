@@ -6,6 +6,7 @@ use std::{
     io::{self, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
     thread,
     time::Duration,
 };
@@ -48,6 +49,8 @@ pub enum Trial {
 pub enum Untried {
     /// This process may not make a network namespace.
     NoNamespace,
+    /// The kernel has no IPv6, or it is off.
+    NoIpv6,
     /// Another trial failed, and has a row of its own.
     Follows,
 }
@@ -58,6 +61,7 @@ impl fmt::Display for Untried {
             Self::NoNamespace => {
                 "not tried: without CAP_SYS_ADMIN this process can make no network namespace to try it in"
             }
+            Self::NoIpv6 => "not tried: this host has no IPv6",
             Self::Follows => "not tried: what it needs failed",
         })
     }
@@ -157,8 +161,10 @@ fn try_all() -> Result<Trials> {
         trials.programs = Trial::Works;
         trials.compiled = compiled(&mut programs);
         trials.tcx = attach(&mut programs).into();
-        trials.connections =
-            [Connection::V4, Connection::V6].map(|connection| connection.carry(&mut programs).into());
+        trials.connections = [Connection::V4, Connection::V6].map(|connection| match connection {
+            Connection::V6 if !has_ipv6() => Trial::Untried(Untried::NoIpv6),
+            _ => connection.carry(&mut programs).into(),
+        });
         trials.batches = read_flows(&mut programs).into();
         Ok(trials)
     })
@@ -173,10 +179,15 @@ async fn device() -> Result<Device> {
     let network = Network::connect()?;
     let device = network.ensure_device(VIP_DEVICE).await?;
     let uplink = network.ensure_device(UPLINK).await?;
-    for connection in [Connection::V4, Connection::V6] {
+    let families = [Connection::V4, Connection::V6].into_iter().take(if has_ipv6() { 2 } else { 1 });
+    for connection in families {
         network.set_vip_route(connection.member().ip(), uplink.index, None, 1500).await?;
     }
     Ok(device)
+}
+
+fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 const PORTS: PortRange = PortRange { first: 20_000, last: 20_999 };
