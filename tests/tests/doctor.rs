@@ -63,8 +63,6 @@ impl<'a> Visit<'a> {
     fn verb(&self, verb: &[&str]) -> Result<(i32, String, String)> {
         let mut command = self.lab.app().command(binary()?);
         command.args(verb).arg("--config").arg(self.file()?);
-        // No name server is to be reached from the lab.
-        command.env("RES_OPTIONS", "timeout:1 attempts:1");
         if let Some(before) = self.before {
             // SAFETY: the functions handed in make system calls, take no lock and allocate nothing.
             unsafe { command.pre_exec(before) };

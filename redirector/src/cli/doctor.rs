@@ -8,6 +8,7 @@ use std::{
     fmt,
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -19,7 +20,7 @@ use super::{
     table::{Align, Table},
 };
 use crate::{
-    config::{self, Loaded},
+    config::{self, Answers, Loaded},
     control::status::VERSION,
     datapath::{
         self,
@@ -110,7 +111,7 @@ async fn configured(loaded: &Loaded) -> Result<(Vec<Row>, Vec<String>)> {
     let config = &loaded.config;
     let mut rows = configuration::vips(config, &routes::subnets().await?);
     let asked = Instant::now();
-    let resolved = match config::resolve(loaded) {
+    let resolved = match config::resolve(loaded, &Arc::default(), &Answers::default()).await {
         Ok(resolved) => resolved,
         Err(error) => {
             rows.extend(configuration::faults("endpoint", &error));

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use redirector_tests::{Host, Lab, netlink};
+use redirector_tests::{Host, netlink};
 use rtnetlink::{
     LinkUnspec, RouteMessageBuilder,
     packet_route::route::{RouteAttribute, RouteScope, RouteType},
@@ -49,16 +49,16 @@ fn ports_that_overlap_are_refused_as_check_refuses_them() {
         let diagnosis = Visit::new(lab).diagnose()?;
         diagnosis.exits(FAILED)?;
         diagnosis.says("port_range", None, "bad", &["20000-60999", "ip_local_reserved_ports"])?;
-        as_check_says(lab, diagnosis.row("port_range", None)?["next"].as_str())?;
+        as_check_says(&Visit::new(lab), diagnosis.row("port_range", None)?["next"].as_str())?;
         lab.app().sysctl("net/ipv4/ip_local_reserved_ports", "10000-32767")?;
         Visit::new(lab).diagnose()?.exits(DONE)
     });
 }
 
 /// `doctor` and `check` have the same words for it.
-fn as_check_says(lab: &Lab, next: Option<&str>) -> Result<()> {
+fn as_check_says(visit: &Visit<'_>, next: Option<&str>) -> Result<()> {
     let next = next.context("there is nothing to do")?;
-    let (_, _, refusal) = Visit::new(lab).verb(&["check"])?;
+    let (_, _, refusal) = visit.verb(&["check"])?;
     ensure!(refusal.contains(next), "{next:?} is not what check says: {refusal}");
     Ok(())
 }
@@ -108,7 +108,7 @@ fn a_member_without_a_route_is_refused_as_check_refuses_it() {
         diagnosis.exits(FAILED)?;
         let subject = "member \"m1\" of service \"orders\"";
         diagnosis.says("misfit", Some(subject), "bad", &["no route to 10.2.1.2", "ip route"])?;
-        as_check_says(lab, diagnosis.row("misfit", None)?["next"].as_str())
+        as_check_says(&Visit::new(lab), diagnosis.row("misfit", None)?["next"].as_str())
     });
 }
 
@@ -143,13 +143,22 @@ fn a_vip_that_is_an_own_address_or_among_neighbours_is_named() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_refused() {
+fn a_name_is_timed_and_one_that_does_not_resolve_is_refused_as_check_refuses_it() {
     scenario().run(|lab| {
-        let visit = Visit::new(lab).replace("\"10.2.1.2:6379\"", "\"nosuch.invalid:6379\"");
+        let mut names = lab.name_server()?;
+        names.set("paris.test", &[lab.member("m1").v4().ip()])?;
+        let with = |name: &str| Visit::new(lab).replace("\"10.2.1.2:6379\"", &format!("\"{name}:6379\""));
+        let diagnosis = with("paris.test").diagnose()?;
+        diagnosis.exits(DONE)?;
+        diagnosis.says("names", None, "good", &["1 resolved in"])?;
+        diagnosis.says("route", Some("m1 10.2.1.2:6379"), "good", &[])?;
+
+        let visit = with("nosuch.test");
         let diagnosis = visit.diagnose()?;
         diagnosis.exits(FAILED)?;
         let subject = "member \"m1\" of service \"orders\"";
-        diagnosis.says("endpoint", Some(subject), "bad", &["nosuch.invalid", "does not resolve"])
+        diagnosis.says("endpoint", Some(subject), "bad", &["nosuch.test", "does not resolve"])?;
+        as_check_says(&visit, diagnosis.row("endpoint", None)?["next"].as_str())
     });
 }
 
