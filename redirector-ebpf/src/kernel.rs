@@ -6,11 +6,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::__sk_buff, helpers, programs::TcContext};
-use redirector_common::{
-    addr::Tuple,
-    flow::Route,
-    packet::{ETHERNET, IPV4},
-};
+use redirector_common::{addr::Tuple, flow::Route, packet::IPV4};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -145,9 +141,16 @@ pub fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, value: &T) -> Option<()>
     (failed == 0).then_some(())
 }
 
-/// Writes an IPv4 header with `options` option words, as [`store`] does.
+/// Makes room for a link-layer header of `length` bytes, filled with zeros, before a packet without one.
 #[inline(always)]
-pub fn store_ipv4_header(skb: *mut __sk_buff, header: &[u32; 15], options: usize) -> Option<()> {
+pub fn push_head(skb: *mut __sk_buff, length: u32) -> Option<()> {
+    // SAFETY: `skb` is the context that the program was given.
+    (unsafe { helpers::generated::bpf_skb_change_head(skb, length, 0) } == 0).then_some(())
+}
+
+/// Writes an IPv4 header with `options` option words at `offset`, as [`store`] does.
+#[inline(always)]
+pub fn store_ipv4_header(skb: *mut __sk_buff, offset: u32, header: &[u32; 15], options: usize) -> Option<()> {
     // The compiler knows the bound from the parser's arithmetic, which the verifier does not follow: without this
     // the comparison would be optimised away.
     let options = core::hint::black_box(options as u32);
@@ -158,7 +161,7 @@ pub fn store_ipv4_header(skb: *mut __sk_buff, header: &[u32; 15], options: usize
     let failed = unsafe {
         helpers::generated::bpf_skb_store_bytes(
             skb,
-            ETHERNET as u32,
+            offset,
             header.as_ptr().cast::<c_void>(),
             IPV4 as u32 + options * 4,
             BPF_F_RECOMPUTE_CSUM,

@@ -6,36 +6,46 @@ use redirector_common::{
     build,
     checksum::{Delta, Sum},
     flow::{Route, Way},
-    layout::Continuation,
+    icmp::is_error,
+    layout::{Continuation, Side},
     outcome::Outcome,
     packet::{
-        Datagram, ETHERNET, IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, Parsed,
-        Segment, TCP, Word, field, parse,
+        Datagram, ETHERNET, FRAGMENT, IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet,
+        Parsed, Segment, TCP, Word, field, parse, readdress_v4,
     },
     reset::{LENGTH as RESET_LENGTH, Numbers, header as reset_header},
+    whole::{self, REACH},
 };
 
 use crate::{
-    from_client, from_member,
+    fragment, from_client, from_member,
     hook::{Hook, Verdict},
-    kernel, maps, open, reset, settings, stray,
+    icmp, kernel, maps, open, reset, settings, stray,
 };
+
+/// A packet on a device with Ethernet headers.
+type Frame = Skb<ETHERNET>;
 
 /// Everything routed to a VIP leaves the host's stack here.
 #[classifier]
 pub fn redirector_egress(ctx: TcContext) -> i32 {
-    run(Skb { ctx }, |packet| match parse(packet) {
+    run(Frame { ctx }, |packet| match parse(packet) {
         Ok(Parsed::Segment(segment)) => from_client::carry_on(packet, &segment),
-        _ => packet.continue_in(Continuation::FromClient),
+        Ok(_) => packet.continue_in(Continuation::FromClient),
+        Err(_) => packet.read_closely(Side::Host),
     })
 }
 
 /// Goes on for [`redirector_egress`].
 #[classifier]
 pub fn redirector_from_client(ctx: TcContext) -> i32 {
-    run(Skb { ctx }, |packet| match packet.parse() {
+    run(Frame { ctx }, |packet| match whole::parse(packet) {
         Ok(Parsed::Segment(segment)) => from_client::handle(packet, &segment),
+        Ok(Parsed::Datagram(datagram)) if packet.is_icmp_error(&datagram) => {
+            packet.continue_in(Continuation::Icmp)
+        }
         Ok(Parsed::Datagram(datagram)) => stray::handle(packet, &datagram),
+        Ok(Parsed::Fragment(_)) => Verdict::leave(Outcome::Fragment),
         Err(outcome) => Verdict::leave(outcome),
     })
 }
@@ -43,9 +53,9 @@ pub fn redirector_from_client(ctx: TcContext) -> i32 {
 /// Goes on for [`redirector_from_client`].
 #[classifier]
 pub fn redirector_open(ctx: TcContext) -> i32 {
-    run(Skb { ctx }, |packet| match packet.parse() {
+    run(Frame { ctx }, |packet| match whole::parse(packet) {
         Ok(Parsed::Segment(segment)) => open::handle(packet, &segment),
-        Ok(Parsed::Datagram(_)) => Verdict::leave(Outcome::NotTcp),
+        Ok(_) => Verdict::leave(Outcome::NotTcp),
         Err(outcome) => Verdict::leave(outcome),
     })
 }
@@ -55,9 +65,9 @@ pub fn redirector_open(ctx: TcContext) -> i32 {
 pub fn redirector_refuse(ctx: TcContext) -> i32 {
     let why = kernel::note(&ctx) as usize;
     let outcome = Outcome::ALL.get(why).copied().unwrap_or(Outcome::DroppedKernel);
-    run(Skb { ctx }, |packet| match packet.parse() {
+    run(Frame { ctx }, |packet| match whole::parse(packet) {
         Ok(Parsed::Segment(segment)) => reset::refuse(packet, &segment, outcome),
-        Ok(Parsed::Datagram(_)) => Verdict::leave(Outcome::NotTcp),
+        Ok(_) => Verdict::leave(Outcome::NotTcp),
         Err(outcome) => Verdict::leave(outcome),
     })
 }
@@ -67,13 +77,15 @@ pub fn redirector_refuse(ctx: TcContext) -> i32 {
 pub fn redirector_ingress(ctx: TcContext) -> i32 {
     // The VLAN device above this one gets the packet next, and with it the program there.
     if kernel::is_of_a_vlan(&ctx) {
-        maps::count(Outcome::NotIp, None, ctx.len());
-        return Skb::LEAVE;
+        maps::count(Outcome::Vlan, None, ctx.len());
+        return Frame::LEAVE;
     }
-    run(Skb { ctx }, |packet| match parse(packet) {
+    run(Frame { ctx }, |packet| match parse(packet) {
         Ok(Parsed::Segment(segment)) => from_member::carry_on(packet, &segment),
-        Ok(Parsed::Datagram(_)) => Verdict::leave(Outcome::NotTcp),
-        Err(Outcome::Malformed) => packet.continue_in(Continuation::FromMember),
+        Ok(Parsed::Datagram(datagram)) => from_network(packet, &datagram, Continuation::IcmpIn),
+        Ok(Parsed::Fragment(_)) | Err(Outcome::Malformed | Outcome::Fragment | Outcome::NotCarried) => {
+            packet.read_closely(Side::Uplink)
+        }
         Err(outcome) => Verdict::leave(outcome),
     })
 }
@@ -81,40 +93,139 @@ pub fn redirector_ingress(ctx: TcContext) -> i32 {
 /// Goes on for [`redirector_ingress`].
 #[classifier]
 pub fn redirector_from_member(ctx: TcContext) -> i32 {
-    run(Skb { ctx }, |packet| match packet.parse() {
+    run(Frame { ctx }, |packet| match whole::parse(packet) {
         Ok(Parsed::Segment(segment)) => from_member::handle(packet, &segment),
-        Ok(Parsed::Datagram(_)) => Verdict::leave(Outcome::NotTcp),
+        Ok(_) => Verdict::leave(Outcome::NotTcp),
         Err(outcome) => Verdict::leave(outcome),
     })
 }
 
+/// As [`redirector_ingress`], on uplinks without Ethernet header. What is of a flow gets one, because the VIP device has
+/// them: from there on it is a packet like all others.
+#[classifier]
+pub fn redirector_ingress_l3(ctx: TcContext) -> i32 {
+    run(Skb::<0> { ctx }, |packet| match packet.parse_closely() {
+        Ok(Parsed::Segment(segment)) => {
+            if maps::stub(&segment.ends.reversed()).is_none() {
+                Verdict::leave(Outcome::NotOurs)
+            } else if segment.is_fragment {
+                packet.as_frame(segment.v6, |packet| packet.read_closely(Side::Uplink))
+            } else {
+                packet.as_frame(segment.v6, |packet| packet.continue_in(Continuation::FromMember))
+            }
+        }
+        Ok(Parsed::Fragment(fragment)) if fragment::flow_of(&fragment).is_some() => {
+            packet.as_frame(fragment.v6, |packet| packet.read_closely(Side::Uplink))
+        }
+        Ok(Parsed::Fragment(_)) => Verdict::leave(Outcome::Fragment),
+        Ok(Parsed::Datagram(datagram)) => from_network(packet, &datagram, Continuation::IcmpInL3),
+        Err(outcome) => Verdict::leave(outcome),
+    })
+}
+
+/// What is no TCP, and was received by an uplink: nobody's, unless it is an ICMP error.
+#[inline(always)]
+fn from_network<const START: usize>(
+    packet: &Skb<START>,
+    datagram: &Datagram,
+    program: Continuation,
+) -> Verdict<Skb<START>> {
+    if packet.is_icmp_error(datagram) {
+        return packet.continue_in(program);
+    }
+    Verdict::leave(Outcome::NotTcp)
+}
+
+/// Goes on for programs that cannot read a packet at a glance. The first word of the packet's control block says at which
+/// [`Side`].
+#[classifier]
+pub fn redirector_unread(ctx: TcContext) -> i32 {
+    let side = if kernel::note(&ctx) == Side::Host as u32 { Side::Host } else { Side::Uplink };
+    run(Frame { ctx }, |packet| match packet.parse_closely() {
+        Ok(Parsed::Segment(segment)) => {
+            if segment.is_fragment {
+                fragment::remember(&segment, side);
+            }
+            packet.continue_in(match side {
+                Side::Host => Continuation::FromClient,
+                Side::Uplink => Continuation::FromMember,
+            })
+        }
+        Ok(Parsed::Fragment(fragment)) => fragment::carry(packet, &fragment, side),
+        Ok(Parsed::Datagram(datagram)) => match side {
+            Side::Host => packet.continue_in(Continuation::FromClient),
+            Side::Uplink => from_network(packet, &datagram, Continuation::IcmpIn),
+        },
+        Err(outcome) => Verdict::leave(outcome),
+    })
+}
+
+/// Goes on for [`redirector_from_client`].
+#[classifier]
+pub fn redirector_icmp(ctx: TcContext) -> i32 {
+    run(Frame { ctx }, |packet| on_error(packet, icmp::routed))
+}
+
+/// Goes on for [`redirector_ingress`].
+#[classifier]
+pub fn redirector_icmp_in(ctx: TcContext) -> i32 {
+    run(Frame { ctx }, |packet| on_error(packet, icmp::received))
+}
+
+/// Goes on for [`redirector_ingress_l3`].
+#[classifier]
+pub fn redirector_icmp_in_l3(ctx: TcContext) -> i32 {
+    run(Skb::<0> { ctx }, |packet| on_error(packet, icmp::received))
+}
+
+/// Lets `handle` see an ICMP error, with all that it quotes within reach.
+#[inline(always)]
+fn on_error<const START: usize>(
+    packet: &mut Skb<START>,
+    handle: impl Fn(&mut Skb<START>, &Datagram) -> Verdict<Skb<START>>,
+) -> Verdict<Skb<START>> {
+    match packet.parse_closely() {
+        Ok(Parsed::Datagram(error)) => handle(packet, &error),
+        Ok(_) => Verdict::leave(Outcome::NotTcp),
+        Err(outcome) => Verdict::leave(outcome),
+    }
+}
+
 /// Lets `handle` decide and apply, and counts.
 #[inline(always)]
-fn run(mut packet: Skb, handle: impl Fn(&mut Skb) -> Verdict<Skb>) -> i32 {
+fn run<const START: usize>(
+    mut packet: Skb<START>,
+    handle: impl Fn(&mut Skb<START>) -> Verdict<Skb<START>>,
+) -> i32 {
     let bytes = packet.length();
     let verdict = handle(&mut packet);
     maps::count(verdict.outcome, verdict.member, bytes);
     verdict.action
 }
 
-/// A packet at this hook.
-pub struct Skb {
+/// A packet at this hook, whose IP header starts at `START`.
+pub struct Skb<const START: usize> {
     ctx: TcContext,
 }
 
-/// Frames shorter than this are never looked at beyond their end; longer headers have many options.
-const HEADERS: u32 = (ETHERNET + 60 + TCP) as u32;
-
-impl Skb {
-    /// Parses, and once more if headers lay where the program cannot reach them.
+impl<const START: usize> Skb<START> {
+    /// Parses closely, with all headers where the program can reach them.
     #[inline(always)]
-    fn parse(&mut self) -> Result<Parsed, Outcome> {
-        let parsed = parse(self);
-        if !matches!(parsed, Err(Outcome::Malformed)) || self.reachable() >= HEADERS {
-            return parsed;
+    fn parse_closely(&mut self) -> Result<Parsed, Outcome> {
+        let headers = (REACH as u32).min(self.length());
+        if self.reachable() < headers {
+            kernel::pull(self.ctx.skb.skb, headers);
         }
-        kernel::pull(self.ctx.skb.skb, HEADERS.min(self.length()));
-        parse(self)
+        whole::parse(self)
+    }
+
+    /// Whether a datagram is an ICMP error about some packet.
+    #[inline(always)]
+    fn is_icmp_error(&self, datagram: &Datagram) -> bool {
+        matches!(datagram.protocol, PROTOCOL_ICMP | PROTOCOL_ICMPV6)
+            && self
+                .load::<u32>(usize::from(datagram.offset))
+                .is_some_and(|word| is_error(datagram.protocol, word.to_ne_bytes()[0]))
     }
 
     #[inline(always)]
@@ -126,7 +237,7 @@ impl Skb {
     #[inline(always)]
     fn at<T: Word>(&self, offset: usize) -> Option<*mut T> {
         // The verifier forgets what it knew of an offset that went through the stack: say it again.
-        let start = self.ctx.data() + (offset & 0x7f);
+        let start = self.ctx.data() + (offset & REACH);
         (start + size_of::<T>() <= self.ctx.data_end()).then_some(start as *mut T)
     }
 
@@ -148,7 +259,9 @@ impl Skb {
     }
 }
 
-impl Packet for Skb {
+impl<const START: usize> Packet for Skb<START> {
+    const IP: usize = START;
+
     #[inline(always)]
     fn load<T: Word>(&self, offset: usize) -> Option<T> {
         // SAFETY: the word lies within the packet. It may be unaligned, which the processors that this runs on
@@ -187,7 +300,7 @@ impl Packet for Skb {
     }
 }
 
-impl Hook for Skb {
+impl<const START: usize> Hook for Skb<START> {
     type Action = i32;
     type Context = TcContext;
 
@@ -223,14 +336,20 @@ impl Hook for Skb {
     #[inline(always)]
     fn become_reset(&mut self, segment: &Segment, ends: &Tuple, numbers: Numbers) -> Option<()> {
         let skb = self.ctx.skb.skb;
-        let tcp = usize::from(segment.tcp_offset & 0x7f);
+        let tcp = usize::from(segment.tcp_offset) & REACH;
         kernel::resize(skb, (tcp + TCP) as u32)?;
         if segment.v6 {
-            kernel::store(skb, ETHERNET as u32, &build::ipv6_header(ends, PROTOCOL_TCP, RESET_LENGTH))?;
+            // Extension headers stay: the kernel may know the TCP header's place (`CHECKSUM_PARTIAL`).
+            let [_, _, next, _] = self.load::<u32>(START + field::V6_LENGTH)?.to_ne_bytes();
+            let length = (tcp + TCP - START - IPV6) as u16;
+            kernel::store(skb, START as u32, &build::ipv6_header(ends, next, length))?;
+            if segment.is_fragment {
+                self.make_whole(next)?;
+            }
         } else {
-            let options = (tcp - ETHERNET - IPV4) / 4;
+            let options = (tcp - START - IPV4) / 4;
             let header = build::ipv4_header(ends, options, PROTOCOL_TCP, RESET_LENGTH);
-            kernel::store_ipv4_header(skb, &header, options)?;
+            kernel::store_ipv4_header(skb, START as u32, &header, options)?;
         }
         let header = reset_header(ends, numbers);
         kernel::store(skb, tcp as u32, &header)?;
@@ -245,7 +364,7 @@ impl Hook for Skb {
             let header = build::ipv6_header(&ends, PROTOCOL_ICMPV6, (8 + size_of_val(&quote)) as u16);
             let error = build::port_unreachable_v6(&ends, &quote);
             self.become_error(IPV6, &header, error, &quote)
-        } else if usize::from(datagram.offset) == ETHERNET + IPV4 {
+        } else if usize::from(datagram.offset) == START + IPV4 {
             let quote = self.quote::<{ build::QUOTE_V4 }>()?;
             let [a, b, c, d, e, ..] =
                 build::ipv4_header(&ends, 0, PROTOCOL_ICMP, (8 + size_of_val(&quote)) as u16);
@@ -264,22 +383,40 @@ impl Hook for Skb {
         let ends = &datagram.ends;
         // Swapped addresses leave every sum as it was.
         if datagram.v6 {
-            self.store(ETHERNET + field::V6_SOURCE, ends.far.0)?;
-            self.store(ETHERNET + field::V6_DESTINATION, ends.near.0)
+            self.store(START + field::V6_SOURCE, ends.far.0)?;
+            self.store(START + field::V6_DESTINATION, ends.near.0)
         } else {
-            self.store(ETHERNET + field::V4_SOURCE, ends.far.v4_word())?;
-            self.store(ETHERNET + field::V4_DESTINATION, ends.near.v4_word())
+            self.store(START + field::V4_SOURCE, ends.far.v4_word())?;
+            self.store(START + field::V4_DESTINATION, ends.near.v4_word())
         }
     }
 
     #[inline(always)]
+    fn readdress(&mut self, ends: &Tuple, delta: &Delta, v6: bool) -> Option<()> {
+        if !v6 {
+            return readdress_v4(self, START, ends, delta);
+        }
+        // No checksum in this packet makes up for the change: the kernel is told, for one that is `CHECKSUM_COMPLETE`.
+        let skb = self.ctx.skb.skb;
+        kernel::store(skb, (START + field::V6_SOURCE) as u32, &ends.near)?;
+        kernel::store(skb, (START + field::V6_DESTINATION) as u32, &ends.far)
+    }
+
+    #[inline(always)]
     fn route(&self, ends: &Tuple, v6: bool) -> Option<Route> {
-        kernel::fib_lookup(self.ctx.skb.skb, settings::VIP_DEVICE.load(), ends, v6)
+        let route = kernel::fib_lookup(self.ctx.skb.skb, settings::VIP_DEVICE.load(), ends, v6)?;
+        Some(if maps::is_l3(route.device) { Route::plain(route.device) } else { route })
     }
 
     #[inline(always)]
     fn socket_cookie(&self) -> u64 {
         kernel::socket_cookie(self.ctx.skb.skb)
+    }
+
+    #[inline(always)]
+    fn read_closely(&mut self, side: Side) -> Verdict<Self> {
+        kernel::set_note(&self.ctx, side as u32);
+        self.continue_in(Continuation::Unread)
     }
 
     #[inline(always)]
@@ -294,13 +431,13 @@ impl Hook for Skb {
     }
 }
 
-impl Skb {
+impl<const START: usize> Skb<START> {
     /// The first words of the IP packet, for an ICMP error.
     #[inline(always)]
     fn quote<const N: usize>(&self) -> Option<[u32; N]> {
         let mut words = [0; N];
         for (at, word) in words.iter_mut().enumerate() {
-            *word = self.load(ETHERNET + at * 4)?;
+            *word = self.load(START + at * 4)?;
         }
         Some(words)
     }
@@ -315,11 +452,26 @@ impl Skb {
         quote: &Q,
     ) -> Option<()> {
         let skb = self.ctx.skb.skb;
-        let icmp = ETHERNET + length;
+        let icmp = START + length;
         kernel::resize(skb, (icmp + 8 + size_of::<Q>()) as u32)?;
         kernel::store(skb, (icmp + 8) as u32, quote)?;
         kernel::store(skb, icmp as u32, &error)?;
-        kernel::store(skb, ETHERNET as u32, header)
+        kernel::store(skb, START as u32, header)
+    }
+
+    /// Makes the fragment header behind IPv6 headers, of which `next` is the first, that of a packet in one piece.
+    #[inline(always)]
+    fn make_whole(&mut self, mut next: u8) -> Option<()> {
+        let mut at = START + IPV6;
+        for _ in 0..whole::MAX_EXTENSIONS {
+            let [following, units, ..] = self.load::<u32>(at)?.to_ne_bytes();
+            if next == FRAGMENT {
+                return kernel::store(self.ctx.skb.skb, (at + 2) as u32, &0_u16);
+            }
+            next = following;
+            at += usize::from(units) * 8 + 8;
+        }
+        None
     }
 
     /// Without the device's own address as destination the stack takes the packet for somebody else's.
@@ -329,5 +481,23 @@ impl Skb {
         self.store(0, a)?;
         self.store(2, b)?;
         self.store(4, c)
+    }
+}
+
+impl Skb<0> {
+    /// Gives the packet an Ethernet header, and goes on with it as with a frame. The addresses are for
+    /// [`Hook::to_client`] to fill in.
+    #[inline(always)]
+    fn as_frame(&mut self, v6: bool, go_on: impl Fn(&mut Frame) -> Verdict<Frame>) -> Verdict<Self> {
+        const ETHERTYPE: u32 = 12;
+        let skb = self.ctx.skb.skb;
+        let ethertype: u16 = if v6 { 0x86dd } else { 0x0800 };
+        if kernel::push_head(skb, ETHERNET as u32).is_none()
+            || kernel::store(skb, ETHERTYPE, &ethertype.to_be()).is_none()
+        {
+            return Verdict::drop(Outcome::DroppedKernel, None);
+        }
+        let Verdict { outcome, member, action } = go_on(&mut Frame { ctx: TcContext::new(skb) });
+        Verdict { outcome, member, action }
     }
 }

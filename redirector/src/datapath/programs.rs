@@ -32,7 +32,7 @@ use crate::model::{Datapath, PortRange};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
 
 /// Maps that live as long as the pin directory does.
-const PINNED: [&str; 14] = [
+const PINNED: [&str; 16] = [
     "vips_v2",
     "vip_addrs_v2",
     "decisions_v2",
@@ -42,6 +42,8 @@ const PINNED: [&str; 14] = [
     "flows_v2",
     "replies_v2",
     "continuations_v2",
+    "fragments_v2",
+    "l3_devices_v2",
     "outcomes_v2",
     "half_open_v2",
     "half_open_sums_v2",
@@ -142,7 +144,7 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         }
     }
     let mut programs = loader.load(OBJECT).context("the kernel programs or their maps do not load")?;
-    for name in [EGRESS, INGRESS].into_iter().chain(Continuation::ALL.map(|(_, name)| name)) {
+    for name in [EGRESS, INGRESS, INGRESS_L3].into_iter().chain(Continuation::ALL.map(|(_, name)| name)) {
         classifier(&mut programs, name)?
             .load()
             .with_context(|| format!("the kernel refuses the program {name}"))?;
@@ -172,6 +174,8 @@ fn ticks_per_second() -> u32 {
 pub const EGRESS: &str = "redirector_egress";
 /// Runs on ingress of the uplinks.
 pub const INGRESS: &str = "redirector_ingress";
+/// Runs on ingress of uplinks without Ethernet header.
+pub const INGRESS_L3: &str = "redirector_ingress_l3";
 
 /// One of the two programs.
 pub fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {

@@ -10,7 +10,7 @@ use aya::{
 use redirector::{
     datapath::{
         network::Network,
-        programs::{EGRESS, HalfOpen, INGRESS, Settings, classifier, load},
+        programs::{EGRESS, HalfOpen, INGRESS, INGRESS_L3, Settings, classifier, load},
     },
     model::PortRange,
 };
@@ -24,7 +24,7 @@ use redirector_common::{
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
-use super::frame::{Names, build, describe, is_tcp};
+use super::frame::{Names, build, describe, describe_ip, is_tcp};
 
 /// Ids of the one service and its two members.
 const SERVICE: u16 = 0;
@@ -241,13 +241,27 @@ impl Bench {
         Some((verdict, out, outcome))
     }
 
+    /// Runs a packet through ingress of an uplink without Ethernet header.
+    pub fn came_l3(&mut self, words: &str) -> Seen {
+        self.run(INGRESS_L3, words)
+    }
+
     fn run(&mut self, program: &str, words: &str) -> Seen {
-        let frame = build(words, &self.names);
+        let mut frame = build(words, &self.names);
+        if program == INGRESS_L3 {
+            frame.drain(..14);
+        }
         let (verdict, out, outcome) = self.run_frame(program, &frame).unwrap();
         if verdict == Verdict::Redirect && !outcome.starts_with("refused") {
             self.learn_port();
         }
-        let packet = if out == frame { "unchanged".into() } else { describe(&out, &self.names) };
+        let packet = if out == frame {
+            "unchanged".into()
+        } else if program == INGRESS_L3 && verdict == Verdict::Leave {
+            describe_ip(&out, &self.names, false)
+        } else {
+            describe(&out, &self.names)
+        };
         Seen { verdict, outcome, packet, copy: self.heard() }
     }
 
