@@ -198,6 +198,10 @@ fn run<const START: usize>(
     handle: impl Fn(&mut Skb<START>) -> Verdict<Skb<START>>,
 ) -> i32 {
     let bytes = packet.length();
+    if cfg!(feature = "other-programs") {
+        // An instruction more, which does nothing.
+        core::hint::black_box(bytes);
+    }
     let verdict = handle(&mut packet);
     maps::count(verdict.outcome, verdict.member, bytes);
     verdict.action

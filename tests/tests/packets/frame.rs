@@ -275,11 +275,11 @@ pub fn build(words: &str, names: &Names) -> Vec<u8> {
     frame
 }
 
-/// Whether a frame holds TCP right after its IP header's fixed part.
+/// Whether a frame holds TCP.
 pub fn is_tcp(frame: &[u8]) -> bool {
     match frame[12..14] {
         [0x08, 0x00] => frame[14 + 9] == 6,
-        [0x86, 0xdd] => frame[14 + 6] == 6,
+        [0x86, 0xdd] => describe(frame, &Names::new()).contains("seq="),
         _ => false,
     }
 }
@@ -436,7 +436,7 @@ fn body_checksum(body: &[u8], from: SocketAddr, to: SocketAddr, protocol: u8) ->
 }
 
 /// RFC 1071, a byte pair at a time.
-fn checksum(parts: &[&[u8]]) -> u16 {
+pub fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0_u32;
     for part in parts {
         for pair in part.chunks(2) {
