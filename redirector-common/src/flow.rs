@@ -370,7 +370,7 @@ mod tests {
             v6: false,
             tcp_offset: 34,
             length: 0,
-            is_fragment: false,
+            fragment: 0,
             id: 0,
         }
     }

@@ -76,7 +76,7 @@ outcomes! {
     IcmpToMember = "icmp_to_member",
     /// An ICMP error quotes what its receiver cannot have sent just now: left alone.
     IcmpNotBelieved = "icmp_not_believed",
-    /// A fragment to a VIP's address was dropped because the first one of its segment is not known; the segment is sent again.
+    /// A fragment was dropped because the first one of its segment is not known, or was answered with resets.
     FragmentUnknown = "fragment_unknown",
     /// In a form that is not carried: left alone.
     NotCarried = "not_carried",

@@ -34,6 +34,13 @@ pub trait Packet {
 
     /// Length of the frame in bytes.
     fn length(&self) -> u32;
+
+    /// The same number, of which the verifier knows nothing any more: what follows it verifies once, and not for every way
+    /// that led to a number.
+    #[inline(always)]
+    fn forget(&self, number: usize) -> usize {
+        number
+    }
 }
 
 /// Length of an Ethernet header in bytes.
@@ -163,13 +170,21 @@ pub struct Segment {
     pub tcp_offset: u16,
     /// Of a fragment: how long it is, in bytes.
     pub length: u32,
-    /// The packet is the first fragment of the segment, which reaches further than [`Segment::reach`].
-    pub is_fragment: bool,
+    /// The packet is the first fragment of the segment, which reaches further than [`Segment::reach`]: offset of the word
+    /// that says so. 0: it is whole.
+    pub fragment: u16,
     /// Identification of the fragments, as it stands in the packet.
     pub id: u32,
 }
 
 impl Segment {
+    /// Whether the packet is the first fragment of the segment.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment != 0
+    }
+
     /// The sequence number that its receiver will expect next.
     #[inline(always)]
     #[must_use]
@@ -386,7 +401,7 @@ fn parse_tcp(packet: &impl Packet, ip: &Header) -> Result<Segment, Outcome> {
         v6: ip.v6,
         tcp_offset: ip.offset as u16,
         length: 0,
-        is_fragment: false,
+        fragment: 0,
         id: 0,
     })
 }

@@ -27,37 +27,41 @@ struct Part {
     start: u32,
     /// How long it is, in bytes.
     length: u32,
-    is_fragment: bool,
+    /// Offset of the word that says that it is a fragment; 0: it is none.
+    word_at: usize,
 }
 
 impl Part {
-    const WHOLE: Self = Self { id: 0, start: 0, length: 0, is_fragment: false };
+    const WHOLE: Self = Self { id: 0, start: 0, length: 0, word_at: 0 };
 
     /// Of `length` bytes, out of 13 bits of offset and one that says that more follow.
     #[inline(always)]
-    const fn new(id: u32, units: u16, more: bool, length: u32) -> Self {
-        Self { id, start: units as u32 * 8, length, is_fragment: more || units != 0 }
+    const fn new(id: u32, units: u16, more: bool, length: u32, word_at: usize) -> Self {
+        let word_at = if more || units != 0 { word_at } else { 0 };
+        Self { id, start: units as u32 * 8, length, word_at }
     }
 }
 
 /// As [`packet::parse`](crate::packet::parse), and further.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Outcome> {
-    let (header, part) = if version(packet)? == 4 {
+    let (mut header, part) = if version(packet)? == 4 {
         let (header, word) = read_v4(packet, P::IP)?;
         let id: u16 = packet.load(P::IP + field::V4_ID).ok_or(Outcome::Malformed)?;
         let word = u16::from_be(word);
-        (header, Part::new(u32::from(id), word & 0x1fff, word & 0x2000 != 0, header.length))
+        let at = P::IP + field::V4_FRAGMENT;
+        (header, Part::new(u32::from(id), word & 0x1fff, word & 0x2000 != 0, header.length, at))
     } else {
         walk(packet, read_v6(packet, P::IP)?)?
     };
+    header.offset = packet.forget(header.offset);
     if part.start == 0 {
-        if part.is_fragment && header.protocol != PROTOCOL_TCP {
+        if part.word_at != 0 && header.protocol != PROTOCOL_TCP {
             return Err(Outcome::Fragment);
         }
         let mut parsed = parse_rest(packet, &header);
         if let Ok(Parsed::Segment(segment)) = &mut parsed {
-            segment.is_fragment = part.is_fragment;
+            segment.fragment = packet.forget(part.word_at) as u16;
             segment.id = part.id;
             segment.length = part.length;
         }
@@ -98,7 +102,7 @@ fn walk(packet: &impl Packet, mut header: Header) -> Result<(Header, Part), Outc
         if kind == FRAGMENT {
             let id: u32 = packet.load(at + 4).ok_or(Outcome::Malformed)?;
             let word = u16::from_be_bytes([c, d]);
-            part = Part::new(id, word >> 3, word & 1 != 0, header.length);
+            part = Part::new(id, word >> 3, word & 1 != 0, header.length, at + 2);
         }
         // A routing header with segments left: this is not where it ends.
         if header.offset > REACH - TCP || kind == ROUTING && d != 0 {
@@ -116,5 +120,5 @@ pub fn quoted_tcp_v6(packet: &impl Packet, start: usize) -> Option<(Tuple, usize
     let [near, far] = header.addresses;
     let (header, part) = walk(packet, header).ok()?;
     (header.protocol == PROTOCOL_TCP && part.start == 0)
-        .then_some((Tuple { near, far, ..Tuple::default() }, header.offset))
+        .then(|| (Tuple { near, far, ..Tuple::default() }, packet.forget(header.offset)))
 }

@@ -10,8 +10,8 @@ use redirector_common::{
     layout::{Continuation, Side},
     outcome::Outcome,
     packet::{
-        Datagram, ETHERNET, FRAGMENT, IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet,
-        Parsed, Segment, TCP, Word, field, readdress_v4,
+        Datagram, ETHERNET, IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, Parsed,
+        Segment, TCP, Word, field, readdress_v4,
     },
     reset::{LENGTH as RESET_LENGTH, Numbers, header as reset_header},
     whole::{self, REACH},
@@ -125,6 +125,11 @@ impl<const START: usize> Packet for Skb<START> {
     fn length(&self) -> u32 {
         self.ctx.len()
     }
+
+    #[inline(always)]
+    fn forget(&self, number: usize) -> usize {
+        kernel::forget(&self.ctx, number as u32) as usize
+    }
 }
 
 impl<const START: usize> Hook for Skb<START> {
@@ -170,8 +175,8 @@ impl<const START: usize> Hook for Skb<START> {
             let [_, _, next, _] = self.load::<u32>(START + field::V6_LENGTH)?.to_ne_bytes();
             let length = (tcp + TCP - START - IPV6) as u16;
             kernel::store(skb, START as u32, &build::ipv6_header(ends, next, length))?;
-            if segment.is_fragment {
-                self.make_whole(next)?;
+            if segment.is_fragment() {
+                kernel::store(skb, u32::from(segment.fragment), &0_u16)?;
             }
         } else {
             let options = (tcp - START - IPV4) / 4;
@@ -284,21 +289,6 @@ impl<const START: usize> Skb<START> {
         kernel::store(skb, (icmp + 8) as u32, quote)?;
         kernel::store(skb, icmp as u32, &error)?;
         kernel::store(skb, START as u32, header)
-    }
-
-    /// Makes the fragment header behind IPv6 headers, of which `next` is the first, that of a packet in one piece.
-    #[inline(always)]
-    fn make_whole(&mut self, mut next: u8) -> Option<()> {
-        let mut at = START + IPV6;
-        for _ in 0..whole::MAX_EXTENSIONS {
-            let [following, units, ..] = self.load::<u32>(at)?.to_ne_bytes();
-            if next == FRAGMENT {
-                return kernel::store(self.ctx.skb.skb, (at + 2) as u32, &0_u16);
-            }
-            next = following;
-            at += usize::from(units) * 8 + 8;
-        }
-        None
     }
 
     /// Without the device's own address as destination the stack takes the packet for somebody else's.

@@ -98,7 +98,7 @@ pub fn redirector_ingress_l3(ctx: TcContext) -> i32 {
         Ok(Parsed::Segment(segment)) => {
             if maps::stub(&segment.ends.reversed()).is_none() {
                 Verdict::leave(Outcome::NotOurs)
-            } else if segment.is_fragment {
+            } else if segment.is_fragment() {
                 packet.as_frame(segment.v6, |packet| packet.read_closely(Side::Uplink))
             } else {
                 packet.as_frame(segment.v6, |packet| packet.continue_in(Continuation::FromMember))
@@ -133,7 +133,7 @@ pub fn redirector_unread(ctx: TcContext) -> i32 {
     let side = if kernel::note(&ctx) == Side::Host as u32 { Side::Host } else { Side::Uplink };
     run(Frame::new(ctx), |packet| match packet.parse_closely() {
         Ok(Parsed::Segment(segment)) => {
-            if segment.is_fragment {
+            if segment.is_fragment() {
                 fragment::remember(&segment, side);
             }
             packet.continue_in(match side {
