@@ -32,11 +32,15 @@ pub fn remember(first: &Segment, side: Side) {
     maps::set_fragments(&key, &Fragments { incarnation, client_side, start, to_member, reserved: 0 });
 }
 
-/// What the first fragment said, and the flow that it is of.
+/// What the first fragment said, and the flow that it is of. A client's is on its way to the VIP device when an uplink
+/// receives it.
 #[inline(always)]
-pub fn flow_of(fragment: &Fragment) -> Option<(Fragments, &'static mut Flow)> {
+pub fn flow_of(fragment: &Fragment, side: Side) -> Option<(Fragments, &'static mut Flow)> {
     let Tuple { near, far, .. } = fragment.ends;
     let known = maps::fragments(&FragmentKey { near, far, id: fragment.id })?;
+    if side == Side::Uplink && known.to_member != 0 {
+        return None;
+    }
     let flow = maps::flow(&known.client_side).filter(|flow| flow.incarnation == known.incarnation)?;
     Some((known, flow))
 }
@@ -44,7 +48,7 @@ pub fn flow_of(fragment: &Fragment) -> Option<(Fragments, &'static mut Flow)> {
 /// Carries a fragment that is not the first one.
 #[inline(always)]
 pub fn carry<H: Hook>(hook: &mut H, fragment: &Fragment, side: Side) -> Verdict<H> {
-    let Some((known, flow)) = flow_of(fragment) else {
+    let Some((known, flow)) = flow_of(fragment, side) else {
         let is_ours = side == Side::Host && maps::is_vip_address(&fragment.ends.far);
         return if is_ours {
             Verdict::drop(Outcome::FragmentUnknown, None)

@@ -104,7 +104,7 @@ pub fn redirector_ingress_l3(ctx: TcContext) -> i32 {
                 packet.as_frame(segment.v6, |packet| packet.continue_in(Continuation::FromMember))
             }
         }
-        Ok(Parsed::Fragment(fragment)) if fragment::flow_of(&fragment).is_some() => {
+        Ok(Parsed::Fragment(fragment)) if fragment::flow_of(&fragment, Side::Uplink).is_some() => {
             packet.as_frame(fragment.v6, |packet| packet.read_closely(Side::Uplink))
         }
         Ok(Parsed::Fragment(_)) => Verdict::leave(Outcome::Fragment),

@@ -225,7 +225,8 @@ pub fn build(words: &str, names: &Names) -> Vec<u8> {
         packet
     });
     let (body, protocol) = wanted.body(from, to, quoted.as_deref());
-    let (start, end) = wanted.part.map_or((0, body.len()), |(from, to)| (from, to.min(body.len())));
+    let part = |(from, to): (usize, usize)| (from.min(body.len() & !7), to.min(body.len()));
+    let (start, end) = wanted.part.map_or((0, body.len()), part);
     let more = end < body.len();
     let body = &body[start..end];
 
@@ -321,6 +322,9 @@ pub fn describe_ip(ip: &[u8], names: &Names, quoted: bool) -> String {
         let mut extensions = Vec::new();
         while let Some((name, _)) = EXTENSIONS.iter().find(|(_, kind)| *kind == protocol && protocol != 51) {
             let at = &ip[header..];
+            if at.len() < 8 || part.is_some_and(|(start, _)| start != 0) {
+                break;
+            }
             let word = u16::from_be_bytes([at[2], at[3]]);
             if protocol == 44 && word != 0 {
                 part = Some((usize::from(word & 0xfff8), word & 1 != 0));
@@ -353,7 +357,7 @@ pub fn describe_ip(ip: &[u8], names: &Names, quoted: bool) -> String {
         6 => {
             describe_tcp(body, |at| address(at, u16::from_be_bytes([body[at * 2], body[at * 2 + 1]])), names)
         }
-        17 if quoted => {
+        17 if quoted && body.len() >= 4 => {
             let end = |at: usize| address(at, u16::from_be_bytes([body[at * 2], body[at * 2 + 1]]));
             format!("{} > {} udp", name(end(0), names), name(end(1), names))
         }
