@@ -74,6 +74,7 @@ use self::{
     collect::Collector,
     maps::{Maps, Steering},
     network::{Device, Network, RouteTo},
+    programs::Uplink,
     registry::{Assignment, Ids, Retired},
     slots::{Slots, Way},
     sweep::{Sweeper, lock},
@@ -163,6 +164,7 @@ impl Datapath {
             service.vips.iter().map(move |vip| (*vip, id))
         });
         maps.set_vips(&vips.collect::<Vec<_>>())?;
+        maps.set_l3_devices(&l3_devices(network, &uplinks, &routes).await?)?;
 
         programs::attach(&mut programs, pins, device.index, &uplinks)?;
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
@@ -413,7 +415,7 @@ impl Routes {
 }
 
 /// The devices that replies come in by.
-async fn uplinks(network: &Network, config: &Config, routes: &Routes) -> Result<Vec<u32>> {
+async fn uplinks(network: &Network, config: &Config, routes: &Routes) -> Result<Vec<Uplink>> {
     let mut found = BTreeSet::new();
     if config.datapath.uplinks.is_empty() {
         found.extend(routes.ways.iter().map(|(_, way)| way.device));
@@ -426,7 +428,23 @@ async fn uplinks(network: &Network, config: &Config, routes: &Routes) -> Result<
             )
         })?);
     }
-    Ok(found.into_iter().collect())
+    let mut uplinks = Vec::new();
+    for index in found {
+        uplinks.push(Uplink { index, ethernet: network.has_link_layer_header(index).await? });
+    }
+    Ok(uplinks)
+}
+
+/// The devices without Ethernet header, among those that packets leave or come in by.
+async fn l3_devices(network: &Network, uplinks: &[Uplink], routes: &Routes) -> Result<HashSet<u32>> {
+    let mut found: HashSet<_> =
+        uplinks.iter().filter(|uplink| !uplink.ethernet).map(|uplink| uplink.index).collect();
+    for (_, way) in &routes.ways {
+        if !network.has_link_layer_header(way.device).await? {
+            found.insert(way.device);
+        }
+    }
+    Ok(found)
 }
 
 async fn route_vips(network: &Network, config: &Config, device: Device, routes: &Routes) -> Result<()> {

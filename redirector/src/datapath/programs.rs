@@ -32,7 +32,7 @@ use crate::model::{Datapath, PortRange};
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
 
 /// Maps that live as long as the pin directory does.
-pub(super) const PINNED: [&str; 14] = [
+pub(super) const PINNED: [&str; 16] = [
     "vips_v2",
     "vip_addrs_v2",
     "decisions_v2",
@@ -42,6 +42,8 @@ pub(super) const PINNED: [&str; 14] = [
     "flows_v2",
     "replies_v2",
     "continuations_v2",
+    "fragments_v2",
+    "l3_devices_v2",
     "outcomes_v2",
     "half_open_v2",
     "half_open_sums_v2",
@@ -161,7 +163,8 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         }
     }
     let mut programs = loader.load(OBJECT).context("the kernel programs or their maps do not load")?;
-    for name in [EGRESS, INGRESS, CLOCK].into_iter().chain(Continuation::ALL.map(|(_, name)| name)) {
+    let hooks = [EGRESS, INGRESS, INGRESS_L3, CLOCK];
+    for name in hooks.into_iter().chain(Continuation::ALL.map(|(_, name)| name)) {
         classifier(&mut programs, name)?
             .load()
             .with_context(|| format!("the kernel refuses the program {name}"))?;
@@ -193,6 +196,8 @@ pub const EGRESS: &str = "redirector_egress";
 pub const CLOCK: &str = "redirector_clock";
 /// Runs on ingress of the uplinks.
 pub const INGRESS: &str = "redirector_ingress";
+/// Runs on ingress of uplinks without Ethernet header.
+pub const INGRESS_L3: &str = "redirector_ingress_l3";
 
 /// One of the two programs.
 pub fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
@@ -200,9 +205,18 @@ pub fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
     Ok(program.try_into()?)
 }
 
+/// A device that replies come in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uplink {
+    /// Interface index.
+    pub index: u32,
+    /// Its packets have Ethernet headers; those of a tunnel have none.
+    pub ethernet: bool,
+}
+
 /// Attaches the programs to the VIP device and to the uplinks, over the links of an earlier agent where there are
 /// some, and removes links to devices that are no uplinks any more.
-pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[u32]) -> Result<()> {
+pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[Uplink]) -> Result<()> {
     let dir = links_dir(pin_dir);
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
 
@@ -210,8 +224,9 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[u32])
     // The way back is there before the way out is used.
     for uplink in uplinks {
         // Not the device's name: bpffs allows no dots.
-        let pin = format!("ingress_{uplink}");
-        attach_one(classifier(programs, INGRESS)?, &dir.join(&pin), *uplink, TcAttachType::Ingress)?;
+        let pin = format!("ingress_{}", uplink.index);
+        let name = if uplink.ethernet { INGRESS } else { INGRESS_L3 };
+        attach_one(classifier(programs, name)?, &dir.join(&pin), uplink.index, TcAttachType::Ingress)?;
         wanted.insert(pin);
     }
     let pin = egress_pin(device);

@@ -10,21 +10,21 @@ use aya::{
 use redirector::{
     datapath::{
         network::Network,
-        programs::{EGRESS, HalfOpen, INGRESS, Settings, classifier, load},
+        programs::{EGRESS, HalfOpen, INGRESS, INGRESS_L3, Settings, classifier, load},
     },
     model::PortRange,
 };
 use redirector_common::{
     addr::{Addr, Port, Tuple},
     decision::Decision,
-    flow::{Flow, Stub},
-    layout::{Service, Slot, VipKey, slot_index},
+    flow::{Flow, Stub, Way},
+    layout::{FragmentKey, Fragments, SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
 };
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
-use super::frame::{Names, build, describe, is_tcp};
+use super::frame::{Names, build, describe, describe_ip, is_tcp};
 
 /// Ids of the one service and its two members.
 const SERVICE: u16 = 0;
@@ -63,6 +63,7 @@ pub struct Bench {
     device: u32,
     pub v6: bool,
     epoch: u32,
+    has_route: bool,
     /// Hears what `bpf_clone_redirect` sends.
     tap: OwnedFd,
     _runtime: tokio::runtime::Runtime,
@@ -95,7 +96,6 @@ impl Bench {
             ("other", at("10.2.2.2:6381", "[fd00:2:2::2]:6381")),
             ("stranger", at("198.51.100.7:443", "[2001:db8:7::7]:443")),
         ]);
-        let source = at("10.1.0.2:0", "[fd00:1::2]:0").ip();
         table::<VipKey, u32>(&mut programs, "vips_v2")
             .insert(
                 VipKey { address: names["vip"].ip().into(), port: Port::new(6379), protocol: VipKey::TCP },
@@ -106,17 +106,54 @@ impl Bench {
         table::<Addr, u32>(&mut programs, "vip_addrs_v2")
             .insert(Addr::from(names["vip"].ip()), 1, 0)
             .unwrap();
-        let mut slots: Array<_, Slot> = programs.map_mut("slots_v2").unwrap().try_into().unwrap();
-        for (member, name) in [(MEMBER, "member"), (OTHER, "other")] {
-            let slot = Slot::new(names[name], &[source], Slot::OFFERED);
-            // Not the first one: programs look through all of them.
-            slots.set(slot_index(member, 3), slot, 0).unwrap();
-        }
         let tap = tap(device.index);
-        let (sender, device) = ("client".to_owned(), device.index);
-        let mut bench = Self { programs, names, sender, device, v6, epoch: 0, tap, _runtime: runtime };
-        bench.switch(Some(MEMBER), false);
+        let mut bench = Self {
+            programs,
+            names,
+            sender: "client".to_owned(),
+            device: device.index,
+            v6,
+            epoch: 0,
+            has_route: true,
+            tap,
+            _runtime: runtime,
+        };
+        bench.renew();
         bench
+    }
+
+    /// Whether nothing happened that [`Bench::renew`] cannot undo.
+    pub fn is_fresh(&self) -> bool {
+        self.has_route
+    }
+
+    /// Forgets what happened. Loading the programs anew takes a hundred times as long.
+    pub fn renew(&mut self) {
+        clear::<Tuple, Flow>(&mut self.programs, "flows_v2");
+        clear::<Tuple, Stub>(&mut self.programs, "replies_v2");
+        clear::<FragmentKey, Fragments>(&mut self.programs, "fragments_v2");
+        clear::<SourceKey, i64>(&mut self.programs, "half_open_v2");
+        clear::<u32, u32>(&mut self.programs, "l3_devices_v2");
+        self.set::<i64>("half_open_sums_v2", u32::from(SERVICE), 0);
+        self.set("services_v2", u32::from(SERVICE), Service::default());
+        let source = if self.v6 { "fd00:1::2" } else { "10.1.0.2" }.parse().unwrap();
+        for (member, name) in [(MEMBER, "member"), (OTHER, "other")] {
+            self.set::<u64>("floors_v2", u32::from(member), 0);
+            for slot in 0..SLOTS {
+                self.set("slots_v2", slot_index(member, slot), Slot::default());
+            }
+            // Not the first one: programs look through all of them.
+            let slot = Slot::new(self.names[name], &[source], Slot::OFFERED);
+            self.set("slots_v2", slot_index(member, 3), slot);
+        }
+        self.names.remove("port");
+        self.epoch = 0;
+        self.switch(Some(MEMBER), false);
+    }
+
+    fn set<V: aya::Pod>(&mut self, map: &str, index: u32, value: V) {
+        let mut array: Array<_, V> = self.programs.map_mut(map).unwrap().try_into().unwrap();
+        array.set(index, value, 0).unwrap();
     }
 
     /// A switch of the service, with or without a reset of older flows.
@@ -131,6 +168,18 @@ impl Bench {
                 floors.set(u32::from(member), u64::from(self.epoch), 0).unwrap();
             }
         }
+    }
+
+    /// The device that leads to the members has no Ethernet header.
+    pub fn lead_over_a_tunnel(&mut self) {
+        let uplink = rustix::net::netdevice::name_to_index(&self.tap, "up0").unwrap();
+        table::<u32, u32>(&mut self.programs, "l3_devices_v2").insert(uplink, 1, 0).unwrap();
+    }
+
+    /// The way to the member that the only flow keeps.
+    pub fn way(&mut self) -> Way {
+        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v2");
+        flows.iter().next().unwrap().unwrap().1.route.way()
     }
 
     /// A lease that ended one nanosecond after boot.
@@ -235,6 +284,7 @@ impl Bench {
 
     /// The way to the members is gone.
     pub fn remove_route(&mut self) {
+        self.has_route = false;
         self._runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection().unwrap();
             tokio::spawn(connection);
@@ -290,13 +340,27 @@ impl Bench {
         Some((verdict, out, outcome))
     }
 
+    /// Runs a packet through ingress of an uplink without Ethernet header.
+    pub fn came_l3(&mut self, words: &str) -> Seen {
+        self.run(INGRESS_L3, words)
+    }
+
     fn run(&mut self, program: &str, words: &str) -> Seen {
-        let frame = build(words, &self.names);
+        let mut frame = build(words, &self.names);
+        if program == INGRESS_L3 {
+            frame.drain(..14);
+        }
         let (verdict, out, outcome) = self.run_frame(program, &frame).unwrap();
         if verdict == Verdict::Redirect && !outcome.starts_with("refused") {
             self.learn_port();
         }
-        let packet = if out == frame { "unchanged".into() } else { describe(&out, &self.names) };
+        let packet = if out == frame {
+            "unchanged".into()
+        } else if program == INGRESS_L3 && verdict == Verdict::Leave {
+            describe_ip(&out, &self.names, false)
+        } else {
+            describe(&out, &self.names)
+        };
         Seen { verdict, outcome, packet, copy: self.heard() }
     }
 
@@ -393,6 +457,12 @@ pub fn table<'a, K: aya::Pod, V: aya::Pod>(
     name: &str,
 ) -> HashMap<&'a mut aya::maps::MapData, K, V> {
     programs.map_mut(name).unwrap().try_into().unwrap()
+}
+
+fn clear<K: aya::Pod, V: aya::Pod>(programs: &mut Ebpf, name: &str) {
+    let mut map = table::<K, V>(programs, name);
+    let keys: Vec<K> = map.keys().filter_map(Result::ok).collect();
+    keys.iter().for_each(|key| map.remove(key).unwrap());
 }
 
 /// A device and a gateway towards the members, so that the routing table has an answer.
