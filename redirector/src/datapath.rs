@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `preflight` | what the host must offer |
 //! | `host` | whether a configuration fits the host |
+//! | `doctor` | what a host offers and what runs there, for people |
 //! | `network` | VIP device, routes |
 //! | `claim`, `pins` | whose pins these are: taken over, repaired or refused; uninstalling |
 //! | `programs`, `links` | loading, attaching |
@@ -29,6 +30,7 @@ mod bpf;
 mod claim;
 mod clock;
 mod collect;
+pub mod doctor;
 mod flows;
 mod host;
 mod links;

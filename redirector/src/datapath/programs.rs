@@ -252,7 +252,7 @@ pub(super) fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result
 }
 
 /// Whether a program is one of an agent's, by its name; of that the kernel keeps 15 bytes.
-fn is_ours(program: &ProgramInfo) -> bool {
+pub(super) fn is_ours(program: &ProgramInfo) -> bool {
     [EGRESS, INGRESS]
         .iter()
         .any(|name| name.as_bytes().starts_with(program.name()) && program.name().len() == 15)
