@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    Agent, AgentConfig, GATEWAYS, Host, Member, Offloads, UPLINKS, network,
+    Agent, AgentConfig, GATEWAYS, Host, Member, NameServer, Offloads, UPLINKS, network,
     scratch::Scratch,
     topology::{Attachment, both},
 };
@@ -176,6 +176,14 @@ impl Lab {
             }
         }
         Ok(agent)
+    }
+
+    /// A name server on the router, which the commands of `app` ask from now on.
+    ///
+    /// # Errors
+    /// When there is one already, or it does not start.
+    pub fn name_server(&self) -> Result<NameServer> {
+        NameServer::start_new(&self.router, GATEWAYS[0].0.into(), &self.app, &self.scratch.dir)
     }
 
     /// An agent on `app` that is not started yet.

@@ -36,6 +36,8 @@ fn try_everything() -> Result<()> {
             format!("{program} does not run; install it with `cargo xtask setup` (Debian: {package})")
         })?;
     }
+    let found = Command::new("dnsmasq").arg("--version").stdout(Stdio::null()).status();
+    found.context("dnsmasq does not run; install it with `cargo xtask setup`")?;
     let (one, other) = (Host::new("one")?, Host::new("other")?);
     let end = |host| End { host, device: "veth0", addresses: &[] };
     network::cable(end(&one), End { device: "veth1", ..end(&other) })

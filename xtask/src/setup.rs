@@ -18,6 +18,8 @@ const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const REDIS: [&str; 2] = ["redis-server", "redis-tools"];
 /// What the lab lays its networks with.
 const NETWORK_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
+/// The name server that tests run, without the service of the package `dnsmasq`.
+const NAME_SERVER: &str = "dnsmasq-base";
 /// How long rustup may try to reach its server; 3 MB are to come.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(30);
 const OTHER_COMPILER: &str =
@@ -30,6 +32,7 @@ struct Machine {
     redis: bool,
     /// Packages of network tools that are not there.
     no_tools: Vec<&'static str>,
+    name_server: bool,
 }
 
 /// Something that has to be installed.
@@ -39,6 +42,7 @@ enum Lack {
     Linker,
     Redis,
     NetworkTools,
+    NameServer,
 }
 
 impl Machine {
@@ -54,6 +58,7 @@ impl Machine {
                 .filter(|(program, _)| !is_installed(program))
                 .map(|(_, package)| *package)
                 .collect(),
+            name_server: toolchain::find_in_path("dnsmasq").is_some(),
         }
     }
 
@@ -70,6 +75,9 @@ impl Machine {
         }
         if !self.no_tools.is_empty() {
             lacks.push(Lack::NetworkTools);
+        }
+        if !self.name_server {
+            lacks.push(Lack::NameServer);
         }
         lacks
     }
@@ -91,6 +99,7 @@ impl Machine {
             None => write!(line, "; no bpf-linker"),
         };
         line += if self.redis { "; redis" } else { "; no redis" };
+        let line = line + if self.name_server { "; dnsmasq" } else { "; no dnsmasq" };
         if self.no_tools.is_empty() { line } else { format!("{line}; no {}", self.no_tools.join(", no ")) }
     }
 }
@@ -134,6 +143,9 @@ fn install_lacks() -> Result<Machine> {
         packages.extend(REDIS);
     }
     packages.extend(&machine.no_tools);
+    if lacks.contains(&Lack::NameServer) {
+        packages.push(NAME_SERVER);
+    }
     if !packages.is_empty() {
         install_packages(&packages)?;
     }
@@ -273,13 +285,14 @@ mod tests {
             linker: Some(("bpf-linker".into(), Some(BPF_LINKER.into()))),
             redis: true,
             no_tools: Vec::new(),
+            name_server: true,
         }
     }
 
     #[test]
     fn a_complete_machine_lacks_nothing() {
         assert_eq!(complete().lacks(), []);
-        assert_eq!(complete().summary(), "rustc 1.97.0-nightly (nightly); bpf-linker 0.10.3; redis");
+        assert_eq!(complete().summary(), "rustc 1.97.0-nightly (nightly); bpf-linker 0.10.3; redis; dnsmasq");
     }
 
     #[test]
@@ -293,12 +306,16 @@ mod tests {
             linker: None,
             redis: false,
             no_tools: vec!["iproute2", "nftables"],
+            name_server: false,
         };
-        assert_eq!(machine.lacks(), [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::NetworkTools]);
+        assert_eq!(
+            machine.lacks(),
+            [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::NetworkTools, Lack::NameServer]
+        );
         assert_eq!(
             machine.summary(),
             "no compiler (nightly has no source of core (/sysroot/core is missing), debian not installed); \
-             no bpf-linker; no redis; no iproute2, no nftables"
+             no bpf-linker; no redis; no dnsmasq; no iproute2, no nftables"
         );
     }
 
