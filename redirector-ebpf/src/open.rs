@@ -63,9 +63,18 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         draft.flow.slot = slot_number;
         draft.flow.epoch = decision.epoch;
         draft.flow.cookie = hook.socket_cookie();
+        // Before anything is taken: whoever floods shall cost little.
+        if draft.flow.cookie == 0 {
+            let key = SourceKey { address: segment.ends.near, service: u32::from(service) };
+            if !half_open::admit(&key) {
+                return Err(Outcome::RefusedHalfOpen);
+            }
+            draft.flow.half_open = 1;
+        }
         match take_port(u32::from(member), slot_number) {
             TAKEN => {}
             refused => {
+                half_open::on_end(&mut draft.flow, segment.ends.near);
                 return Err(if refused == Outcome::RefusedNoPort as u32 {
                     Outcome::RefusedNoPort
                 } else {
@@ -82,14 +91,6 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         let Some(route) = route else { return undo(draft, Outcome::RefusedNoRoute) };
         draft.flow.route = route;
         draft.flow.delta = Delta::between(&segment.ends, &draft.flow.member_side);
-        if draft.flow.cookie == 0 {
-            let key = SourceKey { address: segment.ends.near, service: u32::from(service) };
-            if !half_open::admit(&key) {
-                return undo(draft, Outcome::RefusedHalfOpen);
-            }
-            draft.flow.half_open = 1;
-        }
-
         if let Err(refused) = maps::insert_flow(&segment.ends, &draft.flow) {
             return undo(
                 draft,
@@ -171,7 +172,8 @@ fn prepare(draft: &mut Draft, segment: &Segment, slot: &Slot) {
         near_port: segment.ends.near_port,
         far_port: slot.port,
     };
-    flow.routed_at = kernel::ticks();
+    flow.opened_at = kernel::ticks();
+    flow.routed_at = flow.opened_at;
     flow.half_open = 0;
     flow.client = Half::default();
     flow.replies = Half::default();

@@ -164,10 +164,10 @@ fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
     // A destroyed socket's own reset took its flow along. What is left of those had nothing to reset: a connection
     // that was still opening, or a socket that is gone. Whoever was refused needs his flow to be reset at all.
     let refused: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
-    let mut maps = lock(maps);
+    let flows = lock(maps).flows.clone();
     for (number, (client_side, flow)) in local.iter().enumerate() {
         if !refused.contains(&number) {
-            maps.flows.remove(client_side, flow)?;
+            flows.remove(client_side, flow)?;
         }
     }
     Ok(Pass { local: local.len() - refused.len(), remote: remote + refused.len() })
