@@ -9,6 +9,7 @@
 //! | `programs`, `links` | loading, attaching |
 //! | `maps` | decisions, floors, tables |
 //! | `registry` | ids that keep their meaning over a restart |
+//! | `slots` | the addresses of members |
 //! | `flows` | reading the flow table, deleting from it |
 //! | `sockets` | `SOCK_DESTROY` |
 //! | `sweep` | resetting what a switch made stale |
@@ -29,6 +30,7 @@ mod pins;
 mod preflight;
 pub mod programs;
 mod registry;
+mod slots;
 mod sockets;
 mod sweep;
 
@@ -43,7 +45,7 @@ use redirector_common::{
     addr::Tuple,
     decision::Decision,
     flow::{Flow, Stub},
-    layout::{self, SLOTS},
+    layout,
     outcome::{Count, Outcome},
 };
 
@@ -54,14 +56,15 @@ pub use self::{
 };
 
 use self::{
-    maps::{Filled, Maps, Steering},
+    maps::{Maps, Steering},
     network::{Device, Network, RouteTo},
     registry::{Assignment, Ids, Retired},
+    slots::{Slots, Way},
     sweep::{Sweeper, lock},
 };
 use crate::{
     config::Resolved,
-    model::{Config, Epoch, MemberId, OnStop, ServiceId},
+    model::{Config, Epoch, MAX_ADDRESSES, MemberId, Offer, OnStop, ServiceId},
 };
 
 /// What an earlier agent left in the maps for a service.
@@ -81,7 +84,9 @@ pub struct Datapath {
     on_stop: OnStop,
     ids: Ids,
     steering: Arc<Steering>,
+    slots: Arc<Slots>,
     maps: Arc<Mutex<Maps>>,
+    routes: Routes,
     sweeper: Sweeper,
 }
 
@@ -133,7 +138,8 @@ impl Datapath {
         for (index, name) in written {
             maps.set_name(index, name)?;
         }
-        fill_slots(&mut maps, &ids, config, resolved, &routes)?;
+        // Which addresses members have is the core's to say; how they are reached may have changed.
+        maps.slots.reroute(ids.members(), |address| routes.way(address))?;
         let vips = config.services.iter().enumerate().flat_map(|(at, service)| {
             let id = ids.service(ServiceId(at));
             service.vips.iter().map(move |vip| (*vip, id))
@@ -141,13 +147,13 @@ impl Datapath {
         maps.set_vips(&vips.collect::<Vec<_>>())?;
 
         programs::attach(&mut programs, pins, device.index, &uplinks)?;
-        let steering = Arc::clone(&maps.steering);
+        let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
         let maps = Arc::new(Mutex::new(maps));
         // Whatever is stale already: an agent that died between a switch and its sweep, or a member that is gone. Its
         // resets need the routes that are there.
         let sweeper = Sweeper::start(Arc::clone(&maps))?;
         route_vips(network, config, device, &routes).await?;
-        Ok(Self { on_stop: config.datapath.on_stop, claim, ids, steering, maps, sweeper })
+        Ok(Self { on_stop: config.datapath.on_stop, claim, ids, steering, slots, maps, routes, sweeper })
     }
 
     /// What an earlier agent decided for a service.
@@ -164,6 +170,71 @@ impl Datapath {
             epoch: Epoch(decision.epoch),
             floor: Epoch(floor),
         }
+    }
+
+    /// The addresses that the maps hold of each member of a service: what an earlier agent left.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn addresses(&self, service: ServiceId) -> Result<Vec<Vec<Offer>>> {
+        self.ids.members_of(service).map(|member| self.slots.held(member)).collect()
+    }
+
+    /// Finds out how addresses are reached that were not known before.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn learn(&mut self, addresses: &[SocketAddr]) -> Result<()> {
+        for address in addresses {
+            if self.routes.to(*address).is_none()
+                && let Some(way) = self.claim.network.route_to(address.ip()).await?
+            {
+                self.routes.ways.push((*address, way));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes these the addresses of a member, and sends new flows to those that are offered.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn offer(&self, service: ServiceId, member: MemberId, addresses: &[Offer]) -> Result<()> {
+        let member = self.ids.member(service, member);
+        let flows = || {
+            let mut flows = [0; MAX_ADDRESSES];
+            lock(&self.maps).flows.for_each(|_, flow| {
+                if flow.member == member {
+                    flows[flow.slot as usize % MAX_ADDRESSES] += 1;
+                }
+            })?;
+            Ok(flows)
+        };
+        if self.slots.offer(
+            member,
+            addresses,
+            |address| self.routes.way(address).unwrap_or_default(),
+            flows,
+        )? {
+            self.sweeper.sweep();
+        }
+        Ok(())
+    }
+
+    /// Resets the flows of an address that is not offered any more; with `removed`, its slot is free then.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn reset_address(
+        &self,
+        service: ServiceId,
+        member: MemberId,
+        address: SocketAddr,
+        removed: bool,
+    ) -> Result<()> {
+        self.slots.reset(self.ids.member(service, member), address, removed)?;
+        self.sweeper.sweep();
+        Ok(())
     }
 
     /// Sends new flows of a service to `active` from this instant.
@@ -252,7 +323,7 @@ impl Counts {
 /// Takes services and members out that the configuration does not have any more. Their flows become stale.
 fn retire(maps: &mut Maps, retired: &Retired) -> Result<()> {
     retired.services.iter().for_each(|service| maps.steering.hold(*service));
-    retired.members.iter().try_for_each(|member| maps.empty_slots(*member))
+    retired.members.iter().try_for_each(|member| maps.slots.empty(*member))
 }
 
 /// Holds every service whose active member is not its own any more: the id may be given to a member of another
@@ -296,6 +367,11 @@ impl Routes {
         self.ways.iter().find(|(known, _)| *known == address).map(|(_, way)| way)
     }
 
+    /// What flows to an address need to know.
+    fn way(&self, address: SocketAddr) -> Option<Way> {
+        self.to(address).map(|way| Way { sources: way.source.into_iter().collect(), local: way.local })
+    }
+
     /// The smallest MTU on the way to any member.
     fn mtu(&self) -> u32 {
         self.ways.iter().map(|(_, way)| way.mtu).min().unwrap_or(1500)
@@ -305,33 +381,6 @@ impl Routes {
     fn source(&self, v6: bool) -> Option<IpAddr> {
         self.ways.iter().find(|(address, _)| address.is_ipv6() == v6).and_then(|(_, way)| way.source)
     }
-}
-
-fn fill_slots(
-    maps: &mut Maps,
-    ids: &Ids,
-    config: &Config,
-    resolved: &Resolved,
-    routes: &Routes,
-) -> Result<()> {
-    for (at, service) in config.services.iter().enumerate() {
-        for number in 0..service.members.len() {
-            let (service, member) = (ServiceId(at), MemberId(number));
-            let mut filled = resolved.addresses(service, member).iter().map(|address| {
-                let way = routes.to(address);
-                Filled {
-                    address,
-                    sources: way.and_then(|way| way.source).into_iter().collect(),
-                    offered: true,
-                    local: way.is_some_and(|way| way.local),
-                }
-            });
-            for slot in 0..SLOTS {
-                maps.set_slot(ids.member(service, member), slot, filled.next().as_ref())?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The devices that replies come in by.

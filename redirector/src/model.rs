@@ -233,7 +233,19 @@ pub struct Member {
     pub login: Login,
 }
 
-/// `host:port` as written. A host name resolves to addresses at start.
+/// Addresses that one member can have, of both IP versions together.
+pub const MAX_ADDRESSES: usize = 16;
+
+/// An address of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether new flows may go there.
+    pub offered: bool,
+}
+
+/// `host:port` as written. A host name resolves to addresses, at start and whenever an answer is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// A name or an address, without brackets.

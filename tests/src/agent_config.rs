@@ -44,7 +44,8 @@ impl Timing {
 pub struct AgentConfig {
     dir: PathBuf,
     pin_dir: PathBuf,
-    members: Vec<(String, SocketAddr, SocketAddr)>,
+    /// Name, endpoint for `orders`, endpoint for `orders6`.
+    members: Vec<(String, String, String)>,
     device: String,
     timing: Option<Timing>,
     password_file: Option<PathBuf>,
@@ -62,7 +63,7 @@ impl AgentConfig {
             pin_dir: pin_dir.to_owned(),
             members: members
                 .iter()
-                .map(|member| (member.name().to_owned(), member.v4(), member.v6()))
+                .map(|member| (member.name().to_owned(), member.v4().to_string(), member.v6().to_string()))
                 .collect(),
             device: "redirector0".to_owned(),
             timing: Some(Timing::QUICK),
@@ -85,6 +86,15 @@ impl AgentConfig {
     #[must_use]
     pub fn one_service(mut self) -> Self {
         self.one_service = true;
+        self
+    }
+
+    /// These members instead, each at one endpoint for both services.
+    #[must_use]
+    pub fn endpoints(mut self, members: &[(&str, &str)]) -> Self {
+        let member =
+            |(name, endpoint): &(&str, &str)| ((*name).into(), (*endpoint).into(), (*endpoint).into());
+        self.members = members.iter().map(member).collect();
         self
     }
 

@@ -11,13 +11,16 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    Agent, AgentConfig, Host, Member, Offloads,
+    Agent, AgentConfig, Host, Member, NameServer, Offloads,
     network::{self, End},
     scratch::Scratch,
 };
 
 /// Device of `app` and of every member towards the router.
 const UPLINK: &str = "eth0";
+
+/// The router, as `app` sees it.
+const GATEWAY_OF_APP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 
 /// What a lab is made of.
 #[derive(Clone, Debug)]
@@ -70,7 +73,7 @@ impl Builder {
         }
 
         let lab = Lab { offloads: self.offloads, members: Vec::new(), app, router, password_file, scratch };
-        let (gateway4, gateway6) = (Ipv4Addr::new(10, 1, 0, 1), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1));
+        let (gateway4, gateway6) = (GATEWAY_OF_APP, Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1));
         let (app4, app6) = (Ipv4Addr::new(10, 1, 0, 2), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2));
         lab.connect_to_router(&lab.app, (gateway4, gateway6), (app4, app6))?;
         let members =
@@ -174,6 +177,14 @@ impl Lab {
     /// When there is no binary.
     pub fn agent_to_start(&self, config: &AgentConfig) -> Result<Agent> {
         Agent::new(&self.app, &self.scratch, config)
+    }
+
+    /// A name server on the router, which the commands of `app` ask from now on.
+    ///
+    /// # Errors
+    /// When there is one already, or it does not start.
+    pub fn name_server(&self) -> Result<NameServer> {
+        NameServer::start_new(&self.router, GATEWAY_OF_APP.into(), &self.app, &self.scratch.dir)
     }
 
     /// From now on packets from and to the member vanish in silence at the router.

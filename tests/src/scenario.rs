@@ -30,6 +30,8 @@ fn try_everything() -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "the lab needs root");
     let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
     found.context("redis-server does not run; install it with `cargo xtask setup`")?;
+    let found = Command::new("dnsmasq").arg("--version").stdout(Stdio::null()).status();
+    found.context("dnsmasq does not run; install it with `cargo xtask setup`")?;
     let (one, other) = (Host::new("one")?, Host::new("other")?);
     let end = |host| End { host, device: "veth0", addresses: &[] };
     network::cable(end(&one), End { device: "veth1", ..end(&other) })

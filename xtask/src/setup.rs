@@ -16,6 +16,8 @@ use crate::{
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The servers that demo and tests run, and `redis-benchmark`.
 const REDIS: [&str; 2] = ["redis-server", "redis-tools"];
+/// The name server that tests run, without the service of the package `dnsmasq`.
+const NAME_SERVER: &str = "dnsmasq-base";
 /// How long rustup may try to reach its server; 3 MB are to come.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(30);
 const OTHER_COMPILER: &str =
@@ -26,6 +28,7 @@ struct Machine {
     compiler: Result<Compiler, Vec<(Origin, Unusable)>>,
     linker: Option<(PathBuf, Option<String>)>,
     redis: bool,
+    name_server: bool,
 }
 
 /// Something that has to be installed.
@@ -34,6 +37,7 @@ enum Lack {
     Compiler,
     Linker,
     Redis,
+    NameServer,
 }
 
 impl Machine {
@@ -44,6 +48,7 @@ impl Machine {
             redis: ["redis-server", "redis-cli", "redis-benchmark"]
                 .iter()
                 .all(|program| toolchain::find_in_path(program).is_some()),
+            name_server: toolchain::find_in_path("dnsmasq").is_some(),
         }
     }
 
@@ -57,6 +62,9 @@ impl Machine {
         }
         if !self.redis {
             lacks.push(Lack::Redis);
+        }
+        if !self.name_server {
+            lacks.push(Lack::NameServer);
         }
         lacks
     }
@@ -77,7 +85,8 @@ impl Machine {
             }
             None => write!(line, "; no bpf-linker"),
         };
-        line + if self.redis { "; redis" } else { "; no redis" }
+        line += if self.redis { "; redis" } else { "; no redis" };
+        line + if self.name_server { "; dnsmasq" } else { "; no dnsmasq" }
     }
 }
 
@@ -112,6 +121,9 @@ fn install_lacks() -> Result<Machine> {
     }
     if lacks.contains(&Lack::Redis) {
         packages.extend(REDIS);
+    }
+    if lacks.contains(&Lack::NameServer) {
+        packages.push(NAME_SERVER);
     }
     if !packages.is_empty() {
         install_packages(&packages)?;
@@ -251,13 +263,14 @@ mod tests {
             }),
             linker: Some(("bpf-linker".into(), Some(BPF_LINKER.into()))),
             redis: true,
+            name_server: true,
         }
     }
 
     #[test]
     fn a_complete_machine_lacks_nothing() {
         assert_eq!(complete().lacks(), []);
-        assert_eq!(complete().summary(), "rustc 1.97.0-nightly (nightly); bpf-linker 0.10.3; redis");
+        assert_eq!(complete().summary(), "rustc 1.97.0-nightly (nightly); bpf-linker 0.10.3; redis; dnsmasq");
     }
 
     #[test]
@@ -270,12 +283,13 @@ mod tests {
             ]),
             linker: None,
             redis: false,
+            name_server: false,
         };
-        assert_eq!(machine.lacks(), [Lack::Compiler, Lack::Linker, Lack::Redis]);
+        assert_eq!(machine.lacks(), [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::NameServer]);
         assert_eq!(
             machine.summary(),
             "no compiler (nightly has no source of core (/sysroot/core is missing), debian not installed); \
-             no bpf-linker; no redis"
+             no bpf-linker; no redis; no dnsmasq"
         );
     }
 

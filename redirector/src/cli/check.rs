@@ -1,6 +1,6 @@
 //! `redirector check`: what a configuration means on this host, before it is run. Touches nothing.
 
-use std::{io::Write, net::SocketAddr, path::Path, time::Duration};
+use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -48,7 +48,7 @@ struct Finding {
 /// Validates, runs every check once, prints what was found.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     run::log_to_standard_error("warn");
-    let (config, resolved) = match run::read(&args.config).await {
+    let (config, resolved) = match run::read(&args.config, &Arc::default()).await {
         Ok(read) => read,
         Err(exit) => return exit,
     };

@@ -93,6 +93,24 @@ pub struct MemberStatus {
     pub eligible_reason: Option<String>,
     /// Flows that it carries.
     pub flows: u64,
+    /// What is known of each of [`Self::addresses`], in the same order.
+    #[serde(default)]
+    pub address_states: Vec<AddressStatus>,
+}
+
+/// One address of a member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AddressStatus {
+    /// `address:port`, IPv6 in brackets.
+    pub address: String,
+    /// What the checks say.
+    pub state: MemberState,
+    /// Why, in words: `ping ok in 0.3 ms`.
+    pub reason: String,
+    /// When the newest probe ended (RFC 3339, UTC).
+    pub checked_at: Option<String>,
+    /// Whether new flows may go there.
+    pub offered: bool,
 }
 
 #[cfg(test)]
@@ -121,6 +139,7 @@ mod tests {
         );
         let member = written["services"][0]["members"][0].as_object_mut().unwrap();
         assert_eq!(member.remove("checked_at"), Some(Value::Null));
+        assert_eq!(member.remove("address_states"), Some(Value::Array(Vec::new())));
         assert_eq!(written, serde_json::from_str::<Value>(SAMPLE).unwrap());
     }
 

@@ -138,10 +138,10 @@ fn sweep(
 }
 
 /// Ends every flow of every service, for good.
-pub(super) fn reset_all(mut maps: Maps) -> Result<()> {
+pub(super) fn reset_all(maps: Maps) -> Result<()> {
     let ids = |count| (0..count).filter_map(|id: u32| u16::try_from(id).ok());
     ids(MAX_SERVICES).for_each(|service| maps.steering.hold(service));
-    ids(MAX_MEMBERS).try_for_each(|member| maps.empty_slots(member))?;
+    ids(MAX_MEMBERS).try_for_each(|member| maps.slots.empty(member))?;
     pass(&Mutex::new(maps), &Destroyer::open()?)?;
     Ok(())
 }
