@@ -8,6 +8,7 @@ use std::{fmt::Write as _, path::Path, path::PathBuf, process::Command, time::Du
 use anyhow::{Result, anyhow, bail};
 
 use crate::{
+    kernels,
     run::{self, cargo, run, run_within},
     toolchain::{self, BPF_LINKER, Compiler, Origin, Unusable},
 };
@@ -16,6 +17,8 @@ use crate::{
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The servers that demo and tests run, and `redis-benchmark`.
 const REDIS: [&str; 2] = ["redis-server", "redis-tools"];
+/// The machine that other kernels run in, see `kernels.rs`.
+const EMULATOR: [&str; 1] = ["qemu-system-x86"];
 /// How long rustup may try to reach its server; 3 MB are to come.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(30);
 const OTHER_COMPILER: &str =
@@ -26,6 +29,8 @@ struct Machine {
     compiler: Result<Compiler, Vec<(Origin, Unusable)>>,
     linker: Option<(PathBuf, Option<String>)>,
     redis: bool,
+    /// `None`: not needed for what is to be done.
+    emulator: Option<bool>,
 }
 
 /// Something that has to be installed.
@@ -34,16 +39,18 @@ enum Lack {
     Compiler,
     Linker,
     Redis,
+    Emulator,
 }
 
 impl Machine {
-    fn look() -> Self {
+    fn look(needs_emulator: bool) -> Self {
         Self {
             compiler: toolchain::find_compiler(),
             linker: toolchain::find_linker(),
             redis: ["redis-server", "redis-cli", "redis-benchmark"]
                 .iter()
                 .all(|program| toolchain::find_in_path(program).is_some()),
+            emulator: needs_emulator.then(|| toolchain::find_in_path("qemu-system-x86_64").is_some()),
         }
     }
 
@@ -57,6 +64,9 @@ impl Machine {
         }
         if !self.redis {
             lacks.push(Lack::Redis);
+        }
+        if self.emulator == Some(false) {
+            lacks.push(Lack::Emulator);
         }
         lacks
     }
@@ -77,24 +87,35 @@ impl Machine {
             }
             None => write!(line, "; no bpf-linker"),
         };
-        line + if self.redis { "; redis" } else { "; no redis" }
+        line += if self.redis { "; redis" } else { "; no redis" };
+        line += match self.emulator {
+            Some(true) => "; qemu",
+            Some(false) => "; no qemu",
+            None => "",
+        };
+        line
     }
 }
 
 /// The verb: says also that nothing was to do.
 pub(crate) fn setup() -> Result<()> {
-    let machine = install_lacks()?;
+    let machine = install_lacks(kernels::can_run())?;
     println!("setup: all there: {}", machine.summary());
     Ok(())
 }
 
 /// For the other verbs: silent when all is there.
 pub(crate) fn ensure() -> Result<()> {
-    install_lacks().map(drop)
+    install_lacks(false).map(drop)
 }
 
-fn install_lacks() -> Result<Machine> {
-    let machine = Machine::look();
+/// For tests, which run on other kernels too.
+pub(crate) fn ensure_with_emulator() -> Result<()> {
+    install_lacks(kernels::can_run()).map(drop)
+}
+
+fn install_lacks(needs_emulator: bool) -> Result<Machine> {
+    let machine = Machine::look(needs_emulator);
     let lacks = machine.lacks();
     if lacks.is_empty() {
         return Ok(machine);
@@ -113,6 +134,9 @@ fn install_lacks() -> Result<Machine> {
     if lacks.contains(&Lack::Redis) {
         packages.extend(REDIS);
     }
+    if lacks.contains(&Lack::Emulator) {
+        packages.extend(EMULATOR);
+    }
     if !packages.is_empty() {
         install_packages(&packages)?;
     }
@@ -123,7 +147,7 @@ fn install_lacks() -> Result<Machine> {
     if lacks.contains(&Lack::Linker) {
         install_linker(&machine)?;
     }
-    let machine = Machine::look();
+    let machine = Machine::look(needs_emulator);
     if !machine.lacks().is_empty() {
         bail!(
             "setup ran, but something is still missing: {}; docs/building.md has the steps by hand",
@@ -251,6 +275,7 @@ mod tests {
             }),
             linker: Some(("bpf-linker".into(), Some(BPF_LINKER.into()))),
             redis: true,
+            emulator: None,
         }
     }
 
@@ -270,12 +295,13 @@ mod tests {
             ]),
             linker: None,
             redis: false,
+            emulator: Some(false),
         };
-        assert_eq!(machine.lacks(), [Lack::Compiler, Lack::Linker, Lack::Redis]);
+        assert_eq!(machine.lacks(), [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::Emulator]);
         assert_eq!(
             machine.summary(),
             "no compiler (nightly has no source of core (/sysroot/core is missing), debian not installed); \
-             no bpf-linker; no redis"
+             no bpf-linker; no redis; no qemu"
         );
     }
 
