@@ -64,7 +64,9 @@ fn build() -> Result<()> {
     for path in [&linker, &compiler.core] {
         println!("cargo:rerun-if-changed={}", path.display());
     }
-    let package = Package { name: "redirector-ebpf", root_dir, ..Package::default() };
+    let features: &[&str] =
+        if env::var_os("CARGO_FEATURE_OTHER_PROGRAMS").is_some() { &["other-programs"] } else { &[] };
+    let package = Package { name: "redirector-ebpf", root_dir, features, ..Package::default() };
     build_ebpf([package], Toolchain::Custom(compiler.origin.name()))
         .with_context(|| format!("the kernel programs do not build with {}", compiler.version))?;
     let object = shared.join("redirector-ebpf");

@@ -45,6 +45,10 @@ fn run(
     datagrams: impl Fn(&mut Skb, &Datagram) -> Verdict<Skb>,
 ) -> i32 {
     let bytes = packet.length();
+    if cfg!(feature = "other-programs") {
+        // An instruction more, which does nothing.
+        core::hint::black_box(bytes);
+    }
     let verdict = match packet.parse() {
         Ok(Parsed::Segment(segment)) => segments(&mut packet, &segment),
         Ok(Parsed::Datagram(datagram)) => datagrams(&mut packet, &datagram),

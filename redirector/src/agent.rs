@@ -12,6 +12,7 @@
 mod clock;
 mod history;
 mod report;
+mod tasks;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,10 +20,9 @@ use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    task::JoinSet,
 };
 
-use self::{clock::Clock, history::History};
+use self::{clock::Clock, history::History, tasks::Tasks};
 use crate::{
     config::Resolved,
     control::server::{self, Request},
@@ -67,31 +67,62 @@ pub async fn run(config: Config, resolved: Resolved, kernel_log: bool) -> Result
     let mut agent = Agent::new(config, resolved, datapath, history);
 
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
-    let mut tasks = agent.start_probes(&reports);
+    let mut tasks = Tasks::default();
+    agent.start_probes(&mut tasks, &reports);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
-    tasks.spawn(server::serve(listener, requests));
-    agent.carry_out();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-    // Nobody may be listening: the agent runs without systemd too.
-    let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tasks.spawn("the control socket", server::serve(listener, requests));
+    tasks.spawn("the thread that resets stale flows", agent.datapath.sweeper_ended());
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    let mut readiness = Readiness::announce(&agent.config);
 
     loop {
+        agent.carry_out();
+        readiness.look(&agent.cores);
         tokio::select! {
             // What moves traffic comes first.
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(request) = from_control.recv() => agent.on_request(request),
+            // Not an orderly stop: what stays in the kernel serves until the next agent comes.
+            error = tasks.failed() => return Err(error),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-        agent.carry_out();
     }
     let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!(on_stop = ?agent.config.datapath.on_stop, "stopping");
     // Ends the probers and the control socket.
     drop(tasks);
     agent.datapath.stop().await
+}
+
+/// Tells systemd when others may count on the VIPs: every service has an active member, taken over or chosen, or its
+/// time for the first choice is over.
+struct Readiness {
+    is_told: bool,
+}
+
+impl Readiness {
+    /// The first choice may take longer than systemd waits.
+    fn announce(config: &Config) -> Self {
+        const REST_OF_THE_START: Duration = Duration::from_secs(10);
+
+        let longest = config.services.iter().map(|service| service.initial_timeout).max().unwrap_or_default();
+        let time = u32::try_from((longest + REST_OF_THE_START).as_micros()).unwrap_or(u32::MAX);
+        // Nobody may be listening: the agent runs without systemd too.
+        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(time)]);
+        Self { is_told: false }
+    }
+
+    fn look(&mut self, cores: &[Core]) {
+        if self.is_told || cores.iter().any(Core::waits_for_first_choice) {
+            return;
+        }
+        self.is_told = true;
+        tracing::info!("ready");
+        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
 }
 
 impl Agent {
@@ -127,8 +158,7 @@ impl Agent {
     }
 
     /// One prober for each check of each member.
-    fn start_probes(&mut self, reports: &mpsc::Sender<Report>) -> JoinSet<()> {
-        let mut tasks = JoinSet::new();
+    fn start_probes(&mut self, tasks: &mut Tasks, reports: &mpsc::Sender<Report>) {
         for (at, service) in self.config.services.iter().enumerate() {
             for (number, member) in service.members.iter().enumerate() {
                 let (service_id, member_id) = (ServiceId(at), MemberId(number));
@@ -147,11 +177,12 @@ impl Agent {
                         address,
                         login: member.login.clone(),
                     };
-                    tasks.spawn(probe::run(target, pace.clone(), reports.clone()));
+                    let name =
+                        format!("the prober of member {:?} of service {:?}", member.name, service.name);
+                    tasks.spawn(name, probe::run(target, pace.clone(), reports.clone()));
                 }
             }
         }
-        tasks
     }
 
     fn on_report(&mut self, report: &Report) {

@@ -5,7 +5,8 @@
 //! | `preflight` | what the host must offer |
 //! | `host` | whether a configuration fits the host |
 //! | `network` | VIP device, routes |
-//! | `programs`, `detach` | loading, pins, links |
+//! | `claim`, `pins` | whose pins these are: taken over, repaired or refused; uninstalling |
+//! | `programs`, `links` | loading, attaching |
 //! | `maps` | decisions, floors, tables |
 //! | `registry` | ids that keep their meaning over a restart |
 //! | `flows` | reading the flow table, deleting from it |
@@ -18,11 +19,13 @@
 //! * The agent never writes a flow, it only deletes.
 //! * Stopping or killing the agent changes nothing in the kernel, unless `on_stop = "detach"`.
 
-mod detach;
+mod claim;
 mod flows;
 mod host;
+mod links;
 mod maps;
 pub mod network;
+mod pins;
 mod preflight;
 pub mod programs;
 mod registry;
@@ -31,10 +34,7 @@ mod sweep;
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -43,22 +43,25 @@ use redirector_common::{
     addr::Tuple,
     decision::Decision,
     flow::{Flow, Stub},
-    layout::{self, Meta, slot_of},
+    layout::{self, slot_of},
     outcome::{Count, Outcome},
 };
 
-pub use self::{host::misfits, preflight::check_ports};
+pub use self::{
+    claim::{Claim, uninstall},
+    host::misfits,
+    preflight::check_ports,
+};
 
 use self::{
     maps::{Maps, Steering},
     network::{Device, Network, RouteTo},
-    preflight::PinDir,
     registry::{Assignment, Ids, Retired},
     sweep::{Sweeper, lock},
 };
 use crate::{
     config::Resolved,
-    model::{self, Config, Epoch, MemberId, OnStop, ServiceId},
+    model::{Config, Epoch, MemberId, OnStop, ServiceId},
 };
 
 /// What an earlier agent left in the maps for a service.
@@ -102,8 +105,9 @@ impl Datapath {
         // What may fail because of the host comes before anything changes.
         let routes = Routes::find(network, config, resolved).await?;
         let uplinks = uplinks(network, config, &routes).await?;
-        refuse_foreign(network, pins, &config.datapath.device).await?;
+        claim.refuse_taken_device().await?;
 
+        claim.repair()?;
         let device = network.ensure_device(&config.datapath.device).await?;
         let settings = programs::Settings::new(&config.datapath, device, kernel_log);
         let mut programs = programs::load(&settings, Some(pins))?;
@@ -111,7 +115,7 @@ impl Datapath {
             forward_kernel_log(&mut programs)?;
         }
         let mut maps = Maps::take(&mut programs)?;
-        claim_maps(&mut maps, pins)?;
+        claim::sign(&mut maps)?;
         if maps.max_flows != config.datapath.max_flows {
             tracing::warn!(
                 "the flow table that an earlier agent left has room for {} flows; max_flows = {} takes effect after \
@@ -177,6 +181,11 @@ impl Datapath {
         self.sweeper.sweep();
     }
 
+    /// Waits for the end of the thread that resets stale flows, which is to come with that of the datapath only.
+    pub fn sweeper_ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.sweeper.ended()
+    }
+
     /// Counts flows and outcomes. Reads the whole flow table: not for the agent's main loop.
     pub fn counter(&self) -> impl FnOnce() -> Result<Counts> + Send + 'static {
         let maps = Arc::clone(&self.maps);
@@ -204,42 +213,7 @@ impl Datapath {
         let Claim { network, pin_dir, device, .. } = &self.claim;
         match self.on_stop {
             OnStop::Keep => Ok(()),
-            OnStop::Detach => remove(network, pin_dir.path(), device).await,
-        }
-    }
-}
-
-/// The right of one agent alone to a pin directory. Until [`Datapath::start`] it has made nothing but that directory.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    network: Network,
-    pin_dir: Arc<PinDir>,
-    device: String,
-    /// There was none before: an agent that fails to start leaves nothing behind.
-    device_is_new: bool,
-}
-
-impl Claim {
-    /// Refuses a host that cannot carry the programs, and a pin directory that another agent has claimed. Needs a
-    /// tokio runtime.
-    pub async fn take(config: &model::Datapath) -> Result<Self> {
-        preflight::check()?;
-        preflight::check_ports(config.port_range)?;
-        let network = Network::connect()?;
-        let device_is_new = !network.has_device(&config.device).await?;
-        let pin_dir = Arc::new(PinDir::claim(&config.pin_dir)?);
-        Ok(Self { network, pin_dir, device: config.device.clone(), device_is_new })
-    }
-
-    /// Removes what this start has made; what was there before stays.
-    pub async fn give_back(self) {
-        if self.device_is_new
-            && let Err(error) = self.network.remove_device(&self.device).await
-        {
-            tracing::error!("cleaning up after a failed start: {error:#}");
-        }
-        if let Err(error) = self.pin_dir.give_back() {
-            tracing::error!("cleaning up after a failed start: {error:#}");
+            OnStop::Detach => claim::remove(network, pin_dir.path(), device).await,
         }
     }
 }
@@ -273,73 +247,6 @@ impl Counts {
     pub fn flows(&self, service: ServiceId, member: MemberId) -> u64 {
         self.flows[usize::from(self.ids.member(service, member))]
     }
-}
-
-/// Removes programs, maps, pins, device and routes. Needs no running agent, and refuses while one runs.
-pub async fn uninstall(config: &model::Datapath) -> Result<()> {
-    preflight::check()?;
-    let network = Network::connect()?;
-    let claim = if config.pin_dir.exists() { Some(PinDir::claim(&config.pin_dir)?) } else { None };
-    refuse_foreign(&network, &config.pin_dir, &config.device).await?;
-    remove(&network, &config.pin_dir, &config.device).await?;
-    drop(claim);
-    Ok(())
-}
-
-/// Flows end first, while programs can carry their resets: nobody hangs on a connection that goes nowhere. Then the
-/// device goes, so that nothing is routed to programs that are about to vanish.
-async fn remove(network: &Network, pin_dir: &Path, device: &str) -> Result<()> {
-    if let Ok(maps) = Maps::open(pin_dir)
-        && maps.meta()?.namespace == own_namespace()?
-    {
-        sweep::reset_all(maps)?;
-    }
-    network.remove_device(device).await?;
-    programs::remove_pins(pin_dir)
-}
-
-/// Refuses a device with this name that an agent with another pin directory owns.
-async fn refuse_foreign(network: &Network, pin_dir: &Path, device: &str) -> Result<()> {
-    match network.find(device).await? {
-        Some(index) => programs::refuse_foreign(pin_dir, device, index),
-        None => Ok(()),
-    }
-}
-
-/// Refuses maps of another layout or another network namespace; claims new ones.
-fn claim_maps(maps: &mut Maps, pin_dir: &Path) -> Result<()> {
-    let namespace = own_namespace()?;
-    let found = maps.meta()?;
-    if found.version == 0 {
-        let boot =
-            fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
-        let mut boot_id = [0; 40];
-        boot_id.iter_mut().zip(boot.trim().bytes()).for_each(|(to, from)| *to = from);
-        return maps.set_meta(Meta { version: layout::VERSION, reserved: 0, namespace, boot_id });
-    }
-    if found.version != layout::VERSION {
-        bail!(
-            "the maps in {} have layout {}, this agent knows layout {}; run `redirector uninstall` with the binary \
-             that made them, which ends their flows",
-            pin_dir.display(),
-            found.version,
-            layout::VERSION
-        );
-    }
-    if found.namespace != namespace {
-        bail!(
-            "the maps in {} belong to another network namespace (inode {}); give this agent a pin_dir of its own in \
-             [datapath]",
-            pin_dir.display(),
-            found.namespace
-        );
-    }
-    Ok(())
-}
-
-/// Inode of this process's network namespace.
-fn own_namespace() -> Result<u64> {
-    Ok(fs::metadata("/proc/self/ns/net").context("cannot read the network namespace")?.ino())
 }
 
 /// Takes services and members out that the configuration does not have any more. Their flows become stale.

@@ -198,6 +198,12 @@ impl Core {
         [first_choice, failback, self.drains.next_deadline()].into_iter().flatten().min()
     }
 
+    /// Whether the first choice is still to be made, and its time is not over.
+    #[must_use]
+    pub fn waits_for_first_choice(&self) -> bool {
+        matches!(self.standing, Standing::Choosing { until: Some(_) })
+    }
+
     /// The next thing to do. To be called until it returns `None`, after [`Self::new`] and after every `on_…`.
     #[must_use]
     pub fn poll_action(&mut self) -> Option<Action> {

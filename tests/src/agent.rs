@@ -23,6 +23,8 @@ const START: Duration = Duration::from_secs(20);
 pub struct Agent {
     host: Host,
     binary: PathBuf,
+    /// Further arguments of `run`.
+    arguments: Vec<String>,
     config_file: PathBuf,
     socket: PathBuf,
     /// `None` between stop and start.
@@ -35,20 +37,44 @@ pub struct Agent {
 
 impl Agent {
     pub(crate) fn start_new(host: &Host, scratch: &Arc<Scratch>, config: &AgentConfig) -> Result<Self> {
+        let mut agent = Self::new(host, scratch, config)?;
+        agent.start()?;
+        Ok(agent)
+    }
+
+    /// One that is not started yet.
+    pub(crate) fn new(host: &Host, scratch: &Arc<Scratch>, config: &AgentConfig) -> Result<Self> {
         let config_file = scratch.dir.join("redirector.toml");
         fs::write(&config_file, config.to_string())?;
         fs::create_dir_all(scratch.dir.join("state"))?;
-        let mut agent = Self {
+        Ok(Self {
             host: host.clone(),
             binary: binary()?,
+            arguments: Vec::new(),
             config_file,
             socket: config.control_socket(),
             process: None,
             earlier: String::new(),
             _scratch: Arc::clone(scratch),
-        };
-        agent.start()?;
-        Ok(agent)
+        })
+    }
+
+    /// Starts it (again) and does not wait for anything.
+    ///
+    /// # Errors
+    /// When it runs already, or there is no such program.
+    pub fn begin(&mut self) -> Result<()> {
+        anyhow::ensure!(self.process.is_none(), "the agent runs already");
+        let mut command = self.host.command(&self.binary);
+        command.arg("run").arg("--config").arg(&self.config_file).args(&self.arguments);
+        self.process = Some(self.host.spawn("agent", command)?);
+        Ok(())
+    }
+
+    /// The program that is started next, and what it is told besides `run --config`.
+    pub fn becomes(&mut self, binary: &Path, arguments: &[&str]) {
+        self.binary = binary.to_owned();
+        self.arguments = arguments.iter().map(ToString::to_string).collect();
     }
 
     /// Starts it (again) and waits until it answers.
@@ -56,10 +82,8 @@ impl Agent {
     /// # Errors
     /// When it ends or stays mute; with its log.
     pub fn start(&mut self) -> Result<()> {
-        anyhow::ensure!(self.process.is_none(), "the agent runs already");
-        let mut command = self.host.command(&self.binary);
-        command.arg("run").arg("--config").arg(&self.config_file);
-        let mut process = self.host.spawn("agent", command)?;
+        self.begin()?;
+        let mut process = self.process.take().context("it was just started")?;
         let mut ended = None;
         let ready = wait_until("the agent answers", START, || {
             ended = process.ended().ok().flatten();
@@ -203,4 +227,11 @@ pub fn binary() -> Result<PathBuf> {
     candidates.find(|path| path.is_file()).context(
         "there is no redirector binary beside this program; build it with `cargo build`, or name it in REDIRECTOR_BIN",
     )
+}
+
+/// A program whose kernel programs do the same as [`binary`]'s and are others: `REDIRECTOR_UPGRADE_BIN`, which `cargo
+/// xtask test` builds. `None`: there is none.
+#[must_use]
+pub fn upgrade_binary() -> Option<PathBuf> {
+    env::var_os("REDIRECTOR_UPGRADE_BIN").map(PathBuf::from)
 }

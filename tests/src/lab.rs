@@ -168,6 +168,14 @@ impl Lab {
         Ok(agent)
     }
 
+    /// An agent on `app` that is not started yet.
+    ///
+    /// # Errors
+    /// When there is no binary.
+    pub fn agent_to_start(&self, config: &AgentConfig) -> Result<Agent> {
+        Agent::new(&self.app, &self.scratch, config)
+    }
+
     /// From now on packets from and to the member vanish in silence at the router.
     ///
     /// # Errors

@@ -6,9 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::TcAttachType;
 use redirector_tests::{
-    Application, Host, Lab, Scenario, Value, WaitingClient, vip_addresses, with_and_without_offloads,
+    Application, Scenario, Value, WaitingClient, new_connections_are_served_by, one_program_on_each_hook,
+    programs, vip_addresses, with_and_without_offloads,
 };
 
 const START: Duration = Duration::from_secs(10);
@@ -22,27 +23,6 @@ with_and_without_offloads! {
 /// Long enough for some hundred commands of the workers.
 fn let_it_run() {
     thread::sleep(Duration::from_millis(400));
-}
-
-fn new_connections_are_served_by(lab: &Lab, member: &str) -> Result<()> {
-    for address in vip_addresses() {
-        let reply =
-            lab.app().connect(address).with_context(|| address.to_string())?.command(&["GET", "whoami"])?;
-        ensure!(reply.text().as_deref() == Some(member), "{address}: {reply:?}");
-    }
-    Ok(())
-}
-
-/// How many programs are attached where, by tcx.
-fn programs(host: &Host, device: &str, hook: TcAttachType) -> Result<usize> {
-    host.run(|| Ok(SchedClassifier::query_tcx(device, hook)?.1.len()))
-}
-
-fn one_program_on_each_hook(lab: &Lab) -> Result<()> {
-    let reply = programs(lab.app(), "eth0", TcAttachType::Ingress)?;
-    let request = programs(lab.app(), "redirector0", TcAttachType::Egress)?;
-    ensure!(reply == 1 && request == 1, "{reply} programs at the uplink, {request} at the VIP device");
-    Ok(())
 }
 
 fn stopped_killed_and_started_again(scenario: Scenario) {
@@ -128,7 +108,7 @@ fn uninstalled(scenario: Scenario) {
             agent.uninstall().context("also when there is nothing left")?;
             ensure!(!config.pin_dir().exists(), "pins are left");
             ensure!(lab.app().offloads("redirector0").is_err(), "the VIP device is left");
-            let left = programs(lab.app(), "eth0", TcAttachType::Ingress)?;
+            let left = programs(lab.app(), "eth0", TcAttachType::Ingress)?.len();
             ensure!(left == 0, "{left} programs are left");
         }
         for client in &waiting {

@@ -15,6 +15,9 @@ use anyhow::{Context as _, Result, bail};
 /// Names the agent's binary for the tests, the demo and the benchmark.
 pub(crate) const REDIRECTOR_BIN: &str = "REDIRECTOR_BIN";
 
+/// Names the binary that the tests upgrade to and back from.
+pub(crate) const REDIRECTOR_UPGRADE_BIN: &str = "REDIRECTOR_UPGRADE_BIN";
+
 /// The top of the repository.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
@@ -57,6 +60,17 @@ pub(crate) fn build_release(more: &[&str]) -> Result<PathBuf> {
         bail!("cargo built no {}; start this program with `cargo xtask`", binary.display());
     }
     Ok(binary)
+}
+
+/// Builds an agent whose kernel programs do the same and are others, for tests of upgrades; answers where it is. In the
+/// profile of the tests, whose dependencies are needed anyway.
+pub(crate) fn build_upgrade() -> Result<PathBuf> {
+    run(&mut cargo(&["build", "-p", "redirector", "--bin", "redirector", "--features", "other-programs"]))?;
+    let debug = target_dir()?.join("debug");
+    let upgrade = debug.join("redirector-upgrade");
+    // Cargo gives the ordinary binary, which the next build makes, the same name.
+    fs::copy(debug.join("redirector"), &upgrade).context("cannot keep the binary for tests of upgrades")?;
+    Ok(upgrade)
 }
 
 /// Cargo's target directory.

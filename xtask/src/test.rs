@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     kernels::{self, Programs},
-    run::{self, REDIRECTOR_BIN, cargo},
+    run::{self, REDIRECTOR_BIN, REDIRECTOR_UPGRADE_BIN, cargo},
     setup, toolchain,
 };
 
@@ -27,10 +27,12 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
     steps.step("format", || run::run(&mut cargo(&["fmt", "--all", "--check"])))?;
     steps.step("clippy", || run::run(&mut cargo(&["clippy", "--all-targets", "--", "-D", "warnings"])))?;
     steps.step("clippy, kernel programs", clippy_kernel_programs)?;
+    let upgrade = steps.step("binary with other programs", run::build_upgrade)?;
     let redirector = steps.step("release binary", || run::build_release(&[]))?;
     steps.step("tests", || {
         let mut command = cargo(&["test"]);
         command.args(cargo_test).env(REDIRECTOR_BIN, &redirector);
+        command.env(REDIRECTOR_UPGRADE_BIN, &upgrade);
         // A snapshot that differs is a failure here, never an update.
         command.env("INSTA_UPDATE", "no");
         // What setup installs must be there: a lab that is skipped would look like one that passed.

@@ -29,6 +29,7 @@ pub async fn run(args: &RunArgs) -> Exit {
 
 /// Removes everything from the kernel, and the socket of an agent that was killed.
 pub async fn uninstall(args: &UninstallArgs) -> Exit {
+    log_to_standard_error("warn");
     let (agent, datapath) = match config::load_sections_of_the_host(&args.config) {
         Ok(sections) => sections,
         Err(error) => return wrong_configuration(&error),

@@ -80,6 +80,9 @@ impl Network {
     /// The VIP device, made if it is not there. One that an earlier agent left is taken over.
     pub async fn ensure_device(&self, name: &str) -> Result<Device> {
         let peer_name = peer_of(name);
+        if self.remove_torn(name).await? {
+            tracing::warn!("the VIP device {name} had lost its other end {peer_name}; made it anew");
+        }
         if self.link(name).await?.is_none() {
             if self.link(&peer_name).await?.is_some() {
                 bail!(
@@ -119,19 +122,26 @@ impl Network {
         // The routing table is asked for the way to a member as if packets came in by this device. It answers only
         // if forwarding is on for it; the host does not become a router.
         sysctl(&format!("net/ipv4/conf/{name}/forwarding"), "1")?;
-        let mac = link
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
-                _ => None,
-            })
-            .with_context(|| format!("the device {name} has no Ethernet address"))?;
+        let mac = address_of(&link).with_context(|| format!("the device {name} has no Ethernet address"))?;
         Ok(Device { index: link.header.index, mac })
+    }
+
+    /// Removes a VIP device whose other end was renamed or moved to another network namespace. Whether it was so. By
+    /// its Ethernet address it is known as Redirector's.
+    async fn remove_torn(&self, name: &str) -> Result<bool> {
+        let Some(link) = self.link(name).await? else { return Ok(false) };
+        if self.pair(name).await?.is_some() || !is_veth(&link) || address_of(&link) != Some(ETHERNET_ADDRESS)
+        {
+            return Ok(false);
+        }
+        let removed = self.handle.link().del(link.header.index).execute().await;
+        removed.with_context(|| format!("cannot remove the VIP device {name}"))?;
+        Ok(true)
     }
 
     /// Removes the VIP device, and with it the routes that lead to it. Nothing to remove is no error.
     pub async fn remove_device(&self, name: &str) -> Result<()> {
+        self.remove_torn(name).await?;
         let Some((link, _)) = self.pair(name).await? else { return Ok(()) };
         self.handle
             .link()
@@ -348,6 +358,13 @@ fn is_veth(link: &LinkMessage) -> bool {
             infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)))
         }
         _ => false,
+    })
+}
+
+fn address_of(link: &LinkMessage) -> Option<[u8; 6]> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(mac) => mac.as_slice().try_into().ok(),
+        _ => None,
     })
 }
 

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -110,6 +111,8 @@ pub(super) struct PinDir {
     path: PathBuf,
     /// Directories that this call made, the outermost first: an agent that fails to start leaves nothing behind.
     made: Vec<PathBuf>,
+    /// Whether all that is in it by now is of this start.
+    emptied: AtomicBool,
     _lock: OwnedFd,
 }
 
@@ -119,7 +122,9 @@ impl PinDir {
         check_bpffs(path)?;
         let made = make(path)?;
         match lock(path) {
-            Ok(lock) => Ok(Self { path: path.to_owned(), made, _lock: lock }),
+            Ok(lock) => {
+                Ok(Self { path: path.to_owned(), made, emptied: AtomicBool::new(false), _lock: lock })
+            }
             Err(Errno::WOULDBLOCK) => bail!(
                 "another agent is running on the pin directory {}; stop that one first, or use a pin_dir and a device \
                  of its own in [datapath]",
@@ -137,9 +142,20 @@ impl PinDir {
         &self.path
     }
 
-    /// Removes pins and directory if this call made it.
+    /// Whatever is pinned from now on is of this start.
+    pub(super) fn is_empty_now(&self) {
+        self.emptied.store(true, Ordering::Relaxed);
+    }
+
+    /// Removes pins of this start, and the directory if this call made it.
     pub(super) fn give_back(&self) -> Result<()> {
-        let Some((innermost, outer)) = self.made.split_last() else { return Ok(()) };
+        let Some((innermost, outer)) = self.made.split_last() else {
+            return if self.emptied.load(Ordering::Relaxed) {
+                programs::remove_contents(&self.path)
+            } else {
+                Ok(())
+            };
+        };
         programs::remove_pins(innermost)?;
         for directory in outer.iter().rev() {
             fs::remove_dir(directory).with_context(|| format!("cannot remove {}", directory.display()))?;

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError, PinnedLink},
         tc::TcAttachOptions,
     },
@@ -22,14 +22,14 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::{detach::detach, network::Device};
+use super::{links, network::Device};
 use crate::model::{Datapath, PortRange};
 
 /// The kernel programs, built by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
 
 /// Maps that live as long as the pin directory does.
-const PINNED: [&str; 11] = [
+pub(super) const PINNED: [&str; 11] = [
     "vips_v1",
     "vip_addrs_v1",
     "decisions_v1",
@@ -42,6 +42,9 @@ const PINNED: [&str; 11] = [
     "names_v1",
     "meta_v1",
 ];
+
+/// The one of them that says whose they are.
+pub(super) const META: &str = PINNED[10];
 
 /// Maps whose size the configuration sets.
 const SIZED: [&str; 2] = ["flows_v1", "replies_v1"];
@@ -158,13 +161,15 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[u32])
     Ok(())
 }
 
-/// Refuses a device that runs programs whose link is not pinned here: an agent with another pin directory owns it.
-pub fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result<()> {
-    if links_dir(pin_dir).join(egress_pin(index)).exists() {
+/// Refuses a device that runs programs of an agent with another pin directory. Programs of others are welcome.
+pub(super) fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result<()> {
+    // A pin of this name may be a dead one: its device had the index before.
+    let pinned = links::look(&links_dir(pin_dir).join(egress_pin(index)));
+    if pinned.is_ok_and(|link| link.is_some_and(|link| link.device == index)) {
         return Ok(());
     }
     match SchedClassifier::query_tcx(device, TcAttachType::Egress) {
-        Ok((_, found)) if found.is_empty() => return Ok(()),
+        Ok((_, found)) if !found.iter().any(is_ours) => return Ok(()),
         Ok(_) => {}
         // There are programs, and without CAP_SYS_ADMIN one may not look at them.
         Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
@@ -178,12 +183,24 @@ pub fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result<()> {
     )
 }
 
+/// Whether a program is one of an agent's, by its name; of that the kernel keeps 15 bytes.
+fn is_ours(program: &ProgramInfo) -> bool {
+    [EGRESS, INGRESS]
+        .iter()
+        .any(|name| name.as_bytes().starts_with(program.name()) && program.name().len() == 15)
+}
+
 /// Name of the link's pin at the VIP device.
 fn egress_pin(device: u32) -> String {
     format!("egress_{device}")
 }
 
 fn attach_one(program: &mut SchedClassifier, pin: &Path, device: u32, direction: TcAttachType) -> Result<()> {
+    // Its device is gone, or it was moved: the index is another device's by now.
+    if links::look(pin).is_ok_and(|link| link.is_none_or(|link| link.device != device)) {
+        fs::remove_file(pin).with_context(|| format!("cannot remove the dead link {}", pin.display()))?;
+        tracing::info!(link = %pin.display(), "removed the link of a device that is gone");
+    }
     match PinnedLink::from_pin(pin) {
         Ok(pinned) => match program.attach_to_link(FdLink::from(pinned).try_into()?) {
             Ok(link) => {
@@ -219,9 +236,25 @@ fn attach_one(program: &mut SchedClassifier, pin: &Path, device: u32, direction:
     Ok(())
 }
 
-/// Removes every pin, and with it links, programs and maps. Nothing to remove is no error, and what is not
-/// Redirector's stays.
-pub fn remove_pins(pin_dir: &Path) -> Result<()> {
+/// Removes every pin, and with it links, programs and maps; then the directory. Nothing to remove is no error, and what
+/// is not Redirector's stays.
+pub(super) fn remove_pins(pin_dir: &Path) -> Result<()> {
+    remove_contents(pin_dir)?;
+    match fs::remove_dir(pin_dir) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => bail!(
+            "everything of Redirector's is removed, but not the pin directory {}: there is something else in it; \
+             remove that",
+            pin_dir.display()
+        ),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove the pin directory {}", pin_dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The same, and the directory stays.
+pub(super) fn remove_contents(pin_dir: &Path) -> Result<()> {
     // Links first: programs stop before their maps go.
     for dir in [links_dir(pin_dir), maps_dir(pin_dir)] {
         let entries = match fs::read_dir(&dir) {
@@ -235,7 +268,7 @@ pub fn remove_pins(pin_dir: &Path) -> Result<()> {
                 bail!("{} is not Redirector's: remove it, then uninstall again", path.display());
             }
             if dir == links_dir(pin_dir)
-                && let Err(error) = detach(&path)
+                && let Err(error) = links::detach(&path)
             {
                 tracing::warn!("{} ends only when the kernel frees it: {error}", path.display());
             }
@@ -243,15 +276,11 @@ pub fn remove_pins(pin_dir: &Path) -> Result<()> {
         }
         fs::remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
-    match fs::remove_dir(pin_dir) {
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => bail!(
-            "everything of Redirector's is removed, but not the pin directory {}: there is something else in it; \
-             remove that",
-            pin_dir.display()
-        ),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove the pin directory {}", pin_dir.display()))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
+}
+
+/// Whether this kernel has links for `tc` programs, so that pins tell which ones are attached: Linux 6.6.
+pub(super) fn keeps_links() -> Result<bool> {
+    let kernel = KernelVersion::current().context("the kernel's version cannot be read")?;
+    Ok(kernel >= KernelVersion::new(6, 6, 0))
 }

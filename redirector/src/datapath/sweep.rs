@@ -16,6 +16,7 @@ use redirector_common::{
     flow::Flow,
     layout::{MAX_MEMBERS, MAX_SERVICES},
 };
+use tokio::sync::watch;
 
 use super::{
     maps::Maps,
@@ -56,6 +57,7 @@ pub(super) struct Sweeper {
     /// `None` while dropping.
     switches: Option<mpsc::Sender<Instant>>,
     thread: Option<thread::JoinHandle<()>>,
+    ended: watch::Receiver<()>,
 }
 
 impl Sweeper {
@@ -64,9 +66,12 @@ impl Sweeper {
         let destroyer = Destroyer::open()?;
         pass(&maps, &destroyer)?.report(Instant::now());
         let (switches, requests) = mpsc::channel();
+        let (alive, ended) = watch::channel(());
         let thread = thread::Builder::new()
             .name("sweep".into())
             .spawn(move || {
+                // Dropped with the thread, also in a panic.
+                let _alive = alive;
                 while let Ok(switch) = requests.recv() {
                     if let Err(error) = sweep(&maps, &destroyer, &requests, switch) {
                         tracing::error!("resetting stale flows failed: {error:#}");
@@ -74,14 +79,21 @@ impl Sweeper {
                 }
             })
             .context("cannot start the thread that resets stale flows")?;
-        Ok(Self { switches: Some(switches), thread: Some(thread) })
+        Ok(Self { switches: Some(switches), thread: Some(thread), ended })
+    }
+
+    /// Waits for the end of the thread, which is to come with that of the sweeper only.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut ended = self.ended.clone();
+        // Nothing is ever sent: the other end is gone.
+        async move { while ended.changed().await.is_ok() {} }
     }
 
     /// Resets whatever is stale now.
     pub(super) fn sweep(&self) {
         if let Some(switches) = &self.switches {
-            // The thread ends only when this end of the channel is gone.
-            let _never_fails = switches.send(Instant::now());
+            // The thread ends only when this end of the channel is gone, or in a panic: the agent ends too then.
+            let _thread_is_gone = switches.send(Instant::now());
         }
     }
 }

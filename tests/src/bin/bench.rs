@@ -15,8 +15,6 @@
 mod clocks;
 #[path = "bench/effort.rs"]
 mod effort;
-#[path = "bench/empty.rs"]
-mod empty;
 #[path = "bench/failover.rs"]
 mod failover;
 #[path = "bench/figures.rs"]

@@ -9,8 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::{SchedClassifier, TcAttachType};
-use redirector_tests::{Agent, AgentConfig, Application, Host, Lab, VIP_PORT, VIP_V4, binary};
+use aya::programs::TcAttachType;
+use redirector_tests::{Agent, AgentConfig, Application, Host, Lab, VIP_PORT, VIP_V4, binary, routes_a_vip};
+pub(crate) use redirector_tests::{nothing_is_left, programs};
 
 /// An agent starts, and a member is chosen, within this.
 pub(crate) const START: Duration = Duration::from_secs(10);
@@ -145,33 +146,6 @@ pub(crate) fn directory(config: &AgentConfig) -> PathBuf {
     config.control_socket().parent().expect("it is a file in the lab's directory").to_owned()
 }
 
-/// How many programs are attached where, by tcx.
-pub(crate) fn programs(host: &Host, device: &str, hook: TcAttachType) -> Result<usize> {
-    host.run(|| Ok(SchedClassifier::query_tcx(device, hook)?.1.len()))
-}
-
-/// Whether the host routes one of the lab's VIPs by a route of its own.
-fn routes_a_vip(host: &Host) -> Result<bool> {
-    let table = |name: &str| host.run(|| fs::read_to_string(format!("/proc/thread-self/net/{name}")));
-    // As the kernel prints 10.255.0.1 and fd00:255::1.
-    Ok(table("route")?.contains("\t0100FF0A\t")
-        || table("ipv6_route")?.contains("fd000255000000000000000000000001 80 "))
-}
-
-/// Nothing of an agent is on the host or in its directories.
-pub(crate) fn nothing_is_left(lab: &Lab) -> Result<()> {
-    let config = lab.config();
-    for device in config.devices() {
-        ensure!(lab.app().offloads(&device).is_err(), "the device {device} is left");
-    }
-    let left = programs(lab.app(), "eth0", TcAttachType::Ingress)?;
-    ensure!(left == 0, "{left} programs are left at the uplink");
-    ensure!(!routes_a_vip(lab.app())?, "the route of a VIP is left");
-    ensure!(!config.pin_dir().exists(), "{} is left", config.pin_dir().display());
-    ensure!(!config.control_socket().exists(), "{} is left", config.control_socket().display());
-    Ok(())
-}
-
 /// An agent that serves while something is tried beside it, and an application that must not notice.
 pub(crate) struct Serving {
     pub(crate) agent: Agent,
@@ -190,8 +164,8 @@ impl Serving {
         // Some commands over what may have changed.
         std::thread::sleep(Duration::from_millis(50));
         let config = lab.config();
-        let request = programs(lab.app(), "redirector0", TcAttachType::Egress)?;
-        let reply = programs(lab.app(), "eth0", TcAttachType::Ingress)?;
+        let request = programs(lab.app(), "redirector0", TcAttachType::Egress)?.len();
+        let reply = programs(lab.app(), "eth0", TcAttachType::Ingress)?.len();
         ensure!(request == 1 && reply == 1, "{request} programs at the VIP device, {reply} at the uplink");
         ensure!(
             config.pin_dir().join("links").exists() && routes_a_vip(lab.app())?,

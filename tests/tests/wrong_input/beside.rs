@@ -119,7 +119,7 @@ fn a_second_agent_with_everything_of_its_own_serves_too() {
             whoami().is_ok_and(|value| value == Value::Bulk(Some(b"m1".to_vec())))
         })
         .with_context(|| process.log().text())?;
-        let both = programs(lab.app(), "eth0", TcAttachType::Ingress)?;
+        let both = programs(lab.app(), "eth0", TcAttachType::Ingress)?.len();
         ensure!(both == 2, "{both} programs at the uplink");
         process.signal(rustix::process::Signal::TERM)?;
         ensure!(process.wait(START)?.success(), "{}", process.log().text());

@@ -25,11 +25,10 @@ use redirector_common::{
     layout::{Slot, VipKey, slot_index, slot_of},
     outcome::{Count, Outcome, counter_index},
 };
-use redirector_tests::Lab;
+use redirector_tests::{Lab, foreign_program};
 
 use crate::{
     effort::Effort,
-    empty,
     figures::{Readings, row, table},
     packets::frame::{Names, build},
 };
@@ -153,7 +152,7 @@ impl Table {
         let mut decisions: Array<_, u64> =
             programs.map_mut("decisions_v1").context("decisions_v1")?.try_into()?;
         decisions.set(u32::from(SERVICE), word, 0)?;
-        Ok(Self { programs, empty: empty::load()?, names })
+        Ok(Self { programs, empty: foreign_program()?, names })
     }
 
     /// The programs open the flow themselves.

@@ -11,12 +11,11 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use redirector::datapath::programs::links_dir;
-use redirector_tests::{AgentConfig, Lab, VIP_PORT, VIP_V4};
+use redirector_tests::{AgentConfig, Lab, VIP_PORT, VIP_V4, foreign_program, program_info};
 
 use crate::{
     START,
     effort::Effort,
-    empty,
     figures::{Readings, row, table},
     load::{CLIENTS, Load, PIPELINES},
 };
@@ -27,7 +26,7 @@ pub fn measure(effort: &Effort) -> Result<()> {
     let agent = lab.agent(&config)?;
     agent.wait_active("m1", START)?;
 
-    let mut nothing = empty::load()?;
+    let mut nothing = foreign_program()?;
     // The same packets, where they pass the router: one direction in, the other out.
     for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
         lab.router().run(|| nothing.attach("to-app", direction))?;
@@ -108,7 +107,7 @@ struct Spent {
 impl Spent {
     /// Since it was loaded, as far as it was counted.
     fn of(id: u32) -> Result<Self> {
-        let info: ProgramInfo = empty::by_id(id)?;
+        let info: ProgramInfo = program_info(id)?;
         Ok(Self { time: info.run_time(), packets: info.run_count() })
     }
 

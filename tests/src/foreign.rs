@@ -1,4 +1,5 @@
-//! A `tc` program that does nothing: what measuring a program costs, without the program.
+//! A `tc` program that is not Redirector's and lets every packet go on: another tool's program beside the agent's, and for
+//! the benchmark what measuring a program costs without the program.
 
 use std::{
     borrow::Cow,
@@ -17,8 +18,11 @@ const RETURN_NEXT: [[u8; 8]; 2] = [
     [0x95, 0, 0, 0, 0, 0, 0, 0],
 ];
 
-/// Loads it. It is unloaded with the returned value.
-pub fn load() -> Result<SchedClassifier> {
+/// Loads it. It is detached and unloaded with the returned value.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn foreign_program() -> Result<SchedClassifier> {
     let program = load_instructions().context("the empty program does not load")?;
     let info = info(&program)?;
     Ok(SchedClassifier::from_program_info(info, Cow::Borrowed("empty"))?)
@@ -59,11 +63,14 @@ fn load_instructions() -> io::Result<OwnedFd> {
 fn info(program: &OwnedFd) -> Result<ProgramInfo> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
     let id = text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok());
-    by_id(id.context("the kernel does not tell the program's id")?)
+    program_info(id.context("the kernel does not tell the program's id")?)
 }
 
 /// A loaded program.
-pub fn by_id(id: u32) -> Result<ProgramInfo> {
+///
+/// # Errors
+/// When it is not loaded any more.
+pub fn program_info(id: u32) -> Result<ProgramInfo> {
     loaded_programs()
         // Others come and go while the list is read; an error is about one of those.
         .filter_map(Result::ok)
