@@ -6,7 +6,8 @@
 //! | `host` | whether a configuration fits the host |
 //! | `network` | VIP device, routes |
 //! | `claim`, `pins` | whose pins these are: taken over, repaired or refused; uninstalling |
-//! | `programs`, `links` | loading, attaching |
+//! | `programs` | loading |
+//! | `attach`, `links` | where programs run, by tcx links or by filters of clsact |
 //! | `maps` | decisions, floors, tables |
 //! | `registry` | ids that keep their meaning over a restart |
 //! | `flows` | reading the flow table, deleting from it |
@@ -19,6 +20,7 @@
 //! * The agent never writes a flow, it only deletes.
 //! * Stopping or killing the agent changes nothing in the kernel, unless `on_stop = "detach"`.
 
+mod attach;
 mod claim;
 mod flows;
 mod host;
@@ -54,6 +56,7 @@ pub use self::{
 };
 
 use self::{
+    attach::Way,
     maps::{Maps, Steering},
     network::{Device, Network, RouteTo},
     registry::{Assignment, Ids, Retired},
@@ -107,6 +110,7 @@ impl Datapath {
         let uplinks = uplinks(network, config, &routes).await?;
         claim.refuse_taken_device().await?;
 
+        let way = Way::choose(config.datapath.attach)?;
         claim.repair()?;
         let device = network.ensure_device(&config.datapath.device).await?;
         let settings = programs::Settings::new(&config.datapath, device, kernel_log);
@@ -140,7 +144,7 @@ impl Datapath {
         });
         maps.set_vips(&vips.collect::<Vec<_>>())?;
 
-        programs::attach(&mut programs, pins, device.index, &uplinks)?;
+        attach::attach(&mut programs, pins, way, device.index, &uplinks)?;
         let steering = Arc::clone(&maps.steering);
         let maps = Arc::new(Mutex::new(maps));
         // Whatever is stale already: an agent that died between a switch and its sweep, or a member that is gone. Its
