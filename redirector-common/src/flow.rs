@@ -1,7 +1,7 @@
 //! A flow: one TCP connection through a VIP. Its state, when it is stale, and what a segment means for it.
 
 use crate::{
-    addr::Tuple,
+    addr::{Addr, Port, Tuple},
     checksum::Delta,
     packet::{Flags, Segment},
 };
@@ -37,11 +37,12 @@ pub struct Flow {
     pub member: u16,
     /// Which of the member's addresses.
     pub slot: u32,
-    /// When the routing table was asked for [`Flow::route`], in [`route_clock`] ticks. No flow that is used is
-    /// further behind than [`ROUTE_LIFE`].
+    /// When the routing table was asked for [`Flow::route`], in ticks of the kernel (low half of its jiffies). A flow
+    /// asks again when its answer is older than 100 ms: asking costs more than all the rest of carrying a segment, and a
+    /// change of routes is followed as late as that.
     pub routed_at: u32,
-    /// Fills the line.
-    pub reserved: u32,
+    /// 1: counted as half open ([`crate::layout::SourceKey`]), to be taken off when it is established or ends.
+    pub half_open: u32,
 
     /// Translated source and the member's address.
     pub member_side: Tuple,
@@ -53,12 +54,10 @@ pub struct Flow {
     /// What the client sent.
     pub client: Half,
     /// Fills the line.
-    pub reserved_client: [u32; 13],
+    pub reserved_client: [u32; 12],
 
     /// What the member sent.
     pub replies: Half,
-    /// Fills the word.
-    pub reserved_replies: u32,
     /// Cookie of the client's socket; 0: the client is not a process in this network namespace.
     pub cookie: u64,
     /// Fills the line.
@@ -69,7 +68,7 @@ pub struct Flow {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Route {
-    /// Address family of the next hop.
+    /// Address family of the next hop; see [`Route::way`].
     pub family: u32,
     /// Its address; an IPv4 one in the first word.
     pub next_hop: [u32; 4],
@@ -77,15 +76,43 @@ pub struct Route {
     pub device: u32,
 }
 
-/// Asking the routing table costs more than all the rest of carrying a segment; a flow asks again when its answer is
-/// older than this, in [`route_clock`] ticks: 100 ms. A change of routes is followed as late as that.
-pub const ROUTE_LIFE: u32 = 95;
+/// How a packet leaves for a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By a device with link-layer addresses: the neighbour's is found on the way out.
+    Neighbour,
+    /// By a device without link-layer header, such as a tunnel.
+    Plain,
+    /// Into this host's own stack, through ingress of the VIP device.
+    Local,
+}
 
-/// A clock for the age of a [`Route`]: nanoseconds in ticks of 2^20, about a millisecond.
-#[inline(always)]
-#[must_use]
-pub const fn route_clock(nanoseconds: u64) -> u32 {
-    (nanoseconds >> 20) as u32
+impl Route {
+    /// [`Route::family`] of [`Way::Plain`].
+    const PLAIN: u32 = 0;
+    /// [`Route::family`] of [`Way::Local`].
+    const OWN: u32 = u32::MAX;
+
+    /// To an address of this host.
+    pub const LOCAL: Self = Self { family: Self::OWN, next_hop: [0; 4], device: 0 };
+
+    /// By a device without link-layer header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plain(device: u32) -> Self {
+        Self { family: Self::PLAIN, next_hop: [0; 4], device }
+    }
+
+    /// How to leave.
+    #[inline(always)]
+    #[must_use]
+    pub const fn way(&self) -> Way {
+        match self.family {
+            Self::PLAIN => Way::Plain,
+            Self::OWN => Way::Local,
+            _ => Way::Neighbour,
+        }
+    }
 }
 
 /// One direction of a flow, as far as it was carried.
@@ -98,6 +125,8 @@ pub struct Half {
     pub acknowledged: u32,
     /// Flags that were seen so far ([`Flags`]), in the low byte.
     pub seen: u32,
+    /// When a segment was last carried, in ticks of the kernel (low half of its jiffies).
+    pub at: u32,
 }
 
 impl Half {
@@ -122,10 +151,10 @@ impl Half {
         self.seen & Flags::ACK as u32 != 0
     }
 
-    /// The half after one more segment was carried.
+    /// The half after one more segment was carried, `at` a moment.
     #[inline(always)]
     #[must_use]
-    pub const fn after(&self, segment: &Segment) -> Self {
+    pub const fn after(&self, segment: &Segment, at: u32) -> Self {
         let first = !self.started();
         let next = segment.next();
         Self {
@@ -138,6 +167,7 @@ impl Half {
                 self.acknowledged
             },
             seen: self.seen | segment.flags.0 as u32,
+            at,
         }
     }
 }
@@ -179,11 +209,11 @@ impl Flow {
     /// port again.
     #[inline(always)]
     #[must_use]
-    pub const fn client_after(&self, segment: &Segment) -> Half {
+    pub const fn client_after(&self, segment: &Segment, at: u32) -> Half {
         if segment.flags.is_open() && !self.replies.started() {
-            return Half { next: 0, acknowledged: 0, seen: 0 }.after(segment);
+            return Half { next: 0, acknowledged: 0, seen: 0, at }.after(segment, at);
         }
-        self.client.after(segment)
+        self.client.after(segment, at)
     }
 
     /// Whether a segment of the client repeats what was carried before: its other end may not have heard it.
@@ -223,6 +253,24 @@ impl Flow {
             && !is_after(self.client.next, self.replies.acknowledged)
             && !is_after(self.replies.next, self.client.acknowledged)
     }
+}
+
+/// How well a flow, by the [`Tuple::fingerprint`] of its client side, and an address suit each other: the address with the highest rank gets the flow (rendezvous hashing,
+/// Thaler and Ravishankar 1998). An address that comes or goes moves no flow between the others.
+#[inline(always)]
+#[must_use]
+pub const fn rank(fingerprint: u32, address: &Addr, port: Port) -> u32 {
+    let [a, b, c, d] = address.0;
+    let place = a ^ b.rotate_left(7) ^ c.rotate_left(13) ^ d.rotate_left(19) ^ port.wire() as u32;
+    mixed(fingerprint ^ mixed(place))
+}
+
+/// Each bit of the answer depends on each bit of the word (the finalizer of MurmurHash3).
+#[inline(always)]
+const fn mixed(mut word: u32) -> u32 {
+    word = (word ^ (word >> 16)).wrapping_mul(0x85eb_ca6b);
+    word = (word ^ (word >> 13)).wrapping_mul(0xc2b2_ae35);
+    word ^ (word >> 16)
 }
 
 /// What a segment on a known flow calls for.
@@ -282,6 +330,8 @@ pub struct Stub {
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
 
     fn flow() -> Flow {
@@ -322,14 +372,14 @@ mod tests {
     #[test]
     fn only_a_reset_that_its_receiver_believes_ends_a_flow() {
         let mut flow = flow();
-        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN));
+        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), 0);
         let refusal = segment(0, 101, 0, Flags::RST | Flags::ACK);
         assert_eq!(on_member_segment(&flow, &refusal, false), Step::CarryLast);
         let guess = segment(0, 77, 0, Flags::RST | Flags::ACK);
         assert_eq!(on_member_segment(&flow, &guess, false), Step::Carry);
 
-        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK));
-        flow.client = flow.client.after(&segment(101, 501, 10, Flags::ACK));
+        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        flow.client = flow.client.after(&segment(101, 501, 10, Flags::ACK), 0);
         for stale in [false, true] {
             for (sequence, step) in [(111, Step::CarryLast), (101, Step::CarryLast), (12345, Step::Carry)] {
                 let reset = segment(sequence, 0, 0, Flags::RST);
@@ -345,33 +395,56 @@ mod tests {
     #[test]
     fn a_port_that_is_used_again_before_an_answer_begins_anew() {
         let mut flow = flow();
-        flow.client = flow.client_after(&segment(4_000_000_000, 0, 1, Flags::SYN));
-        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN));
+        flow.client = flow.client_after(&segment(4_000_000_000, 0, 1, Flags::SYN), 0);
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), 0);
         assert_eq!(flow.client.next, 101);
-        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK));
+        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
         assert!(flow.is_repeated(&segment(100, 0, 1, Flags::SYN)));
         assert!(!flow.is_repeated(&segment(101, 501, 0, Flags::ACK)));
     }
 
     #[test]
     fn halves_follow_the_highest_number_over_the_wrap() {
-        let start = Half::default().after(&segment(u32::MAX - 5, 0, 1, Flags::SYN));
+        let start = Half::default().after(&segment(u32::MAX - 5, 0, 1, Flags::SYN), 0);
         assert_eq!(start.next, u32::MAX - 4);
-        let data = start.after(&segment(u32::MAX - 4, 77, 10, Flags::ACK));
+        let data = start.after(&segment(u32::MAX - 4, 77, 10, Flags::ACK), 0);
         assert_eq!((data.next, data.acknowledged), (5, 77));
-        let again = data.after(&segment(u32::MAX - 4, 70, 3, Flags::ACK));
+        let again = data.after(&segment(u32::MAX - 4, 70, 3, Flags::ACK), 0);
         assert_eq!((again.next, again.acknowledged), (5, 77), "a retransmission moves nothing back");
+    }
+
+    #[test]
+    fn addresses_share_flows_and_one_that_goes_moves_only_its_own() {
+        let addresses: Vec<_> =
+            (1..=4).map(|last| Addr::from(std::net::IpAddr::from([10, 2, 1, last]))).collect();
+        let best = |client_side: &Tuple, addresses: &[Addr]| {
+            *addresses
+                .iter()
+                .max_by_key(|address| rank(client_side.fingerprint(), address, Port::new(6379)))
+                .unwrap()
+        };
+        let mut shares = [0; 4];
+        for port in 1000..5000 {
+            let near = std::net::SocketAddr::from(([10, 1, 0, 2], port));
+            let client_side = Tuple::between(near, ([10, 255, 0, 1], 6379).into());
+            let chosen = best(&client_side, &addresses);
+            shares[addresses.iter().position(|address| *address == chosen).unwrap()] += 1;
+            if chosen != addresses[3] {
+                assert_eq!(best(&client_side, &addresses[..3]), chosen);
+            }
+        }
+        assert!(shares.iter().all(|share| (900..1100).contains(share)), "{shares:?}");
     }
 
     #[test]
     fn a_flow_has_ended_when_both_fins_are_acknowledged() {
         let fin = Flags::FIN | Flags::ACK;
         let mut flow = flow();
-        flow.client = flow.client.after(&segment(100, 500, 1, fin));
+        flow.client = flow.client.after(&segment(100, 500, 1, fin), 0);
         assert!(!flow.has_ended());
-        flow.replies = flow.replies.after(&segment(500, 101, 1, fin));
+        flow.replies = flow.replies.after(&segment(500, 101, 1, fin), 0);
         assert!(!flow.has_ended(), "the member's FIN is not acknowledged yet");
-        flow.client = flow.client.after(&segment(101, 501, 0, Flags::ACK));
+        flow.client = flow.client.after(&segment(101, 501, 0, Flags::ACK), 0);
         assert!(flow.has_ended());
     }
 }

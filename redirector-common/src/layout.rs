@@ -10,34 +10,62 @@
 //! | `slots` | member · [`SLOTS`] + slot → [`Slot`] |
 //! | `flows` | client-side [`crate::addr::Tuple`] → [`crate::flow::Flow`] |
 //! | `replies` | member-side [`crate::addr::Tuple`] → [`crate::flow::Stub`] |
+//! | `half_open` | [`SourceKey`] → flows that are not established yet, of clients without a socket on this host |
+//! | `half_open_sums` | service id → the same, of all sources |
+//! | `continuations` | [`Continuation`] → program |
 //! | `outcomes` | [`crate::outcome::counter_index`] → [`crate::outcome::Count`], per processor |
 //! | `names` | services first, then members → [`Name`]; for the next agent, not for programs |
 //! | `meta` | 0 → [`Meta`]; what a starting agent reads first |
 
+use core::net::{IpAddr, SocketAddr};
+
 use crate::addr::{Addr, Port};
 
 /// Version of everything in this crate that a pinned map holds. Part of every map's name.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Services of one host.
 pub const MAX_SERVICES: u32 = 256;
 /// Members of all services together.
 pub const MAX_MEMBERS: u32 = 1024;
-/// Addresses of one member: the first IPv4 and the first IPv6 address.
-pub const SLOTS: u32 = 2;
-
-/// The slot that holds a member's address of one family.
-#[inline(always)]
-#[must_use]
-pub const fn slot_of(v6: bool) -> u32 {
-    v6 as u32
-}
+/// Addresses of one member, IPv4 and IPv6 together.
+pub const SLOTS: u32 = 16;
+/// Source addresses of one slot.
+pub const MAX_SOURCES: usize = 8;
 
 /// Where a slot stands in its map.
 #[inline(always)]
 #[must_use]
 pub const fn slot_index(member: u16, slot: u32) -> u32 {
     member as u32 * SLOTS + slot
+}
+
+/// Sources whose half-open flows are counted apart; further ones count for their service only.
+pub const MAX_HALF_OPEN_SOURCES: u32 = 16_384;
+
+/// Programs that the programs at the hooks hand a packet on to: whatever is not the way of a flow that lives. Each has a
+/// stack of its own, and is verified by itself.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continuation {
+    /// What was routed to a VIP: ends, resets.
+    FromClient = 0,
+    /// What belongs to a member's side of a flow: ends, resets.
+    FromMember = 1,
+    /// What asks for a connection: opens a flow.
+    Open = 2,
+    /// What is answered with a reset; the outcome to be counted comes along.
+    Refuse = 3,
+}
+
+impl Continuation {
+    /// All of them, by their place in `continuations`, with the names of their programs.
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::FromClient, "redirector_from_client"),
+        (Self::FromMember, "redirector_from_member"),
+        (Self::Open, "redirector_open"),
+        (Self::Refuse, "redirector_refuse"),
+    ];
 }
 
 /// A VIP.
@@ -71,14 +99,61 @@ pub struct Service {
 pub struct Slot {
     /// Where the member is; unset: the slot is empty.
     pub address: Addr,
-    /// Source of translated flows: what the route to the member prefers.
-    pub source: Addr,
     /// Changes when the address is taken out or replaced, so that flows to what was there before are told apart.
     pub generation: u32,
     /// The member's port.
     pub port: Port,
+    /// [`Slot::OFFERED`], [`Slot::LOCAL`].
+    pub flags: u16,
+    /// How many of [`Slot::sources`] are filled in; 0: the client's own address is kept.
+    pub source_count: u32,
     /// Fills the word.
-    pub reserved: u16,
+    pub reserved: u32,
+    /// Source addresses of translated flows: first what the route to the member prefers.
+    pub sources: [Addr; MAX_SOURCES],
+}
+
+impl Slot {
+    /// New flows may go there.
+    pub const OFFERED: u16 = 1;
+    /// The address is one of this host's own: no device leads there.
+    pub const LOCAL: u16 = 2;
+
+    /// A slot of generation 0 with these flags; the first [`MAX_SOURCES`] of `sources` are taken.
+    #[must_use]
+    pub fn new(address: SocketAddr, sources: &[IpAddr], flags: u16) -> Self {
+        let mut slot =
+            Self { address: address.ip().into(), port: Port::new(address.port()), flags, ..Self::default() };
+        for (to, from) in slot.sources.iter_mut().zip(sources) {
+            *to = (*from).into();
+            slot.source_count += 1;
+        }
+        slot
+    }
+
+    /// Whether a new flow of this IP version may go there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_offered(&self, v6: bool) -> bool {
+        self.flags & Self::OFFERED != 0 && !self.address.is_unset() && self.address.is_v4() != v6
+    }
+
+    /// Whether the address is one of this host's own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        self.flags & Self::LOCAL != 0
+    }
+}
+
+/// Whose half-open flows are counted together.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SourceKey {
+    /// Address of the clients.
+    pub address: Addr,
+    /// Service id.
+    pub service: u32,
 }
 
 /// A name of a service or a member, so that ids keep their meaning over a restart. Padded with zeros.
@@ -99,7 +174,8 @@ pub struct Meta {
     pub version: u32,
     /// Fills the word.
     pub reserved: u32,
-    /// Inode of the network namespace that the programs are attached in.
+    /// Cookie (`SO_NETNS_COOKIE`, Linux 5.14) of the network namespace that the programs are attached in. An inode number may be
+    /// given again to another one within a boot, a cookie never.
     pub namespace: u64,
     /// `/proc/sys/kernel/random/boot_id`, text of 36 bytes.
     pub boot_id: [u8; 40],
@@ -108,7 +184,7 @@ pub struct Meta {
 /// Lets userspace maps hold these types.
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Meta, Name, Service, Slot, VipKey};
+    use super::{Meta, Name, Service, Slot, SourceKey, VipKey};
     use crate::{
         addr::{Addr, Tuple},
         flow::{Flow, Stub},
@@ -121,7 +197,7 @@ mod pod {
             unsafe impl aya::Pod for $type {}
         )+ };
     }
-    plain_data!(Addr, Tuple, Flow, Stub, Count, VipKey, Service, Slot, Name, Meta);
+    plain_data!(Addr, Tuple, Flow, Stub, Count, VipKey, Service, Slot, SourceKey, Name, Meta);
 }
 
 /// Padding would be uninitialised memory in a map key, and a key that differs from itself.
@@ -133,15 +209,16 @@ const _: () = {
         flow::{Flow, Half, Stub},
     };
     assert!(size_of::<Tuple>() == 36);
-    assert!(size_of::<Half>() == 12);
+    assert!(size_of::<Half>() == 16);
     assert!(size_of::<Flow>() == 40 + 3 * 64);
     assert!(offset_of!(Flow, member_side) == 40);
     assert!(offset_of!(Flow, client) == 40 + 64);
     assert!(offset_of!(Flow, replies) == 40 + 2 * 64);
     assert!(size_of::<Stub>() == 8 + 36 + 4);
     assert!(size_of::<VipKey>() == 20);
+    assert!(size_of::<SourceKey>() == 20);
     assert!(size_of::<Service>() == 8);
-    assert!(size_of::<Slot>() == 40);
+    assert!(size_of::<Slot>() == 32 + 16 * MAX_SOURCES);
     assert!(size_of::<Name>() == 68);
     assert!(size_of::<Meta>() == 56);
 };

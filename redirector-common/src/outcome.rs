@@ -45,6 +45,8 @@ outcomes! {
     RefusedTableFull = "refused_table_full",
     /// A connection was refused because no source port towards the member is free.
     RefusedNoPort = "refused_no_port",
+    /// A connection was refused because too many of its source, or of its service, are not established yet.
+    RefusedHalfOpen = "refused_half_open",
     /// A connection was refused because the routing table has no way to the member.
     RefusedNoRoute = "refused_no_route",
     /// A UDP datagram to a VIP's address was answered with port unreachable.

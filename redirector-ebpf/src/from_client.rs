@@ -1,17 +1,20 @@
 //! From a client towards a member: what happens to a segment that was routed to a VIP.
+//!
+//! [`carry_on`] is the way of a flow that lives, and knows nothing else; [`handle`] knows everything.
 
 use redirector_common::{
-    flow::{Flow, ROUTE_LIFE, Step, on_client_segment, route_clock},
-    layout::VipKey,
+    flow::{Flow, Step, Way, on_client_segment},
+    layout::Continuation,
     outcome::Outcome,
     packet::{Segment, translate},
-    reset::{answer_to, for_member},
 };
 
 use crate::{
+    half_open,
     hook::{Hook, Verdict},
-    kernel, maps, open,
-    reset::{self, Resets},
+    kernel, maps,
+    reset::{self, Sender},
+    settings,
 };
 
 /// What is to be done with a segment.
@@ -24,31 +27,43 @@ enum Plan {
         outcome: Outcome,
         last: bool,
     },
+    /// It is another program's: it opens a flow, or comes from a member on this host.
+    Continue(Continuation),
     /// Answer with a reset.
     Refuse(Outcome),
     /// Answer with a reset to both ends.
     ResetBoth(&'static Flow),
 }
 
+/// Carries a segment of a flow that lives. Everything else goes on in [`handle`], in a program of its own.
+#[inline(always)]
+pub fn carry_on<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
+    if !segment.flags.is_open()
+        && !segment.flags.is_reset()
+        && let Some(flow) = maps::flow(&segment.ends)
+        && !flow.is_stale(&maps::standing(flow))
+        && !flow.is_repeated(segment)
+    {
+        return carry(hook, segment, flow, Outcome::Carried, false);
+    }
+    hook.continue_in(Continuation::FromClient)
+}
+
 /// Decides and applies.
 #[inline(always)]
 pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
-    let resets = match decide(hook, segment) {
-        Plan::Leave(outcome) => return Verdict::leave(outcome),
-        Plan::Drop(outcome) => return Verdict::drop(outcome, None),
-        Plan::Carry { flow, outcome, last } => return carry(hook, segment, flow, outcome, last),
-        Plan::Refuse(outcome) => Resets { outcome, client: answer_to(segment), both: None },
-        Plan::ResetBoth(flow) => Resets {
-            outcome: Outcome::ResetBoth,
-            client: answer_to(segment),
-            both: Some((flow, for_member(flow))),
-        },
-    };
-    reset::apply(hook, segment, &segment.ends, &resets)
+    match decide(segment) {
+        Plan::Continue(program) => hook.continue_in(program),
+        Plan::Leave(outcome) => Verdict::leave(outcome),
+        Plan::Drop(outcome) => Verdict::drop(outcome, None),
+        Plan::Carry { flow, outcome, last } => carry(hook, segment, flow, outcome, last),
+        Plan::Refuse(outcome) => hook.refuse(outcome),
+        Plan::ResetBoth(flow) => reset::both(hook, segment, &segment.ends, flow, Sender::Client),
+    }
 }
 
 #[inline(always)]
-fn decide<H: Hook>(hook: &mut H, segment: &Segment) -> Plan {
+fn decide(segment: &Segment) -> Plan {
     if let Some(flow) = maps::flow(&segment.ends) {
         let stale = flow.is_stale(&maps::standing(flow));
         let mut step = on_client_segment(flow, segment, stale);
@@ -60,31 +75,34 @@ fn decide<H: Hook>(hook: &mut H, segment: &Segment) -> Plan {
         {
             step = if segment.flags.is_open() { Step::OpenAnew } else { Step::ResetBoth };
         }
-        let carried = if stale { Outcome::ResetPassed } else { Outcome::Carried };
+        let carried = match (stale, flow.client.started()) {
+            (true, _) => Outcome::ResetPassed,
+            (false, true) => Outcome::Carried,
+            (false, false) => Outcome::Opened,
+        };
         match step {
             Step::Carry => return Plan::Carry { flow, outcome: carried, last: false },
             Step::CarryLast => return Plan::Carry { flow, outcome: carried, last: true },
             Step::ResetBoth => return Plan::ResetBoth(flow),
-            Step::OpenAnew => maps::remove(&segment.ends, &flow.member_side),
+            Step::OpenAnew => {
+                half_open::on_end(flow, segment.ends.near);
+                maps::remove(&segment.ends, &flow.member_side);
+            }
         }
     }
-    let opens = segment.flags.is_open();
-    if opens {
-        let vip = VipKey { address: segment.ends.far, port: segment.ends.far_port, protocol: VipKey::TCP };
-        if let Some(service) = maps::service_of(&vip) {
-            return match open::flow(hook, segment, service) {
-                Ok(flow) => Plan::Carry { flow, outcome: Outcome::Opened, last: false },
-                Err(Outcome::DroppedRace) => Plan::Drop(Outcome::DroppedRace),
-                Err(outcome) => Plan::Refuse(outcome),
-            };
-        }
+    // A member on this host answers to the VIP, which its flows come from.
+    if maps::stub(&segment.ends.reversed()).is_some() {
+        return Plan::Continue(Continuation::FromMember);
+    }
+    if segment.flags.is_open() {
+        return Plan::Continue(Continuation::Open);
     }
     if !maps::is_vip_address(&segment.ends.far) {
         Plan::Leave(Outcome::NotOurs)
     } else if segment.flags.is_reset() {
         Plan::Drop(Outcome::ResetDropped)
     } else {
-        Plan::Refuse(if opens { Outcome::RefusedNoService } else { Outcome::RefusedUnknownFlow })
+        Plan::Refuse(Outcome::RefusedUnknownFlow)
     }
 }
 
@@ -102,19 +120,21 @@ fn carry<H: Hook>(
     if !Flow::is_of(maps::incarnation_now(flow), &segment.ends) {
         return Verdict::drop(Outcome::DroppedRace, member);
     }
-    let now = kernel::coarse_now();
-    if route_clock(now).wrapping_sub(flow.routed_at) > ROUTE_LIFE {
+    let now = kernel::ticks();
+    if flow.route.way() != Way::Local && now.wrapping_sub(flow.routed_at) > settings::ROUTE_LIFE.load() {
         let Some(route) = hook.route(&member_side, segment.v6) else {
             return Verdict::drop(Outcome::DroppedNoRoute, member);
         };
         flow.route = route;
-        flow.routed_at = route_clock(now);
+        flow.routed_at = now;
     }
     if translate(hook, segment, &member_side, &delta).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    flow.client = flow.client_after(segment);
+    half_open::on_client_segment(flow, segment);
+    flow.client = flow.client_after(segment, now);
     if last || (flow.client.finished() && flow.has_ended()) {
+        half_open::on_end(flow, segment.ends.near);
         maps::remove(&segment.ends, &member_side);
     }
     Verdict { outcome, member, action: hook.to_member(&flow.route) }

@@ -1,49 +1,64 @@
 //! From a member back to the client: what happens to a segment that an uplink received.
+//!
+//! [`carry_on`] is the way of a flow that lives; [`handle`] knows everything.
 
 use redirector_common::{
     addr::Tuple,
     flow::{Flow, Step, on_member_segment},
+    layout::Continuation,
     outcome::Outcome,
     packet::{Segment, translate},
-    reset::{answer_to, for_client},
 };
 
 use crate::{
+    half_open,
     hook::{Hook, Verdict},
-    maps,
-    reset::{self, Resets},
+    kernel, maps,
+    reset::{self, Sender},
 };
 
-/// Decides and applies. Most of what comes here is nobody's flow: it costs one lookup.
+/// Carries a segment of a flow that lives, and leaves alone what is nobody's, as most of what comes by here is: it costs
+/// one lookup. Everything else goes on in [`handle`], in a program of its own.
+#[inline(always)]
+pub fn carry_on<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
+    let member_side = segment.ends.reversed();
+    let Some(stub) = maps::stub(&member_side) else { return Verdict::leave(Outcome::NotOurs) };
+    let client_side = stub.client_side;
+    if !segment.flags.is_reset()
+        && let Some(flow) = flow_of(&member_side, stub.incarnation, &client_side)
+        && !flow.is_stale(&maps::standing(flow))
+    {
+        return carry(hook, segment, flow, &client_side, Outcome::Replied, false);
+    }
+    hook.continue_in(Continuation::FromMember)
+}
+
+/// The flow that a stub leads to, if the two belong together.
+#[inline(always)]
+fn flow_of(member_side: &Tuple, incarnation: u64, client_side: &Tuple) -> Option<&'static mut Flow> {
+    // The port tells flows to one member apart: this stub may have been given to another one just now.
+    maps::flow(client_side).filter(|flow| {
+        flow.incarnation == incarnation
+            && flow.member_side.near_port == member_side.near_port
+            && flow.member_side.far.v4_word() == member_side.far.v4_word()
+    })
+}
+
+/// Decides and applies.
 #[inline(always)]
 pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
     let member_side = segment.ends.reversed();
     let Some(stub) = maps::stub(&member_side) else { return Verdict::leave(Outcome::NotOurs) };
     let client_side = stub.client_side;
-    let flow = match maps::flow(&client_side) {
-        // The port tells flows to one member apart: this stub may have been given to another one just now.
-        Some(flow)
-            if flow.incarnation == stub.incarnation
-                && flow.member_side.near_port == member_side.near_port
-                && flow.member_side.far.v4_word() == member_side.far.v4_word() =>
-        {
-            flow
-        }
-        _ => {
-            // A half without its other half carries nothing. The host's stack, which knows no such connection
-            // either, answers the member with a reset.
-            maps::remove_stub(&member_side);
-            return Verdict::leave(Outcome::HalvesMismatched);
-        }
+    let Some(flow) = flow_of(&member_side, stub.incarnation, &client_side) else {
+        // A half without its other half carries nothing. The host's stack, which knows no such connection either,
+        // answers the member with a reset.
+        maps::remove_stub(&member_side);
+        return Verdict::leave(Outcome::HalvesMismatched);
     };
     let stale = flow.is_stale(&maps::standing(flow));
     match on_member_segment(flow, segment, stale) {
-        Step::ResetBoth => {
-            let flow: &Flow = flow;
-            let client = for_client(flow);
-            let both = Some((flow, answer_to(segment)));
-            reset::apply(hook, segment, &client_side, &Resets { outcome: Outcome::ResetBoth, client, both })
-        }
+        Step::ResetBoth => reset::both(hook, segment, &client_side, flow, Sender::Member),
         step => {
             let outcome = if stale { Outcome::ResetPassed } else { Outcome::Replied };
             carry(hook, segment, flow, &client_side, outcome, step == Step::CarryLast)
@@ -69,8 +84,9 @@ fn carry<H: Hook>(
     if translate(hook, segment, &client_side.reversed(), &delta).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    flow.replies = flow.replies.after(segment);
+    flow.replies = flow.replies.after(segment, kernel::ticks());
     if last || (flow.replies.finished() && flow.has_ended()) {
+        half_open::on_end(flow, client_side.near);
         maps::remove(client_side, &segment.ends.reversed());
     }
     Verdict { outcome, member, action: hook.to_client() }

@@ -3,11 +3,14 @@
 use aya_ebpf::EbpfContext;
 use redirector_common::{
     addr::Tuple,
-    flow::Route,
+    flow::{Flow, Route, Way},
+    layout::Continuation,
     outcome::Outcome,
     packet::{Datagram, Packet, Segment},
     reset::Numbers,
 };
+
+use crate::maps;
 
 /// A packet at one of the hooks.
 pub trait Hook: Packet {
@@ -42,8 +45,32 @@ pub trait Hook: Packet {
     /// Asks the routing table for the way to the far end of `ends`.
     fn route(&self, ends: &Tuple, v6: bool) -> Option<Route>;
 
+    /// The way to the member of a flow, asked anew.
+    #[inline(always)]
+    fn route_of(&self, flow: &Flow, v6: bool) -> Option<Route> {
+        match flow.route.way() {
+            Way::Local => Some(Route::LOCAL),
+            Way::Neighbour | Way::Plain => self.route(&flow.member_side, v6),
+        }
+    }
+
     /// Cookie of the local socket that sent the packet; 0: none in this network namespace.
     fn socket_cookie(&self) -> u64;
+
+    /// Hands the packet on to another program, which counts it. Comes back only when that program is not there.
+    #[inline(always)]
+    fn continue_in(&self, program: Continuation) -> Verdict<Self>
+    where
+        Self: Sized,
+    {
+        maps::continue_in(self.context(), program);
+        Verdict::drop(Outcome::DroppedKernel, None)
+    }
+
+    /// Hands the packet on to the program that answers it with a reset.
+    fn refuse(&mut self, outcome: Outcome) -> Verdict<Self>
+    where
+        Self: Sized;
 
     /// For aya-log.
     fn context(&self) -> &Self::Context;

@@ -91,6 +91,13 @@ pub fn redirect_to_neighbour(route: &Route) -> i32 {
     unsafe { helpers::generated::bpf_redirect_neigh(route.device, parameters, REDIR_NEIGH, 0) as i32 }
 }
 
+/// Leaves by a device without link-layer header.
+#[inline(always)]
+pub fn redirect_plainly(device: u32) -> i32 {
+    // SAFETY: no pointer is involved.
+    unsafe { helpers::generated::bpf_redirect(device, 0) as i32 }
+}
+
 /// Enters the stack as if received by `device`.
 #[inline(always)]
 pub fn redirect_to_ingress(device: u32) -> i32 {
@@ -188,11 +195,11 @@ pub fn socket_cookie(skb: *mut __sk_buff) -> u64 {
     unsafe { helpers::generated::bpf_get_socket_cookie(skb.cast()) }
 }
 
-/// Monotonic clock with the resolution of a tick, in nanoseconds (Linux 5.11).
+/// Ticks of the kernel, the low half of its jiffies. The verifier makes one load of it: no call.
 #[inline(always)]
-pub fn coarse_now() -> u64 {
+pub fn ticks() -> u32 {
     // SAFETY: no pointer is involved.
-    unsafe { helpers::generated::bpf_ktime_get_coarse_ns() }
+    unsafe { helpers::generated::bpf_jiffies64() as u32 }
 }
 
 /// `CLOCK_BOOTTIME` in nanoseconds: goes on in suspend, as leases do.
@@ -215,4 +222,28 @@ pub fn random() -> u32 {
 pub fn is_of_a_vlan(ctx: &TcContext) -> bool {
     // SAFETY: the context is valid while the program runs.
     unsafe { (*ctx.skb.skb).vlan_present != 0 && (*ctx.skb.skb).vlan_tci & 0x0fff != 0 }
+}
+
+/// Adds to a number that other processors add to as well. (This target's `core` has no atomic arithmetic.)
+///
+/// # Safety
+/// `number` must lead to a map's value.
+#[inline(always)]
+pub unsafe fn atomic_add(number: *mut i64, addend: i64) {
+    // SAFETY: the caller's promise; the instruction (`BPF_ATOMIC | BPF_ADD`) touches nothing else.
+    unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) number, in(reg) addend) }
+}
+
+/// Leaves a word with the packet for the program that it is handed on to.
+#[inline(always)]
+pub fn set_note(ctx: &TcContext, word: u32) {
+    // SAFETY: the context is valid while the program runs; its control block is the programs' own at this hook.
+    unsafe { (*ctx.skb.skb).cb[0] = word };
+}
+
+/// The word that another program left.
+#[inline(always)]
+pub fn note(ctx: &TcContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).cb[0] }
 }

@@ -5,6 +5,7 @@
 //! *means* is decided by the pure functions of `redirector-common`. All calls into the kernel stand in [`kernel`].
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)] // For one instruction in `kernel`.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
@@ -13,6 +14,7 @@
 
 mod from_client;
 mod from_member;
+mod half_open;
 mod hook;
 mod kernel;
 mod log;

@@ -1,14 +1,18 @@
 //! The maps. `redirector-common` documents their layout; names carry its version.
 
 use aya_ebpf::{
+    EbpfContext,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray},
 };
 use redirector_common::{
     addr::{Addr, Tuple},
     decision::Decision,
     flow::{Flow, Standing, Stub},
-    layout::{MAX_MEMBERS, MAX_SERVICES, Meta, Name, SLOTS, Service, Slot, VipKey, slot_index},
+    layout::{
+        Continuation, MAX_HALF_OPEN_SOURCES, MAX_MEMBERS, MAX_SERVICES, Meta, Name, SLOTS, Service, Slot,
+        SourceKey, VipKey, slot_index,
+    },
     outcome::{Count, Outcome, counter_index},
 };
 
@@ -17,42 +21,51 @@ use crate::kernel;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_NOEXIST: u64 = 1;
 
-#[map(name = "vips_v1")]
+#[map(name = "vips_v2")]
 static VIPS: HashMap<VipKey, u32> = HashMap::with_max_entries(1024, 0);
 
-#[map(name = "vip_addrs_v1")]
+#[map(name = "vip_addrs_v2")]
 static VIP_ADDRESSES: HashMap<Addr, u32> = HashMap::with_max_entries(1024, 0);
 
-#[map(name = "decisions_v1")]
+#[map(name = "decisions_v2")]
 static DECISIONS: Array<u64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
-#[map(name = "services_v1")]
+#[map(name = "services_v2")]
 static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, 0);
 
-#[map(name = "floors_v1")]
+#[map(name = "floors_v2")]
 static FLOORS: Array<u64> = Array::with_max_entries(MAX_MEMBERS, BPF_F_MMAPABLE);
 
-#[map(name = "slots_v1")]
+#[map(name = "slots_v2")]
 static SLOT_TABLE: Array<Slot> = Array::with_max_entries(MAX_MEMBERS * SLOTS, 0);
 
 /// The agent sets the size that the configuration asks for. Allocated in advance: no allocation on the packet path.
-#[map(name = "flows_v1")]
+#[map(name = "flows_v2")]
 static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(262_144, 0);
 
 /// As many stubs as flows.
-#[map(name = "replies_v1")]
+#[map(name = "replies_v2")]
 static REPLIES: HashMap<Tuple, Stub> = HashMap::with_max_entries(262_144, 0);
 
-#[map(name = "outcomes_v1")]
+#[map(name = "half_open_v2")]
+static HALF_OPEN: HashMap<SourceKey, i64> = HashMap::with_max_entries(MAX_HALF_OPEN_SOURCES, 0);
+
+#[map(name = "half_open_sums_v2")]
+static HALF_OPEN_SUMS: Array<i64> = Array::with_max_entries(MAX_SERVICES, 0);
+
+#[map(name = "continuations_v2")]
+static CONTINUATIONS: ProgramArray = ProgramArray::with_max_entries(8, 0);
+
+#[map(name = "outcomes_v2")]
 static OUTCOMES: PerCpuArray<Count> =
     PerCpuArray::with_max_entries((MAX_MEMBERS + 1) * Outcome::ALL.len() as u32, 0);
 
 /// Not for programs: the agent keeps here which id belongs to which name.
-#[map(name = "names_v1")]
+#[map(name = "names_v2")]
 static NAMES: Array<Name> = Array::with_max_entries(MAX_SERVICES + MAX_MEMBERS, 0);
 
 /// Not for programs: whose maps these are.
-#[map(name = "meta_v1")]
+#[map(name = "meta_v2")]
 static META: Array<Meta> = Array::with_max_entries(1, 0);
 
 /// A new flow and its stub are put together here: a program's stack has 512 bytes.
@@ -185,11 +198,56 @@ pub fn remove_stub(member_side: &Tuple) {
     let _gone_already = REPLIES.remove(member_side);
 }
 
+/// A number in a map that programs of all processors count in.
+#[derive(Clone, Copy)]
+pub struct Counter(*mut i64);
+
+impl Counter {
+    /// What it says now.
+    #[inline(always)]
+    pub fn get(self) -> i64 {
+        // SAFETY: a map lookup gave the pointer, and the memory is valid until the program ends.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Adds to it, atomically.
+    #[inline(always)]
+    pub fn add(self, number: i64) {
+        // SAFETY: as in `get`.
+        unsafe { kernel::atomic_add(self.0, number) }
+    }
+}
+
+/// How many flows of a source are half open; `None`: none was counted so far.
+#[inline(always)]
+pub fn half_open(key: &SourceKey) -> Option<Counter> {
+    HALF_OPEN.get_ptr_mut(key).map(Counter)
+}
+
+/// Begins to count a source, with 1. A full map counts nobody more.
+#[inline(always)]
+pub fn insert_half_open(key: &SourceKey) {
+    let _counts_for_its_service_only = HALF_OPEN.insert(key, &1, BPF_NOEXIST);
+}
+
+/// How many flows of a service are half open.
+#[inline(always)]
+pub fn half_open_sum(service: u32) -> Option<Counter> {
+    HALF_OPEN_SUMS.get_ptr_mut(service).map(Counter)
+}
+
 /// Forgets a flow, both halves. The stub goes first: a reply that still comes is then nobody's.
 #[inline(always)]
 pub fn remove(client_side: &Tuple, member_side: &Tuple) {
     remove_stub(member_side);
     let _gone_already = FLOWS.remove(client_side);
+}
+
+/// Hands the packet on to another program. Comes back only when that program is not there.
+#[inline(always)]
+pub fn continue_in(ctx: &impl EbpfContext, program: Continuation) {
+    // SAFETY: the map holds programs of this object only, which take the same context.
+    let _not_there = unsafe { CONTINUATIONS.tail_call(ctx, program as u32) };
 }
 
 /// Counts a packet.

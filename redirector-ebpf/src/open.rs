@@ -1,16 +1,17 @@
 //! Opening a flow: the choice of the member, a source port towards it, and both halves of the entry.
 
 use redirector_common::{
-    addr::{Port, Tuple},
+    addr::{Addr, Port, Tuple},
     checksum::Delta,
-    flow::{Flow, Half, Stub, route_clock},
-    layout::{Slot, slot_of},
+    flow::{Flow, Half, Route, Stub, rank},
+    layout::{Continuation, MAX_SOURCES, SLOTS, Slot, SourceKey, VipKey},
     outcome::Outcome,
     packet::Segment,
 };
 
 use crate::{
-    hook::Hook,
+    half_open,
+    hook::{Hook, Verdict},
     kernel, log,
     maps::{self, Draft, Refused},
     settings,
@@ -19,12 +20,32 @@ use crate::{
 /// How many source ports are tried. With nine of ten ports taken, 64 random ones fail once in a thousand times.
 const PORT_TRIES: u32 = 64;
 
+/// What [`take_port`] says when it has taken one; no outcome has this number.
+const TAKEN: u32 = u32::MAX;
+
 /// How often the choice is made anew because a switch came in between. More than one is an operator's doing.
 const CHOICES: u32 = 2;
 
+/// Opens a flow, or refuses.
+#[inline(always)]
+pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
+    let vip = VipKey { address: segment.ends.far, port: segment.ends.far_port, protocol: VipKey::TCP };
+    let opened = match maps::service_of(&vip) {
+        Some(service) => flow(hook, segment, service),
+        None if maps::is_vip_address(&segment.ends.far) => Err(Outcome::RefusedNoService),
+        None => return Verdict::leave(Outcome::NotOurs),
+    };
+    match opened {
+        // The segment is the first one of a known flow now.
+        Ok(()) => hook.continue_in(Continuation::FromClient),
+        Err(Outcome::DroppedRace) => Verdict::drop(Outcome::DroppedRace, None),
+        Err(outcome) => hook.refuse(outcome),
+    }
+}
+
 /// Makes the entry of a new flow; on failure the outcome that the client is refused with.
 #[inline(always)]
-pub fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<&'static mut Flow, Outcome> {
+fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Outcome> {
     let draft = maps::draft().ok_or(Outcome::RefusedTableFull)?;
     for _ in 0..CHOICES {
         let decision = maps::decision(service);
@@ -33,7 +54,11 @@ pub fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<&'
         if deadline != 0 && kernel::boot_now() > deadline {
             return Err(Outcome::RefusedNoMember);
         }
-        let slot_number = slot_of(segment.v6);
+        let fingerprint = segment.ends.fingerprint();
+        let slot_number = choose_slot(u32::from(member), fingerprint, u32::from(segment.v6));
+        if slot_number >= SLOTS {
+            return Err(Outcome::RefusedNoMember);
+        }
         let slot = maps::slot(member, slot_number).ok_or(Outcome::RefusedNoMember)?;
 
         prepare(draft, segment, slot);
@@ -42,16 +67,41 @@ pub fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<&'
         draft.flow.slot = slot_number;
         draft.flow.epoch = decision.epoch;
         draft.flow.cookie = hook.socket_cookie();
-        draft.flow.route = hook.route(&draft.flow.member_side, segment.v6).ok_or(Outcome::RefusedNoRoute)?;
-        take_port(draft, segment.ends.near_port)?;
+        match take_port(u32::from(member), slot_number) {
+            TAKEN => {}
+            refused => {
+                return Err(if refused == Outcome::RefusedNoPort as u32 {
+                    Outcome::RefusedNoPort
+                } else {
+                    Outcome::RefusedTableFull
+                });
+            }
+        }
+        // The route may depend on source address and port: equal-cost paths are spread by them.
+        let route = if slot.is_local() {
+            Some(Route::LOCAL)
+        } else {
+            hook.route(&draft.flow.member_side, segment.v6)
+        };
+        let Some(route) = route else { return undo(draft, Outcome::RefusedNoRoute) };
+        draft.flow.route = route;
         draft.flow.delta = Delta::between(&segment.ends, &draft.flow.member_side);
+        if draft.flow.cookie == 0 {
+            let key = SourceKey { address: segment.ends.near, service: u32::from(service) };
+            if !half_open::admit(&key) {
+                return undo(draft, Outcome::RefusedHalfOpen);
+            }
+            draft.flow.half_open = 1;
+        }
 
         if let Err(refused) = maps::insert_flow(&segment.ends, &draft.flow) {
-            maps::remove_stub(&draft.flow.member_side);
-            return Err(match refused {
-                Refused::Exists => Outcome::DroppedRace,
-                Refused::Full => Outcome::RefusedTableFull,
-            });
+            return undo(
+                draft,
+                match refused {
+                    Refused::Exists => Outcome::DroppedRace,
+                    Refused::Full => Outcome::RefusedTableFull,
+                },
+            );
         }
         // A switch may have come between the choice and the entry, and its sweep may be over already; or the slot
         // was changed while it was read.
@@ -59,11 +109,41 @@ pub fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<&'
             && maps::slot(member, slot_number).is_some_and(|slot| slot.generation == draft.flow.generation)
         {
             log::opened(hook.context(), segment, &draft.flow);
-            return maps::flow(&segment.ends).ok_or(Outcome::DroppedRace);
+            return Ok(());
         }
+        half_open::on_end(&mut draft.flow, segment.ends.near);
         maps::remove(&segment.ends, &draft.flow.member_side);
     }
     Err(Outcome::RefusedNoMember)
+}
+
+/// Gives back what was taken for a flow that is not to be.
+#[inline(always)]
+fn undo<T>(draft: &mut Draft, outcome: Outcome) -> Result<T, Outcome> {
+    half_open::on_end(&mut draft.flow, draft.stub.client_side.near);
+    maps::remove_stub(&draft.flow.member_side);
+    Err(outcome)
+}
+
+/// The address of the member that suits a flow best, among those that are offered; [`SLOTS`]: there is none.
+///
+/// This and [`take_port`] are functions of their own to the kernel, which verifies them once and takes only their word:
+/// inlined, each turn of their loops would be followed by everything that comes after.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn choose_slot(member: u32, fingerprint: u32, v6: u32) -> u32 {
+    let (mut best, mut highest) = (SLOTS, 0);
+    for number in 0..SLOTS {
+        let Some(slot) = maps::slot(member as u16, number) else { continue };
+        if !slot.is_offered(v6 != 0) {
+            continue;
+        }
+        let rank = rank(fingerprint, &slot.address, slot.port);
+        if best == SLOTS || rank > highest {
+            (best, highest) = (number, rank);
+        }
+    }
+    best
 }
 
 /// Fills in what does not depend on the source port.
@@ -74,40 +154,65 @@ fn prepare(draft: &mut Draft, segment: &Segment, slot: &Slot) {
     flow.incarnation = incarnation;
     flow.generation = slot.generation;
     flow.member_side = Tuple {
-        near: if slot.source.is_unset() { segment.ends.near } else { slot.source },
+        // `take_port` chooses the near end.
+        near: segment.ends.near,
         far: slot.address,
         near_port: segment.ends.near_port,
         far_port: slot.port,
     };
-    flow.routed_at = route_clock(kernel::coarse_now());
+    flow.routed_at = kernel::ticks();
+    flow.half_open = 0;
     flow.client = Half::default();
     flow.replies = Half::default();
     draft.stub = Stub { incarnation, client_side: segment.ends, reserved: 0 };
 }
 
-/// Takes a source port of the range, or, when that is used up, the client's own.
+/// Takes a source port of the range at one of the slot's source addresses, or, when that is used up, the client's own, for
+/// the flow in the draft. [`TAKEN`], or the outcome that the client is refused with.
+///
+/// A member on this host sees the VIP as its client: so its answers are routed to the VIP device, and come by here.
 ///
 /// The range lies outside of the one that the host's own connections get their ports from. With the client's
 /// port, the host could give the same one to a connection that it makes to the member itself.
-#[inline(always)]
-fn take_port(draft: &mut Draft, own: Port) -> Result<(), Outcome> {
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_port(member: u32, slot: u32) -> u32 {
+    let (Some(draft), Some(slot)) = (maps::draft(), maps::slot(member as u16, slot % SLOTS)) else {
+        return Outcome::RefusedNoMember as u32;
+    };
     let (first, count) = (settings::PORT_FIRST.load(), settings::PORT_COUNT.load());
+    let Draft { flow: Flow { member_side, .. }, stub } = draft;
+    let client_side = &stub.client_side;
     let start = kernel::random();
     for step in 0..PORT_TRIES {
         if count == 0 {
             break;
         }
+        member_side.near = *source_of(slot, client_side, start.wrapping_add(step));
         let port = first + start.wrapping_add(step.wrapping_mul(0x9e37_79b1)) % count;
-        draft.flow.member_side.near_port = Port::new(port as u16);
-        match maps::insert_stub(&draft.flow.member_side, &draft.stub) {
-            Ok(()) => return Ok(()),
+        member_side.near_port = Port::new(port as u16);
+        match maps::insert_stub(member_side, stub) {
+            Ok(()) => return TAKEN,
             Err(Refused::Exists) => {}
-            Err(Refused::Full) => return Err(Outcome::RefusedTableFull),
+            Err(Refused::Full) => return Outcome::RefusedTableFull as u32,
         }
     }
-    draft.flow.member_side.near_port = own;
-    maps::insert_stub(&draft.flow.member_side, &draft.stub).map_err(|refused| match refused {
-        Refused::Exists => Outcome::RefusedNoPort,
-        Refused::Full => Outcome::RefusedTableFull,
-    })
+    member_side.near_port = client_side.near_port;
+    match maps::insert_stub(member_side, stub) {
+        Ok(()) => TAKEN,
+        Err(Refused::Exists) => Outcome::RefusedNoPort as u32,
+        Err(Refused::Full) => Outcome::RefusedTableFull as u32,
+    }
+}
+
+/// One of the source addresses for a flow.
+#[inline(always)]
+fn source_of<'a>(slot: &'a Slot, client_side: &'a Tuple, number: u32) -> &'a Addr {
+    if slot.is_local() {
+        return &client_side.far;
+    }
+    match slot.source_count {
+        0 => &client_side.near,
+        count => &slot.sources[(number % count) as usize % MAX_SOURCES],
+    }
 }

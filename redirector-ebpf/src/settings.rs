@@ -29,6 +29,19 @@ pub static IPV6_CHECKSUM_FLAG: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static FIB_LOOKUP_FLAG: Global<u32> = Global::new(0);
 
+/// How many flows that are not established yet one source may have with one service, counting clients without a socket
+/// on this host only.
+#[unsafe(no_mangle)]
+pub static HALF_OPEN_PER_SOURCE: Global<u32> = Global::new(0);
+
+/// The same for all sources of a service together.
+#[unsafe(no_mangle)]
+pub static HALF_OPEN_PER_SERVICE: Global<u32> = Global::new(0);
+
+/// Ticks of the kernel that a flow's route is believed for.
+#[unsafe(no_mangle)]
+pub static ROUTE_LIFE: Global<u32> = Global::new(0);
+
 /// 1: the slow path logs through aya-log.
 #[unsafe(no_mangle)]
 pub static LOG: Global<u32> = Global::new(0);

@@ -5,25 +5,61 @@ use redirector_common::{
     addr::Tuple,
     build,
     checksum::{Delta, Sum},
-    flow::Route,
+    flow::{Route, Way},
+    layout::Continuation,
     outcome::Outcome,
     packet::{
         Datagram, ETHERNET, IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, Parsed,
         Segment, TCP, Word, field, parse,
     },
-    reset::{self, Numbers},
+    reset::{LENGTH as RESET_LENGTH, Numbers, header as reset_header},
 };
 
 use crate::{
     from_client, from_member,
     hook::{Hook, Verdict},
-    kernel, maps, settings, stray,
+    kernel, maps, open, reset, settings, stray,
 };
 
 /// Everything routed to a VIP leaves the host's stack here.
 #[classifier]
 pub fn redirector_egress(ctx: TcContext) -> i32 {
-    run(Skb { ctx }, from_client::handle, stray::handle)
+    run(Skb { ctx }, |packet| match parse(packet) {
+        Ok(Parsed::Segment(segment)) => from_client::carry_on(packet, &segment),
+        _ => packet.continue_in(Continuation::FromClient),
+    })
+}
+
+/// Goes on for [`redirector_egress`].
+#[classifier]
+pub fn redirector_from_client(ctx: TcContext) -> i32 {
+    run(Skb { ctx }, |packet| match packet.parse() {
+        Ok(Parsed::Segment(segment)) => from_client::handle(packet, &segment),
+        Ok(Parsed::Datagram(datagram)) => stray::handle(packet, &datagram),
+        Err(outcome) => Verdict::leave(outcome),
+    })
+}
+
+/// Goes on for [`redirector_from_client`].
+#[classifier]
+pub fn redirector_open(ctx: TcContext) -> i32 {
+    run(Skb { ctx }, |packet| match packet.parse() {
+        Ok(Parsed::Segment(segment)) => open::handle(packet, &segment),
+        Ok(Parsed::Datagram(_)) => Verdict::leave(Outcome::NotTcp),
+        Err(outcome) => Verdict::leave(outcome),
+    })
+}
+
+/// Goes on for programs that refuse. The first word of the packet's control block says why.
+#[classifier]
+pub fn redirector_refuse(ctx: TcContext) -> i32 {
+    let why = kernel::note(&ctx) as usize;
+    let outcome = Outcome::ALL.get(why).copied().unwrap_or(Outcome::DroppedKernel);
+    run(Skb { ctx }, |packet| match packet.parse() {
+        Ok(Parsed::Segment(segment)) => reset::refuse(packet, &segment, outcome),
+        Ok(Parsed::Datagram(_)) => Verdict::leave(Outcome::NotTcp),
+        Err(outcome) => Verdict::leave(outcome),
+    })
 }
 
 /// Whatever an uplink receives passes here before the host's stack sees it.
@@ -34,26 +70,33 @@ pub fn redirector_ingress(ctx: TcContext) -> i32 {
         maps::count(Outcome::NotIp, None, ctx.len());
         return Skb::LEAVE;
     }
-    run(Skb { ctx }, from_member::handle, |_, _| Verdict::leave(Outcome::NotTcp))
+    run(Skb { ctx }, |packet| match parse(packet) {
+        Ok(Parsed::Segment(segment)) => from_member::carry_on(packet, &segment),
+        Ok(Parsed::Datagram(_)) => Verdict::leave(Outcome::NotTcp),
+        Err(Outcome::Malformed) => packet.continue_in(Continuation::FromMember),
+        Err(outcome) => Verdict::leave(outcome),
+    })
 }
 
-/// Parses, lets a handler decide and apply, and counts.
+/// Goes on for [`redirector_ingress`].
+#[classifier]
+pub fn redirector_from_member(ctx: TcContext) -> i32 {
+    run(Skb { ctx }, |packet| match packet.parse() {
+        Ok(Parsed::Segment(segment)) => from_member::handle(packet, &segment),
+        Ok(Parsed::Datagram(_)) => Verdict::leave(Outcome::NotTcp),
+        Err(outcome) => Verdict::leave(outcome),
+    })
+}
+
+/// Lets `handle` decide and apply, and counts.
 #[inline(always)]
-fn run(
-    mut packet: Skb,
-    segments: impl Fn(&mut Skb, &Segment) -> Verdict<Skb>,
-    datagrams: impl Fn(&mut Skb, &Datagram) -> Verdict<Skb>,
-) -> i32 {
+fn run(mut packet: Skb, handle: impl Fn(&mut Skb) -> Verdict<Skb>) -> i32 {
     let bytes = packet.length();
     if cfg!(feature = "other-programs") {
         // An instruction more, which does nothing.
         core::hint::black_box(bytes);
     }
-    let verdict = match packet.parse() {
-        Ok(Parsed::Segment(segment)) => segments(&mut packet, &segment),
-        Ok(Parsed::Datagram(datagram)) => datagrams(&mut packet, &datagram),
-        Err(outcome) => Verdict::leave(outcome),
-    };
+    let verdict = handle(&mut packet);
     maps::count(verdict.outcome, verdict.member, bytes);
     verdict.action
 }
@@ -103,7 +146,7 @@ impl Skb {
         kernel::adjust_checksum(skb, offset, 1)?;
         let partial = self.load::<u16>(offset as usize)? == 0;
         self.store(offset as usize, 0_u16)?;
-        let pseudo = Sum::pseudo_header(ends, v6, PROTOCOL_TCP, reset::LENGTH);
+        let pseudo = Sum::pseudo_header(ends, v6, PROTOCOL_TCP, RESET_LENGTH);
         let checksum = if partial { pseudo.folded() } else { pseudo.add_all(header).finished() };
         kernel::store(skb, offset, &checksum)
     }
@@ -159,7 +202,11 @@ impl Hook for Skb {
 
     #[inline(always)]
     fn to_member(&mut self, route: &Route) -> i32 {
-        kernel::redirect_to_neighbour(route)
+        match route.way() {
+            Way::Neighbour => kernel::redirect_to_neighbour(route),
+            Way::Plain => kernel::redirect_plainly(route.device),
+            Way::Local => self.to_client(),
+        }
     }
 
     #[inline(always)]
@@ -183,13 +230,13 @@ impl Hook for Skb {
         let tcp = usize::from(segment.tcp_offset & 0x7f);
         kernel::resize(skb, (tcp + TCP) as u32)?;
         if segment.v6 {
-            kernel::store(skb, ETHERNET as u32, &build::ipv6_header(ends, PROTOCOL_TCP, reset::LENGTH))?;
+            kernel::store(skb, ETHERNET as u32, &build::ipv6_header(ends, PROTOCOL_TCP, RESET_LENGTH))?;
         } else {
             let options = (tcp - ETHERNET - IPV4) / 4;
-            let header = build::ipv4_header(ends, options, PROTOCOL_TCP, reset::LENGTH);
+            let header = build::ipv4_header(ends, options, PROTOCOL_TCP, RESET_LENGTH);
             kernel::store_ipv4_header(skb, &header, options)?;
         }
-        let header = reset::header(ends, numbers);
+        let header = reset_header(ends, numbers);
         kernel::store(skb, tcp as u32, &header)?;
         self.finish_reset(tcp, ends, segment.v6, &header)
     }
@@ -238,6 +285,12 @@ impl Hook for Skb {
     #[inline(always)]
     fn socket_cookie(&self) -> u64 {
         kernel::socket_cookie(self.ctx.skb.skb)
+    }
+
+    #[inline(always)]
+    fn refuse(&mut self, outcome: Outcome) -> Verdict<Self> {
+        kernel::set_note(&self.ctx, outcome as u32);
+        self.continue_in(Continuation::Refuse)
     }
 
     #[inline(always)]

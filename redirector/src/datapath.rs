@@ -45,7 +45,7 @@ use redirector_common::{
     addr::Tuple,
     decision::Decision,
     flow::{Flow, Stub},
-    layout::{self, slot_of},
+    layout::{self, SLOTS},
     outcome::{Count, Outcome},
 };
 
@@ -57,7 +57,7 @@ pub use self::{
 
 use self::{
     attach::Way,
-    maps::{Maps, Steering},
+    maps::{Filled, Maps, Steering},
     network::{Device, Network, RouteTo},
     registry::{Assignment, Ids, Retired},
     sweep::{Sweeper, lock},
@@ -321,11 +321,17 @@ fn fill_slots(
     for (at, service) in config.services.iter().enumerate() {
         for number in 0..service.members.len() {
             let (service, member) = (ServiceId(at), MemberId(number));
-            let addresses = resolved.addresses(service, member);
-            for v6 in [false, true] {
-                let address = addresses.iter().find(|address| address.is_ipv6() == v6);
-                let source = address.and_then(|address| routes.to(address)).and_then(|way| way.source);
-                maps.set_slot(ids.member(service, member), slot_of(v6), address, source)?;
+            let mut filled = resolved.addresses(service, member).iter().map(|address| {
+                let way = routes.to(address);
+                Filled {
+                    address,
+                    sources: way.and_then(|way| way.source).into_iter().collect(),
+                    offered: true,
+                    local: way.is_some_and(|way| way.local),
+                }
+            });
+            for slot in 0..SLOTS {
+                maps.set_slot(ids.member(service, member), slot, filled.next().as_ref())?;
             }
         }
     }

@@ -25,6 +25,8 @@ pub struct Agent {
     binary: PathBuf,
     /// Further arguments of `run`.
     arguments: Vec<String>,
+    /// Of the agent alone.
+    environment: Vec<(String, String)>,
     config_file: PathBuf,
     socket: PathBuf,
     /// `None` between stop and start.
@@ -51,6 +53,7 @@ impl Agent {
             host: host.clone(),
             binary: binary()?,
             arguments: Vec::new(),
+            environment: Vec::new(),
             config_file,
             socket: config.control_socket(),
             process: None,
@@ -67,6 +70,7 @@ impl Agent {
         anyhow::ensure!(self.process.is_none(), "the agent runs already");
         let mut command = self.host.command(&self.binary);
         command.arg("run").arg("--config").arg(&self.config_file).args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(self.host.spawn("agent", command)?);
         Ok(())
     }
@@ -75,6 +79,11 @@ impl Agent {
     pub fn becomes(&mut self, binary: &Path, arguments: &[&str]) {
         self.binary = binary.to_owned();
         self.arguments = arguments.iter().map(ToString::to_string).collect();
+    }
+
+    /// Sets an environment variable for all starts from now on.
+    pub fn environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts it (again) and waits until it answers.

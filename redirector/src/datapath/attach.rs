@@ -111,7 +111,7 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, way: Way, device: u32, uplink
 /// Refuses a device that runs programs of an agent with another pin directory. Programs of others are welcome.
 pub(super) fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result<()> {
     let place = Place { device: index, hook: Hook::Egress };
-    if tcx::is_pinned(pin_dir, place) {
+    if tcx::is_pinned(pin_dir, index) {
         return Ok(());
     }
     let control = Control::open()?;
@@ -195,12 +195,13 @@ fn map_ids(pin_dir: &Path) -> Result<HashSet<u32>> {
     Ok(entries.filter_map(id).collect())
 }
 
-/// Numbers of the programs that use one of these maps.
+/// Numbers of the programs for hooks that use one of these maps. Those that they hand packets on to run on none.
 fn programs_over(maps: &HashSet<u32>) -> Result<HashSet<u32>> {
     let mut found = HashSet::new();
     for program in loaded_programs() {
         let uses = program.and_then(|program| {
-            let used = program.map_ids()?.unwrap_or_default();
+            let used = if is_an_agents(&program) { program.map_ids()? } else { None };
+            let used = used.unwrap_or_default();
             Ok(used.iter().any(|map| maps.contains(map)).then_some(program.id()))
         });
         match uses {

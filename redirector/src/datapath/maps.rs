@@ -116,6 +116,26 @@ impl Steering {
     }
 }
 
+/// What a slot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Filled {
+    pub(super) address: SocketAddr,
+    /// Source addresses of flows to it; the first 8 are taken.
+    pub(super) sources: Vec<IpAddr>,
+    /// New flows may go there.
+    pub(super) offered: bool,
+    /// It is one of this host's own.
+    pub(super) local: bool,
+}
+
+impl Filled {
+    /// As the map holds it, of generation 0.
+    fn slot(&self) -> Slot {
+        let flags = u16::from(self.offered) * Slot::OFFERED + u16::from(self.local) * Slot::LOCAL;
+        Slot::new(self.address, &self.sources, flags)
+    }
+}
+
 /// All maps that the agent reads and writes.
 pub(super) struct Maps {
     pub(super) steering: Arc<Steering>,
@@ -145,10 +165,10 @@ impl Maps {
     }
 
     fn from(mut map: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
-        let decisions = map("decisions_v1")?;
-        let floors = map("floors_v1")?;
-        let flows = map("flows_v1")?;
-        let slots: Array<_, Slot> = map("slots_v1")?.try_into()?;
+        let decisions = map("decisions_v2")?;
+        let floors = map("floors_v2")?;
+        let flows = map("flows_v2")?;
+        let slots: Array<_, Slot> = map("slots_v2")?.try_into()?;
         let generations = slots.iter().map(|slot| Ok(slot?.generation)).collect::<Result<_>>()?;
         Ok(Self {
             steering: Arc::new(Steering {
@@ -160,14 +180,14 @@ impl Maps {
             flows: Flows::new(
                 data_of(&flows)?.fd().as_fd().try_clone_to_owned()?,
                 flows.try_into()?,
-                map("replies_v1")?.try_into()?,
+                map("replies_v2")?.try_into()?,
             ),
-            vips: map("vips_v1")?.try_into()?,
-            vip_addresses: map("vip_addrs_v1")?.try_into()?,
+            vips: map("vips_v2")?.try_into()?,
+            vip_addresses: map("vip_addrs_v2")?.try_into()?,
             slots,
-            names: map("names_v1")?.try_into()?,
-            meta: map("meta_v1")?.try_into()?,
-            outcomes: map("outcomes_v1")?.try_into()?,
+            names: map("names_v2")?.try_into()?,
+            meta: map("meta_v2")?.try_into()?,
+            outcomes: map("outcomes_v2")?.try_into()?,
         })
     }
 
@@ -196,25 +216,13 @@ impl Maps {
         Ok(self.slots.get(&slot_index(member, slot), 0)?)
     }
 
-    /// Fills, changes or empties a slot. Another address gets another generation: flows to the old one are stale.
-    pub(super) fn set_slot(
-        &mut self,
-        member: u16,
-        slot: u32,
-        endpoint: Option<SocketAddr>,
-        source: Option<IpAddr>,
-    ) -> Result<()> {
+    /// Fills, changes or empties a slot. Another address gets another generation: flows to the old one are stale. So
+    /// does one that became this host's own, or is no more: its flows have another source.
+    pub(super) fn set_slot(&mut self, member: u16, slot: u32, wanted: Option<&Filled>) -> Result<()> {
         let old = self.slot(member, slot)?;
-        let address = endpoint.map_or(Addr::default(), |endpoint| endpoint.ip().into());
-        let port = endpoint.map_or(Port::default(), |endpoint| Port::new(endpoint.port()));
-        let replaced = old.address != address || old.port != port;
-        let mut new = Slot {
-            address,
-            source: source.map_or(Addr::default(), Into::into),
-            generation: old.generation.wrapping_add(u32::from(replaced)),
-            port,
-            reserved: 0,
-        };
+        let mut new = wanted.map_or(Slot::default(), Filled::slot);
+        let replaced = old.address != new.address || old.port != new.port || old.is_local() != new.is_local();
+        new.generation = old.generation.wrapping_add(u32::from(replaced));
         if replaced {
             // A program may read while this is written: it must not take an old address for one of the new
             // generation.
@@ -230,7 +238,7 @@ impl Maps {
 
     /// Takes a member out: all flows to it become stale.
     pub(super) fn empty_slots(&mut self, member: u16) -> Result<()> {
-        (0..SLOTS).try_for_each(|slot| self.set_slot(member, slot, None, None))
+        (0..SLOTS).try_for_each(|slot| self.set_slot(member, slot, None))
     }
 
     fn write_slot(&mut self, member: u16, slot: u32, value: Slot) -> Result<()> {

@@ -9,7 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::{Ebpf, EbpfLoader, programs::SchedClassifier, util::KernelVersion};
+use aya::{Ebpf, EbpfLoader, maps::ProgramArray, programs::SchedClassifier, util::KernelVersion};
+
+use redirector_common::layout::Continuation;
 
 use super::{attach, links, network::Device};
 use crate::model::{Datapath, PortRange};
@@ -18,25 +20,45 @@ use crate::model::{Datapath, PortRange};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
 
 /// Maps that live as long as the pin directory does.
-pub(super) const PINNED: [&str; 11] = [
-    "vips_v1",
-    "vip_addrs_v1",
-    "decisions_v1",
-    "services_v1",
-    "floors_v1",
-    "slots_v1",
-    "flows_v1",
-    "replies_v1",
-    "outcomes_v1",
-    "names_v1",
-    "meta_v1",
+pub(super) const PINNED: [&str; 14] = [
+    "vips_v2",
+    "vip_addrs_v2",
+    "decisions_v2",
+    "services_v2",
+    "floors_v2",
+    "slots_v2",
+    "flows_v2",
+    "replies_v2",
+    "continuations_v2",
+    "outcomes_v2",
+    "half_open_v2",
+    "half_open_sums_v2",
+    "names_v2",
+    META,
 ];
 
 /// The one of them that says whose they are.
-pub(super) const META: &str = PINNED[10];
+pub(super) const META: &str = "meta_v2";
 
 /// Maps whose size the configuration sets.
-const SIZED: [&str; 2] = ["flows_v1", "replies_v1"];
+const SIZED: [&str; 2] = ["flows_v2", "replies_v2"];
+
+/// Caps on flows that are not established yet, of clients without a socket on this host.
+#[derive(Clone, Copy, Debug)]
+pub struct HalfOpen {
+    /// Of one source address, with one service.
+    pub per_source: u32,
+    /// Of all sources, with one service.
+    pub per_service: u32,
+}
+
+impl HalfOpen {
+    /// An eighth and a half of the flow table.
+    #[must_use]
+    pub fn of(max_flows: u32) -> Self {
+        Self { per_source: (max_flows / 8).max(1), per_service: (max_flows / 2).max(1) }
+    }
+}
 
 /// What programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +69,8 @@ pub struct Settings {
     pub port_range: PortRange,
     /// Size of the flow table, unless it is pinned already.
     pub max_flows: u32,
+    /// Caps on flows that are not established yet.
+    pub half_open: HalfOpen,
     /// Whether the slow path logs through aya-log.
     pub log: bool,
 }
@@ -55,7 +79,8 @@ impl Settings {
     /// Out of the configuration.
     #[must_use]
     pub fn new(config: &Datapath, device: Device, log: bool) -> Self {
-        Self { device, port_range: config.port_range, max_flows: config.max_flows, log }
+        let half_open = HalfOpen::of(config.max_flows);
+        Self { device, port_range: config.port_range, max_flows: config.max_flows, half_open, log }
     }
 }
 
@@ -88,6 +113,8 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
     let ipv6_checksum_flag = since(KernelVersion::new(6, 16, 0), BPF_F_IPV6);
     let fib_lookup_flag = since(KernelVersion::new(6, 3, 0), BPF_FIB_LOOKUP_SKIP_NEIGH);
     let log = u32::from(settings.log);
+    // A route is believed for 100 ms.
+    let route_life = ticks_per_second() / 10;
 
     let mut loader = EbpfLoader::new();
     loader
@@ -97,6 +124,9 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         .override_global("PORT_COUNT", &count, true)
         .override_global("IPV6_CHECKSUM_FLAG", &ipv6_checksum_flag, true)
         .override_global("FIB_LOOKUP_FLAG", &fib_lookup_flag, true)
+        .override_global("HALF_OPEN_PER_SOURCE", &settings.half_open.per_source, true)
+        .override_global("HALF_OPEN_PER_SERVICE", &settings.half_open.per_service, true)
+        .override_global("ROUTE_LIFE", &route_life, true)
         .override_global("LOG", &log, true);
     for name in SIZED {
         loader.map_max_entries(name, settings.max_flows);
@@ -109,12 +139,30 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         }
     }
     let mut programs = loader.load(OBJECT).context("the kernel programs or their maps do not load")?;
-    for name in [EGRESS, INGRESS] {
+    for name in [EGRESS, INGRESS].into_iter().chain(Continuation::ALL.map(|(_, name)| name)) {
         classifier(&mut programs, name)?
             .load()
             .with_context(|| format!("the kernel refuses the program {name}"))?;
     }
+    set_continuations(&mut programs)?;
     Ok(programs)
+}
+
+/// Programs at the hooks hand packets on to these. Those of an earlier agent may do so as well from here on: what is
+/// handed on is the packet as it came, and nothing else.
+fn set_continuations(programs: &mut Ebpf) -> Result<()> {
+    for (place, name) in Continuation::ALL {
+        let program = classifier(programs, name)?.fd()?.try_clone()?;
+        let map = programs.map_mut("continuations_v2").context("the object has no map continuations_v2")?;
+        ProgramArray::try_from(map)?.set(place as u32, &program, 0)?;
+    }
+    Ok(())
+}
+
+/// How many ticks (jiffies) the kernel counts in a second: the resolution of its coarse clock.
+fn ticks_per_second() -> u32 {
+    let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    u32::try_from(1_000_000_000 / tick.tv_nsec.max(1)).unwrap_or(u32::MAX)
 }
 
 /// Runs on egress of the VIP device.

@@ -10,7 +10,7 @@ use aya::{
 use redirector::{
     datapath::{
         network::Network,
-        programs::{EGRESS, INGRESS, Settings, classifier, load},
+        programs::{EGRESS, HalfOpen, INGRESS, Settings, classifier, load},
     },
     model::PortRange,
 };
@@ -18,7 +18,7 @@ use redirector_common::{
     addr::{Addr, Port, Tuple},
     decision::Decision,
     flow::{Flow, Stub},
-    layout::{Service, Slot, VipKey, slot_index, slot_of},
+    layout::{Service, Slot, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
 };
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -77,7 +77,8 @@ impl Bench {
             uplink().await;
             device
         });
-        let settings = Settings { device, port_range: PORTS, max_flows, log };
+        let settings =
+            Settings { device, port_range: PORTS, max_flows, half_open: HalfOpen::of(max_flows), log };
         let mut programs = load(&settings, None).unwrap();
 
         let at = |v4: &str, six: &str| -> SocketAddr { if v6 { six } else { v4 }.parse().unwrap() };
@@ -90,26 +91,21 @@ impl Bench {
             ("stranger", at("198.51.100.7:443", "[2001:db8:7::7]:443")),
         ]);
         let source = at("10.1.0.2:0", "[fd00:1::2]:0").ip();
-        table::<VipKey, u32>(&mut programs, "vips_v1")
+        table::<VipKey, u32>(&mut programs, "vips_v2")
             .insert(
                 VipKey { address: names["vip"].ip().into(), port: Port::new(6379), protocol: VipKey::TCP },
                 u32::from(SERVICE),
                 0,
             )
             .unwrap();
-        table::<Addr, u32>(&mut programs, "vip_addrs_v1")
+        table::<Addr, u32>(&mut programs, "vip_addrs_v2")
             .insert(Addr::from(names["vip"].ip()), 1, 0)
             .unwrap();
-        let mut slots: Array<_, Slot> = programs.map_mut("slots_v1").unwrap().try_into().unwrap();
+        let mut slots: Array<_, Slot> = programs.map_mut("slots_v2").unwrap().try_into().unwrap();
         for (member, name) in [(MEMBER, "member"), (OTHER, "other")] {
-            let slot = Slot {
-                address: names[name].ip().into(),
-                source: source.into(),
-                generation: 1,
-                port: Port::new(names[name].port()),
-                reserved: 0,
-            };
-            slots.set(slot_index(member, slot_of(v6)), slot, 0).unwrap();
+            let slot = Slot::new(names[name], &[source], Slot::OFFERED);
+            // Not the first one: programs look through all of them.
+            slots.set(slot_index(member, 3), slot, 0).unwrap();
         }
         let tap = tap(device.index);
         let mut bench = Self { programs, names, device: device.index, v6, epoch: 0, tap, _runtime: runtime };
@@ -121,10 +117,10 @@ impl Bench {
     pub fn switch(&mut self, active: Option<u16>, reset: bool) {
         self.epoch += 1;
         let word = Decision { active, epoch: self.epoch }.word();
-        let mut decisions: Array<_, u64> = self.programs.map_mut("decisions_v1").unwrap().try_into().unwrap();
+        let mut decisions: Array<_, u64> = self.programs.map_mut("decisions_v2").unwrap().try_into().unwrap();
         decisions.set(u32::from(SERVICE), word, 0).unwrap();
         if reset {
-            let mut floors: Array<_, u64> = self.programs.map_mut("floors_v1").unwrap().try_into().unwrap();
+            let mut floors: Array<_, u64> = self.programs.map_mut("floors_v2").unwrap().try_into().unwrap();
             for member in [MEMBER, OTHER].into_iter().filter(|member| active != Some(*member)) {
                 floors.set(u32::from(member), u64::from(self.epoch), 0).unwrap();
             }
@@ -135,14 +131,14 @@ impl Bench {
     pub fn end_lease(&mut self) {
         let service = Service { deadline: 1 };
         let mut services: Array<_, Service> =
-            self.programs.map_mut("services_v1").unwrap().try_into().unwrap();
+            self.programs.map_mut("services_v2").unwrap().try_into().unwrap();
         services.set(u32::from(SERVICE), service, 0).unwrap();
     }
 
     /// The member's address is replaced: what the agent does when it resolves to another one.
     pub fn replace_address(&mut self) {
-        let index = slot_index(MEMBER, slot_of(self.v6));
-        let mut slots: Array<_, Slot> = self.programs.map_mut("slots_v1").unwrap().try_into().unwrap();
+        let index = slot_index(MEMBER, 3);
+        let mut slots: Array<_, Slot> = self.programs.map_mut("slots_v2").unwrap().try_into().unwrap();
         let mut slot = slots.get(&index, 0).unwrap();
         slot.generation += 1;
         slots.set(index, slot, 0).unwrap();
@@ -151,7 +147,7 @@ impl Bench {
     /// The flow table is full: other clients have it.
     pub fn fill(&mut self) {
         let stranger = self.names["stranger"];
-        let mut flows = table::<Tuple, Flow>(&mut self.programs, "flows_v1");
+        let mut flows = table::<Tuple, Flow>(&mut self.programs, "flows_v2");
         for port in 1..=u16::MAX {
             let key = Tuple::between(SocketAddr::new(stranger.ip(), port), stranger);
             // SAFETY: the type is plain data, for which zeros are a value.
@@ -167,7 +163,7 @@ impl Bench {
         let source = if self.v6 { "fd00:1::2" } else { "10.1.0.2" }.parse().unwrap();
         let own = self.names["client"].port();
         let member = self.names["member"];
-        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v1");
+        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v2");
         for port in (PORTS.first..=PORTS.last).chain([own]) {
             let stub = Stub { incarnation: 7, client_side: Tuple::default(), reserved: 0 };
             replies.insert(Tuple::between(SocketAddr::new(source, port), member), stub, 0).unwrap();
@@ -177,7 +173,7 @@ impl Bench {
     /// The stub is there but its entry is another one.
     pub fn mismatch(&mut self) {
         let key = Tuple::between(self.names["port"], self.names["member"]);
-        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v1");
+        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v2");
         let mut stub = replies.get(&key, 0).unwrap();
         stub.incarnation ^= 1;
         replies.insert(key, stub, 0).unwrap();
@@ -186,7 +182,7 @@ impl Bench {
     /// The stub is gone and its entry is not.
     pub fn lose_stub(&mut self) {
         let key = Tuple::between(self.names["port"], self.names["member"]);
-        table::<Tuple, Stub>(&mut self.programs, "replies_v1").remove(&key).unwrap();
+        table::<Tuple, Stub>(&mut self.programs, "replies_v2").remove(&key).unwrap();
     }
 
     /// The way to the members is gone.
@@ -202,8 +198,8 @@ impl Bench {
 
     /// Entries in both halves of the table.
     pub fn entries(&mut self) -> (usize, usize) {
-        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v1").keys().count();
-        (flows, table::<Tuple, Stub>(&mut self.programs, "replies_v1").keys().count())
+        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v2").keys().count();
+        (flows, table::<Tuple, Stub>(&mut self.programs, "replies_v2").keys().count())
     }
 
     /// Runs a packet through egress of the VIP device.
@@ -250,7 +246,7 @@ impl Bench {
 
     /// The names of everything that one run of a program under a repeat count takes, in nanoseconds.
     fn outcomes(&mut self) -> StdMap<&'static str, u64> {
-        let counts: PerCpuArray<_, Count> = self.programs.map("outcomes_v1").unwrap().try_into().unwrap();
+        let counts: PerCpuArray<_, Count> = self.programs.map("outcomes_v2").unwrap().try_into().unwrap();
         let packets = |outcome, member| -> u64 {
             counts.get(&counter_index(outcome, member), 0).unwrap().iter().map(|count| count.packets).sum()
         };
@@ -266,7 +262,7 @@ impl Bench {
     /// The table's word `port` means the translated source of the newest flow.
     fn learn_port(&mut self) {
         let key = Tuple::between(self.names["client"], self.names["vip"]);
-        if let Ok(flow) = table::<Tuple, Flow>(&mut self.programs, "flows_v1").get(&key, 0) {
+        if let Ok(flow) = table::<Tuple, Flow>(&mut self.programs, "flows_v2").get(&key, 0) {
             self.names.insert("port", flow.member_side.near_socket());
         }
     }

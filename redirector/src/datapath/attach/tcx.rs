@@ -27,10 +27,11 @@ fn pin(pin_dir: &Path, place: Place) -> PathBuf {
     links_dir(pin_dir).join(format!("{hook}_{}", place.device))
 }
 
-/// Whether a link to this place is pinned. A pin of this name may be a dead one: its device had the index before.
-pub(super) fn is_pinned(pin_dir: &Path, place: Place) -> bool {
-    let pinned = links::look(&pin(pin_dir, place));
-    pinned.is_ok_and(|link| link.is_some_and(|link| link.device == place.device))
+/// Whether a link to this device is pinned. Not by the pin's name: a dead one's device may have had the index before.
+pub(super) fn is_pinned(pin_dir: &Path, device: u32) -> bool {
+    let pinned = fs::read_dir(links_dir(pin_dir)).into_iter().flatten().flatten();
+    let mut pinned = pinned.filter_map(|pin| links::look(&pin.path()).ok().flatten());
+    pinned.any(|link| link.device == device && link.is_here().unwrap_or(false))
 }
 
 /// Lets a program run in the place of the one whose link is pinned, or behind all that are there.

@@ -15,14 +15,14 @@ use aya::{
 use redirector::{
     datapath::{
         network::Network,
-        programs::{EGRESS, INGRESS, Settings, classifier, load},
+        programs::{EGRESS, HalfOpen, INGRESS, Settings, classifier, load},
     },
     model::PortRange,
 };
 use redirector_common::{
     addr::{Addr, Port},
     decision::Decision,
-    layout::{Slot, VipKey, slot_index, slot_of},
+    layout::{Slot, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
 };
 use redirector_tests::{Lab, foreign_program};
@@ -132,7 +132,10 @@ impl Table {
     async fn new(lab: &Lab, v6: bool) -> Result<Self> {
         let device = Network::connect()?.ensure_device("redirector0").await?;
         let port_range = PortRange { first: CLIENT_PORT, last: CLIENT_PORT };
-        let mut programs = load(&Settings { device, port_range, max_flows: 65_536, log: false }, None)?;
+        let mut programs = load(
+            &Settings { device, port_range, max_flows: 65_536, half_open: HalfOpen::of(65_536), log: false },
+            None,
+        )?;
 
         let vip = if v6 { lab.member("m1").v6() } else { lab.member("m1").v4() };
         let own = if v6 { "fd01::2" } else { "10.1.0.2" };
@@ -140,17 +143,18 @@ impl Table {
         let stranger = SocketAddr::new(vip.ip(), vip.port() + 1);
         let names = Names::from([("client", client), ("vip", vip), ("stranger", stranger)]);
 
+        let vip_socket = vip;
         let address = Addr::from(vip.ip());
         let port = Port::new(vip.port());
         let vip = VipKey { address, port, protocol: VipKey::TCP };
-        map::<VipKey>(&mut programs, "vips_v1")?.insert(vip, u32::from(SERVICE), 0)?;
-        map::<Addr>(&mut programs, "vip_addrs_v1")?.insert(address, 1, 0)?;
-        let slot = Slot { address, source: client.ip().into(), generation: 1, port, reserved: 0 };
-        let mut slots: Array<_, Slot> = programs.map_mut("slots_v1").context("slots_v1")?.try_into()?;
-        slots.set(slot_index(MEMBER, slot_of(v6)), slot, 0)?;
+        map::<VipKey>(&mut programs, "vips_v2")?.insert(vip, u32::from(SERVICE), 0)?;
+        map::<Addr>(&mut programs, "vip_addrs_v2")?.insert(address, 1, 0)?;
+        let slot = Slot::new(vip_socket, &[client.ip()], Slot::OFFERED);
+        let mut slots: Array<_, Slot> = programs.map_mut("slots_v2").context("slots_v2")?.try_into()?;
+        slots.set(slot_index(MEMBER, 0), slot, 0)?;
         let word = Decision { active: Some(MEMBER), epoch: 1 }.word();
         let mut decisions: Array<_, u64> =
-            programs.map_mut("decisions_v1").context("decisions_v1")?.try_into()?;
+            programs.map_mut("decisions_v2").context("decisions_v2")?.try_into()?;
         decisions.set(u32::from(SERVICE), word, 0)?;
         Ok(Self { programs, empty: foreign_program()?, names })
     }
@@ -189,7 +193,7 @@ impl Table {
     /// Packets of the case's outcome so far.
     fn counted(&self, case: &Case) -> Result<u64> {
         let counts: PerCpuArray<&MapData, Count> =
-            self.programs.map("outcomes_v1").context("outcomes_v1")?.try_into()?;
+            self.programs.map("outcomes_v2").context("outcomes_v2")?.try_into()?;
         let counts = counts.get(&counter_index(case.outcome, case.member), 0)?;
         Ok(counts.iter().map(|count| count.packets).sum())
     }
