@@ -278,7 +278,8 @@ impl Hook for Skb {
 
     #[inline(always)]
     fn route(&self, ends: &Tuple, v6: bool) -> Option<Route> {
-        kernel::fib_lookup(self.ctx.skb.skb, settings::VIP_DEVICE.load(), ends, v6)
+        let (device, flags) = (settings::VIP_DEVICE.load(), settings::FIB_LOOKUP_FLAG.load());
+        kernel::fib_lookup(self.ctx.skb.skb, device, ends, v6, flags)
     }
 
     #[inline(always)]

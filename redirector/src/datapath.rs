@@ -6,7 +6,8 @@
 //! | `host` | whether a configuration fits the host |
 //! | `network` | VIP device, routes |
 //! | `claim`, `pins` | whose pins these are: taken over, repaired or refused; uninstalling |
-//! | `programs`, `links` | loading, attaching |
+//! | `programs` | loading |
+//! | `attach`, `links` | where programs run, by tcx links or by filters of clsact |
 //! | `maps` | decisions, floors, tables |
 //! | `registry` | ids that keep their meaning over a restart |
 //! | `slots` | the addresses of members |
@@ -20,6 +21,7 @@
 //! * The agent never writes a flow, it only deletes.
 //! * Stopping or killing the agent changes nothing in the kernel, unless `on_stop = "detach"`.
 
+mod attach;
 mod claim;
 mod flows;
 mod host;
@@ -112,6 +114,7 @@ impl Datapath {
         let uplinks = uplinks(network, config, &routes).await?;
         claim.refuse_taken_device().await?;
 
+        let way = attach::Way::choose(config.datapath.attach)?;
         claim.repair()?;
         let device = network.ensure_device(&config.datapath.device).await?;
         let settings = programs::Settings::new(&config.datapath, device, kernel_log);
@@ -146,7 +149,7 @@ impl Datapath {
         });
         maps.set_vips(&vips.collect::<Vec<_>>())?;
 
-        programs::attach(&mut programs, pins, device.index, &uplinks)?;
+        attach::attach(&mut programs, pins, way, device.index, &uplinks)?;
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
         let maps = Arc::new(Mutex::new(maps));
         // Whatever is stale already: an agent that died between a switch and its sweep, or a member that is gone. Its

@@ -53,6 +53,8 @@ pub struct Datapath {
     pub port_range: PortRange,
     /// What stays in the kernel when the agent stops.
     pub on_stop: OnStop,
+    /// How programs are attached to their hooks.
+    pub attach: Attach,
 }
 
 /// An inclusive range of ports, neither end 0, `first <= last`.
@@ -62,6 +64,17 @@ pub struct PortRange {
     pub first: u16,
     /// Highest port.
     pub last: u16,
+}
+
+/// How programs of the hook `tc` are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// By tcx where the kernel has it, else by clsact.
+    Auto,
+    /// By links to tcx hooks (Linux 6.6).
+    Tcx,
+    /// By filters of the queueing discipline clsact.
+    Clsact,
 }
 
 /// What a stopping agent does with its programs.

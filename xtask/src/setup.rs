@@ -8,6 +8,7 @@ use std::{fmt::Write as _, path::Path, path::PathBuf, process::Command, time::Du
 use anyhow::{Result, anyhow, bail};
 
 use crate::{
+    kernels,
     run::{self, cargo, run, run_within},
     toolchain::{self, BPF_LINKER, Compiler, Origin, Unusable},
 };
@@ -18,6 +19,8 @@ const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const REDIS: [&str; 2] = ["redis-server", "redis-tools"];
 /// The name server that tests run, without the service of the package `dnsmasq`.
 const NAME_SERVER: &str = "dnsmasq-base";
+/// The machine that other kernels run in, see `kernels.rs`.
+const EMULATOR: [&str; 1] = ["qemu-system-x86"];
 /// How long rustup may try to reach its server; 3 MB are to come.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(30);
 const OTHER_COMPILER: &str =
@@ -29,6 +32,8 @@ struct Machine {
     linker: Option<(PathBuf, Option<String>)>,
     redis: bool,
     name_server: bool,
+    /// `None`: not needed for what is to be done.
+    emulator: Option<bool>,
 }
 
 /// Something that has to be installed.
@@ -38,10 +43,11 @@ enum Lack {
     Linker,
     Redis,
     NameServer,
+    Emulator,
 }
 
 impl Machine {
-    fn look() -> Self {
+    fn look(needs_emulator: bool) -> Self {
         Self {
             compiler: toolchain::find_compiler(),
             linker: toolchain::find_linker(),
@@ -49,6 +55,7 @@ impl Machine {
                 .iter()
                 .all(|program| toolchain::find_in_path(program).is_some()),
             name_server: toolchain::find_in_path("dnsmasq").is_some(),
+            emulator: needs_emulator.then(|| toolchain::find_in_path("qemu-system-x86_64").is_some()),
         }
     }
 
@@ -65,6 +72,9 @@ impl Machine {
         }
         if !self.name_server {
             lacks.push(Lack::NameServer);
+        }
+        if self.emulator == Some(false) {
+            lacks.push(Lack::Emulator);
         }
         lacks
     }
@@ -86,24 +96,35 @@ impl Machine {
             None => write!(line, "; no bpf-linker"),
         };
         line += if self.redis { "; redis" } else { "; no redis" };
-        line + if self.name_server { "; dnsmasq" } else { "; no dnsmasq" }
+        line += if self.name_server { "; dnsmasq" } else { "; no dnsmasq" };
+        line += match self.emulator {
+            Some(true) => "; qemu",
+            Some(false) => "; no qemu",
+            None => "",
+        };
+        line
     }
 }
 
 /// The verb: says also that nothing was to do.
 pub(crate) fn setup() -> Result<()> {
-    let machine = install_lacks()?;
+    let machine = install_lacks(kernels::can_run())?;
     println!("setup: all there: {}", machine.summary());
     Ok(())
 }
 
 /// For the other verbs: silent when all is there.
 pub(crate) fn ensure() -> Result<()> {
-    install_lacks().map(drop)
+    install_lacks(false).map(drop)
 }
 
-fn install_lacks() -> Result<Machine> {
-    let machine = Machine::look();
+/// For tests, which run on other kernels too.
+pub(crate) fn ensure_with_emulator() -> Result<()> {
+    install_lacks(kernels::can_run()).map(drop)
+}
+
+fn install_lacks(needs_emulator: bool) -> Result<Machine> {
+    let machine = Machine::look(needs_emulator);
     let lacks = machine.lacks();
     if lacks.is_empty() {
         return Ok(machine);
@@ -125,6 +146,9 @@ fn install_lacks() -> Result<Machine> {
     if lacks.contains(&Lack::NameServer) {
         packages.push(NAME_SERVER);
     }
+    if lacks.contains(&Lack::Emulator) {
+        packages.extend(EMULATOR);
+    }
     if !packages.is_empty() {
         install_packages(&packages)?;
     }
@@ -135,7 +159,7 @@ fn install_lacks() -> Result<Machine> {
     if lacks.contains(&Lack::Linker) {
         install_linker(&machine)?;
     }
-    let machine = Machine::look();
+    let machine = Machine::look(needs_emulator);
     if !machine.lacks().is_empty() {
         bail!(
             "setup ran, but something is still missing: {}; docs/building.md has the steps by hand",
@@ -264,6 +288,7 @@ mod tests {
             linker: Some(("bpf-linker".into(), Some(BPF_LINKER.into()))),
             redis: true,
             name_server: true,
+            emulator: None,
         }
     }
 
@@ -284,12 +309,16 @@ mod tests {
             linker: None,
             redis: false,
             name_server: false,
+            emulator: Some(false),
         };
-        assert_eq!(machine.lacks(), [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::NameServer]);
+        assert_eq!(
+            machine.lacks(),
+            [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::NameServer, Lack::Emulator]
+        );
         assert_eq!(
             machine.summary(),
             "no compiler (nightly has no source of core (/sysroot/core is missing), debian not installed); \
-             no bpf-linker; no redis; no dnsmasq"
+             no bpf-linker; no redis; no dnsmasq; no qemu"
         );
     }
 

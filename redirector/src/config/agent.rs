@@ -7,7 +7,7 @@ use super::{
     error::Complaint,
     read::{Section, Written, word},
 };
-use crate::model::{Agent, Datapath, OnStop, PortRange};
+use crate::model::{Agent, Attach, Datapath, OnStop, PortRange};
 
 /// `sun_path` of `unix(7)` has 108 bytes, the last of them NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -67,6 +67,9 @@ fn datapath(section: &Section<'_>) -> (Datapath, Vec<Written<String>>) {
         on_stop: section
             .word("on_stop", &[("keep", OnStop::Keep), ("detach", OnStop::Detach)], &[])
             .unwrap_or(OnStop::Keep),
+        attach: section
+            .word("attach", &[("auto", Attach::Auto), ("tcx", Attach::Tcx), ("clsact", Attach::Clsact)], &[])
+            .unwrap_or(Attach::Auto),
     };
     (datapath, uplinks)
 }

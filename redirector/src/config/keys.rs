@@ -43,6 +43,7 @@ static DATAPATH: Keys = Keys {
         ("max_flows", "max_flows = 262144"),
         ("port_range", r#"port_range = "10000-32767""#),
         ("on_stop", r#"on_stop = "keep""#),
+        ("attach", r#"attach = "auto""#),
     ],
     later: &[],
     sections: &[],

@@ -11,8 +11,8 @@ use std::{
 
 use super::*;
 use crate::model::{
-    Agent, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy, Initial, Login,
-    Member, OnAllDown, OnStop, PortRange, Secret, Service,
+    Agent, Attach, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy, Initial,
+    Login, Member, OnAllDown, OnStop, PortRange, Secret, Service,
 };
 
 mod host;
@@ -96,6 +96,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
             max_flows: 262_144,
             port_range: PortRange { first: 10_000, last: 32_767 },
             on_stop: OnStop::Keep,
+            attach: Attach::Auto,
         },
         services: vec![Service {
             name: "orders".to_owned(),
@@ -191,6 +192,7 @@ fn every_key_that_is_built_reaches_the_model() {
         max_flows: 16,
         port_range: PortRange { first: 1024, last: 1024 },
         on_stop: OnStop::Detach,
+        attach: Attach::Auto,
     };
     assert_eq!(config.datapath, datapath);
     assert_eq!(config.services[0], orders);

@@ -6,6 +6,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::Result;
 
 use super::{
+    attach,
     maps::Maps,
     network::Network,
     pins::{self, Holds},
@@ -108,7 +109,7 @@ pub(super) async fn remove(network: &Network, pin_dir: &Path, device: &str) -> R
 
 async fn refuse_taken(network: &Network, pin_dir: &Path, device: &str) -> Result<()> {
     match network.find(device).await? {
-        Some(index) => programs::refuse_foreign(pin_dir, device, index),
+        Some(index) => attach::refuse_foreign(pin_dir, device, index),
         None => Ok(()),
     }
 }
