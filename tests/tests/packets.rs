@@ -12,6 +12,8 @@
 
 #[path = "packets/bench.rs"]
 mod bench;
+#[path = "packets/choice.rs"]
+mod choice;
 #[path = "packets/frame.rs"]
 mod frame;
 #[path = "packets/table.rs"]

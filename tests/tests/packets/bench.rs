@@ -56,10 +56,10 @@ pub struct Seen {
 }
 
 pub struct Bench {
-    programs: Ebpf,
-    names: Names,
+    pub programs: Ebpf,
+    pub names: Names,
     device: u32,
-    v6: bool,
+    pub v6: bool,
     epoch: u32,
     /// Hears what `bpf_clone_redirect` sends.
     tap: OwnedFd,
@@ -332,7 +332,7 @@ impl Bench {
     }
 }
 
-fn table<'a, K: aya::Pod, V: aya::Pod>(
+pub fn table<'a, K: aya::Pod, V: aya::Pod>(
     programs: &'a mut Ebpf,
     name: &str,
 ) -> HashMap<&'a mut aya::maps::MapData, K, V> {
