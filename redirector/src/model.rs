@@ -51,6 +51,9 @@ pub struct Datapath {
     pub max_flows: u32,
     /// Source ports of the member side.
     pub port_range: PortRange,
+    /// Further addresses of this host that flows may have as their sources, where the device that the route leaves by has
+    /// them.
+    pub source_addresses: Vec<IpAddr>,
     /// What stays in the kernel when the agent stops.
     pub on_stop: OnStop,
     /// How programs are attached to their hooks.
