@@ -108,6 +108,14 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, way: Way, device: u32, uplink
     Ok(())
 }
 
+/// The devices whose ingress runs the program of this pin directory, by index.
+pub(super) fn uplinks(pin_dir: &Path) -> Result<Vec<u32>> {
+    let filters = own_filters(&Control::open()?, pin_dir)?;
+    let by_filter = filters.iter().map(|filter| filter.place);
+    let places = tcx::places(pin_dir)?.into_iter().chain(by_filter);
+    Ok(places.filter(|place| place.hook == Hook::Ingress).map(|place| place.device).collect())
+}
+
 /// Refuses a device that runs programs of an agent with another pin directory. Programs of others are welcome.
 pub(super) fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result<()> {
     let place = Place { device: index, hook: Hook::Egress };

@@ -5,10 +5,7 @@ use std::{io, os::fd::OwnedFd};
 use anyhow::{Context as _, Result};
 use rustix::{
     io::Errno,
-    net::{
-        AddressFamily, RecvFlags, SocketFlags, SocketType,
-        netlink::{self, SocketAddrNetlink},
-    },
+    net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -29,13 +26,15 @@ impl Events {
             AddressFamily::NETLINK,
             SocketType::RAW,
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            Some(netlink::ROUTE),
+            // The protocol with number 0, `NETLINK_ROUTE`.
+            None,
         )
         .context("cannot open a netlink socket")?;
         let groups = GROUPS.iter().fold(0, |groups, group| groups | 1 << (group - 1));
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))
             .context("cannot subscribe to changes of links, addresses and routes")?;
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+        // SAFETY: an `OwnedFd` owns its descriptor, and lives as long as the registration.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? };
         Ok(Self { socket })
     }
 

@@ -9,7 +9,7 @@
 mod report;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -28,6 +28,7 @@ use self::report::Report;
 use super::{
     attach,
     events::Events,
+    maps::Maps,
     network::{Device, Network, VipRoute},
     pace::{Pace, Told},
     programs,
@@ -71,12 +72,13 @@ impl Loaded {
 
     /// Lets the programs run at the VIP device and these uplinks, and nowhere else. The VIP device's index and address are
     /// constants in them: another one gets programs of its own, which replace the others on each uplink in one step.
-    fn attach(&mut self, device: Device, uplinks: &[u32]) -> Result<()> {
+    pub(super) fn attach(&mut self, device: Device, uplinks: &Uplinks) -> Result<()> {
         if self.settings.device != device {
             let settings = programs::Settings { device, ..self.settings };
             *self = Self::load(settings, self.pin_dir.clone(), self.way)?;
         }
-        attach::attach(&mut self.programs, &self.pin_dir, self.way, device.index, uplinks)
+        let uplinks: Vec<_> = uplinks.keys().copied().collect();
+        attach::attach(&mut self.programs, &self.pin_dir, self.way, device.index, &uplinks)
     }
 }
 
@@ -118,7 +120,7 @@ pub(super) struct Follower {
 }
 
 /// Uplinks by index, with their names.
-type Uplinks = BTreeMap<u32, String>;
+pub(super) type Uplinks = BTreeMap<u32, String>;
 
 impl Follower {
     /// Takes over what was made of `view`: the programs run at `device` and `uplinks`.
@@ -193,7 +195,9 @@ impl Follower {
         }
         self.routed.clear();
         match self.device_pace.restored(now) {
-            Told::Restored => tracing::warn!("the VIP device {name}, changed by somebody else: {}", done.join("; ")),
+            Told::Restored => {
+                tracing::warn!("the VIP device {name}, changed by somebody else: {}", done.join("; "))
+            }
             Told::Slower => tracing::warn!(
                 "the VIP device {name}, changed by somebody else again and again: {}; from now on it is restored once a \
                  second at most, without a word: find out who does that (`ip monitor link`)",
@@ -205,12 +209,12 @@ impl Follower {
     }
 
     async fn uplinks(&self, view: &View) -> Result<Uplinks> {
-        uplinks(&self.network, &self.config, view, &self.attached).await
+        uplinks(&self.network, &self.config, view, &self.attached.1).await
     }
 
     async fn attach(&self, device: Device, uplinks: &Uplinks) -> Result<()> {
         let loaded = Arc::clone(&self.loaded);
-        let uplinks: Vec<_> = uplinks.keys().copied().collect();
+        let uplinks = uplinks.clone();
         let attached = spawn_blocking(move || {
             loaded.lock().unwrap_or_else(PoisonError::into_inner).attach(device, &uplinks)
         });
@@ -259,7 +263,9 @@ impl Follower {
         }
         let vips = restored.join(", ");
         match self.route_pace.restored(now) {
-            Told::Restored => tracing::warn!("the route of VIP {vips} was taken away by somebody else: restored"),
+            Told::Restored => {
+                tracing::warn!("the route of VIP {vips} was taken away by somebody else: restored")
+            }
             Told::Slower => tracing::warn!(
                 "the route of VIP {vips} is taken away by somebody else again and again: from now on it is restored once \
                  a second at most, without a word; find out who does that (`ip monitor route`)"
@@ -305,7 +311,7 @@ pub(super) async fn uplinks(
     network: &Network,
     config: &Config,
     view: &View,
-    before: &(Device, Uplinks),
+    before: &Uplinks,
 ) -> Result<Uplinks> {
     let mut found = Uplinks::new();
     for name in &config.datapath.uplinks {
@@ -315,7 +321,7 @@ pub(super) async fn uplinks(
         return Ok(found);
     }
     found.extend(view.uplinks().map(|link| (link.index, link.name.clone())));
-    for index in before.1.keys() {
+    for index in before.keys() {
         if !found.contains_key(index) {
             found.extend(network.device(*index).await?.map(|link| (link.index, link.name)));
         }
@@ -323,6 +329,31 @@ pub(super) async fn uplinks(
     // A route to a member that leads into the VIP device would be a circle.
     found.retain(|_, name| *name != config.datapath.device);
     Ok(found)
+}
+
+/// Of the uplinks of an earlier agent those that flows have the addresses of: they are needed until their flows end.
+pub(super) async fn still_used(
+    network: &Network,
+    maps: &Maps,
+    view: &View,
+    mut before: Vec<u32>,
+) -> Result<Uplinks> {
+    before.retain(|index| !view.links.contains_key(index));
+    if before.is_empty() {
+        return Ok(Uplinks::new());
+    }
+    let mut sources = HashSet::new();
+    maps.flows.for_each(|_, flow| {
+        sources.insert(flow.member_side.near);
+    })?;
+    let own = network.addresses_by_device().await?;
+    before
+        .retain(|index| own.iter().any(|(device, own)| device == index && sources.contains(&(*own).into())));
+    let mut used = Uplinks::new();
+    for index in before {
+        used.extend(network.device(index).await?.map(|link| (link.index, link.name)));
+    }
+    Ok(used)
 }
 
 /// Follows the network for as long as the agent runs.
@@ -346,7 +377,10 @@ pub(super) async fn run(
         }
         let start = Instant::now();
         let refreshed = follower.lock().await.refresh().await;
-        tracing::debug!(took_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX), "refreshed");
+        tracing::debug!(
+            took_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "refreshed"
+        );
         again = match refreshed {
             Ok(again) => {
                 said.clear();

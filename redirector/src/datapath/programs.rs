@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{Ebpf, EbpfLoader, maps::ProgramArray, programs::SchedClassifier, util::KernelVersion};
 
 use redirector_common::layout::Continuation;
+use tokio::task::JoinHandle;
 
 use super::{attach, links, network::Device};
 use crate::model::{Datapath, PortRange};
@@ -157,6 +158,21 @@ fn set_continuations(programs: &mut Ebpf) -> Result<()> {
         ProgramArray::try_from(map)?.set(place as u32, &program, 0)?;
     }
     Ok(())
+}
+
+/// Hands what the programs log to the agent's own log, until the task ends.
+pub(super) fn forward_log(programs: &mut Ebpf) -> Result<JoinHandle<()>> {
+    use tokio::io::{Interest, unix::AsyncFd};
+
+    let logger = aya_log::EbpfLogger::init(programs).context("cannot read the programs' log")?;
+    // SAFETY: the logger owns its descriptor and lives as long as the registration.
+    let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE)? };
+    Ok(tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    }))
 }
 
 /// How many ticks (jiffies) the kernel counts in a second: the resolution of its coarse clock.

@@ -40,8 +40,7 @@ struct Inner {
 impl Reach {
     pub(super) fn new(config: &Config, resolved: &Resolved) -> Self {
         let of_service = |(at, service): (usize, &crate::model::Service)| {
-            let of_member =
-                |number| resolved.addresses(ServiceId(at), MemberId(number)).as_slice().to_vec();
+            let of_member = |number| resolved.addresses(ServiceId(at), MemberId(number)).as_slice().to_vec();
             (0..service.members.len()).map(of_member).collect()
         };
         let addresses = config.services.iter().enumerate().map(of_service).collect();
@@ -104,12 +103,14 @@ impl View {
         for address in BTreeSet::from_iter(addresses) {
             let Some(mut route) = network.route_to(address).await? else { continue };
             for index in route.devices.clone() {
-                if !view.links.contains_key(&index) {
-                    match network.device(index).await? {
-                        Some(link) => drop(view.links.insert(index, link)),
-                        // It went away in between.
-                        None => drop(route.devices.remove(&index)),
-                    }
+                if view.links.contains_key(&index) {
+                    continue;
+                }
+                if let Some(link) = network.device(index).await? {
+                    view.links.insert(index, link);
+                } else {
+                    // It went away in between.
+                    route.devices.remove(&index);
                 }
             }
             if !route.devices.is_empty() {
@@ -120,7 +121,8 @@ impl View {
             let all = network.addresses_by_device().await?;
             view.sources = all.into_iter().filter(|(_, own)| config.source_addresses.contains(own)).collect();
             // In the order of the configuration.
-            view.sources.sort_by_key(|(_, own)| config.source_addresses.iter().position(|given| given == own));
+            view.sources
+                .sort_by_key(|(_, own)| config.source_addresses.iter().position(|given| given == own));
         }
         Ok(view)
     }
@@ -183,7 +185,8 @@ impl View {
         let mut members: BTreeMap<IpAddr, Vec<IpAddr>> = BTreeMap::new();
         for (service, addresses) in config.services.iter().zip(addresses) {
             for vip in &service.vips {
-                let of_its_version = addresses.iter().flatten().filter(|member| member.is_ipv4() == vip.is_ipv4());
+                let of_its_version =
+                    addresses.iter().flatten().filter(|member| member.is_ipv4() == vip.is_ipv4());
                 members.entry(vip.ip()).or_default().extend(of_its_version.map(SocketAddr::ip));
             }
         }

@@ -6,10 +6,7 @@ use std::{
 };
 
 use super::Uplinks;
-use crate::{
-    datapath::routes::View,
-    model::Config,
-};
+use crate::{datapath::routes::View, model::Config};
 
 /// What was told last.
 #[derive(Debug, Default)]
@@ -49,7 +46,9 @@ impl Report {
         self.ways = ways;
         let missing = view.missing_sources(&config.datapath);
         for source in missing.difference(&self.missing_sources) {
-            tracing::warn!("the source address {source} is no address of this host any more: used when it is back");
+            tracing::warn!(
+                "the source address {source} is no address of this host any more: used when it is back"
+            );
         }
         for source in self.missing_sources.difference(&missing) {
             tracing::info!("the source address {source} is one of this host now");
