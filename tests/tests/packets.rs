@@ -16,6 +16,8 @@ mod bench;
 mod choice;
 #[path = "packets/frame.rs"]
 mod frame;
+#[path = "packets/fuzz.rs"]
+mod fuzz;
 #[path = "packets/table.rs"]
 mod table;
 
