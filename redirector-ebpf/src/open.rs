@@ -75,7 +75,7 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         }
         // The route may depend on source address and port: equal-cost paths are spread by them.
         let route = if slot.is_local() {
-            Some(Route::LOCAL)
+            Some(Route::own(&slot.address))
         } else {
             hook.route(&draft.flow.member_side, segment.v6)
         };
@@ -195,12 +195,16 @@ extern "C" fn take_port(member: u32, slot: u32) -> u32 {
     let Draft { flow: Flow { member_side, .. }, stub } = draft;
     let client_side = &stub.client_side;
     let start = kernel::random();
+    // Every port with every source has a number. The steps from one to the next are a prime, which goes through all of
+    // them before it comes to one again.
+    let pairs = u64::from(count) * u64::from(sources(slot));
     for step in 0..PORT_TRIES {
-        if count == 0 {
+        if pairs == 0 {
             break;
         }
-        member_side.near = *source_of(slot, client_side, start.wrapping_add(step));
-        let port = first + start.wrapping_add(step.wrapping_mul(0x9e37_79b1)) % count;
+        let pair = ((u64::from(start) + u64::from(step) * 0x9e37_79b1) % pairs) as u32;
+        member_side.near = *source_of(slot, client_side, pair / count.max(1));
+        let port = first + pair % count.max(1);
         member_side.near_port = Port::new(port as u16);
         match maps::insert_stub(member_side, stub) {
             Ok(()) => return TAKEN,
@@ -214,6 +218,12 @@ extern "C" fn take_port(member: u32, slot: u32) -> u32 {
         Err(Refused::Exists) => Outcome::RefusedNoPort as u32,
         Err(Refused::Full) => Outcome::RefusedTableFull as u32,
     }
+}
+
+/// How many source addresses there are for a flow.
+#[inline(always)]
+fn sources(slot: &Slot) -> u32 {
+    if slot.is_local() { 1 } else { slot.source_count.clamp(1, MAX_SOURCES as u32) }
 }
 
 /// One of the source addresses for a flow.

@@ -50,8 +50,8 @@ pub struct Link {
 pub struct RouteTo {
     /// The devices that packets leave by: of equal-cost paths all.
     pub devices: BTreeSet<u32>,
-    /// The source address that the route prefers.
-    pub source: Option<IpAddr>,
+    /// The source addresses that the route prefers: one, or of equal-cost paths one for each.
+    pub sources: Vec<IpAddr>,
     /// Largest packet that the route itself allows, in bytes; `None`: as the device.
     pub mtu: Option<u32>,
     /// Whether the address is one of this host's own.
@@ -108,28 +108,35 @@ impl Network {
     /// Two questions: one for what a packet would meet now, with the source address; and one for the route as it was
     /// made, with all of its next hops, and without what the kernel has learnt about the path to this one address.
     pub async fn route_to(&self, address: IpAddr) -> Result<Option<RouteTo>> {
-        let Some(answer) = self.look_up(address, RouteFlags::empty()).await? else { return Ok(None) };
+        let Some(answer) = self.look_up(address, RouteFlags::empty(), None).await? else { return Ok(None) };
         let Some(device) = device_of(&answer) else { return Ok(None) };
-        let local = answer.header.kind == RouteType::Local;
-        let source = answer.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::PrefSource(source) => ip_of(source),
-            _ => None,
-        });
-        let Some(route) = self.look_up(address, RouteFlags::FibMatch).await? else { return Ok(None) };
-        let mut devices = devices_of(&route);
+        let Some(route) = self.look_up(address, RouteFlags::FibMatch, None).await? else { return Ok(None) };
         // The one that was chosen is all that is known of next-hop objects, where they are not spelled out
         // (`net.ipv4.nexthop_compat_mode = 0`).
-        devices.insert(device);
-        Ok(Some(RouteTo { devices, source, mtu: mtu_of(&route), local }))
+        let devices = BTreeSet::from_iter(devices_of(&route).chain([device]));
+        let mut sources: Vec<_> = source_of(&answer).into_iter().collect();
+        // Each path of several has a source of its own, and kernels from 6.16 on choose the path that fits the source.
+        for device in devices.iter().filter(|_| devices.len() > 1) {
+            let by_device = self.look_up(address, RouteFlags::empty(), Some(*device)).await?;
+            sources.extend(by_device.as_ref().and_then(source_of).filter(|source| !sources.contains(source)));
+        }
+        let local = answer.header.kind == RouteType::Local;
+        Ok(Some(RouteTo { devices, sources, mtu: mtu_of(&route), local }))
     }
 
-    /// What the routing table says about an address; `None`: there is no way.
-    async fn look_up(&self, address: IpAddr, flags: RouteFlags) -> Result<Option<RouteMessage>> {
+    /// What the routing table says about an address, by `device` if there is one; `None`: there is no way.
+    async fn look_up(
+        &self,
+        address: IpAddr,
+        flags: RouteFlags,
+        device: Option<u32>,
+    ) -> Result<Option<RouteMessage>> {
         let mut request = match address {
             IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
             IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
         };
         request.header.flags |= flags;
+        request.attributes.extend(device.map(RouteAttribute::Oif));
         match Box::pin(self.handle.route().get(request).execute()).try_next().await {
             Ok(route) => Ok(route),
             Err(rtnetlink::Error::NetlinkError(error))
@@ -137,6 +144,12 @@ impl Network {
                     -error.raw_code(),
                     libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL
                 ) =>
+            {
+                Ok(None)
+            }
+            // The device went away in between.
+            Err(rtnetlink::Error::NetlinkError(error))
+                if device.is_some() && -error.raw_code() == libc::ENODEV =>
             {
                 Ok(None)
             }
@@ -198,18 +211,20 @@ fn device_of(route: &RouteMessage) -> Option<u32> {
 }
 
 /// The devices of all next hops.
-fn devices_of(route: &RouteMessage) -> BTreeSet<u32> {
-    let mut devices = BTreeSet::new();
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => {
-                devices.insert(*index);
-            }
-            RouteAttribute::MultiPath(hops) => devices.extend(hops.iter().map(|hop| hop.interface_index)),
-            _ => {}
-        }
-    }
-    devices
+fn devices_of(route: &RouteMessage) -> impl Iterator<Item = u32> {
+    route.attributes.iter().flat_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    })
+}
+
+/// The source address that a route prefers.
+fn source_of(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(source) => ip_of(source),
+        _ => None,
+    })
 }
 
 fn mtu_of(route: &RouteMessage) -> Option<u32> {

@@ -130,7 +130,7 @@ impl View {
     /// What flows to an address need to know; `None`: no route leads there.
     pub(super) fn way(&self, address: IpAddr) -> Option<Way> {
         let route = self.routes.get(&address)?;
-        let mut sources: Vec<_> = route.source.into_iter().collect();
+        let mut sources = route.sources.clone();
         for (device, own) in &self.sources {
             let fits = route.devices.contains(device) && own.is_ipv4() == address.is_ipv4();
             if fits && !sources.contains(own) {
@@ -207,7 +207,7 @@ impl View {
     /// loopback device is none that a packet may leave a host's stack with.
     fn vip_source(&self, members: &[IpAddr]) -> Option<IpAddr> {
         let routes = || members.iter().filter_map(|member| self.routes.get(member));
-        let usable = |route: &RouteTo| route.source.filter(|source| !source.is_loopback());
+        let usable = |route: &RouteTo| route.sources.iter().copied().find(|source| !source.is_loopback());
         routes().filter(|route| !route.local).find_map(usable).or_else(|| routes().find_map(usable))
     }
 }

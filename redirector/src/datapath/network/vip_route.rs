@@ -17,7 +17,7 @@ use rtnetlink::{
 };
 use tokio_stream::StreamExt as _;
 
-use super::{Network, device_of, ip_of, mtu_of};
+use super::{Network, device_of, ip_of, mtu_of, source_of};
 
 /// The route of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +42,11 @@ pub struct SingleRoute {
 impl Network {
     /// The route that packets to a VIP take, if it is one for that address alone in the main table.
     pub async fn vip_route(&self, vip: IpAddr) -> Result<Option<VipRoute>> {
-        let Some(route) = self.look_up(vip, RouteFlags::FibMatch).await? else { return Ok(None) };
+        let Some(route) = self.look_up(vip, RouteFlags::FibMatch, None).await? else { return Ok(None) };
         if destination(&route) != Some(vip) || route.header.table != RouteHeader::RT_TABLE_MAIN {
             return Ok(None);
         }
-        let source = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::PrefSource(source) => ip_of(source),
-            _ => None,
-        });
+        let source = source_of(&route);
         let found = |device| VipRoute { device, source, mtu: mtu_of(&route).unwrap_or(0) };
         Ok(device_of(&route).map(found))
     }
