@@ -11,6 +11,7 @@
 //! One task owns all state and waits for whatever comes first: a report, other addresses of a member, a deadline of a
 //! core, a request over the control socket, a signal. It never blocks: what reads files or many flows runs elsewhere.
 
+pub mod answers;
 mod clock;
 mod history;
 mod probers;
@@ -48,6 +49,7 @@ struct Agent {
     history: History,
     cores: Vec<Core>,
     probers: Probers,
+    answers: answers::Keeper,
 }
 
 /// Runs until SIGTERM or SIGINT. Needs a tokio runtime on one thread.
@@ -74,6 +76,7 @@ pub async fn run(
     let history = History::read(&config.agent.state_dir);
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
     let mut tasks = Tasks::default();
+<<<<<<< HEAD
     let mut agent = Agent::new(config, resolved, datapath, history, Probers::new(reports), &mut tasks)?;
     let (changes, from_resolver) = mpsc::channel(QUEUE);
     let (learnt, mut from_learner) = mpsc::channel(QUEUE);
@@ -82,6 +85,10 @@ pub async fn run(
         learn(agent.datapath.learner(), from_resolver, learnt),
     );
     tasks.spawn("what follows the network", agent.datapath.follow());
+=======
+    let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks)?;
+    let (changes, mut from_resolver) = mpsc::channel(QUEUE);
+>>>>>>> main
     agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
     tasks.spawn("the control socket", server::serve(listener, requests));
@@ -96,7 +103,11 @@ pub async fn run(
             // What moves traffic comes first.
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
+<<<<<<< HEAD
             Some(changed) = from_learner.recv() => agent.on_changed(changed, &mut tasks),
+=======
+            Some(changed) = from_resolver.recv() => agent.on_changed(changed, &mut tasks).await,
+>>>>>>> main
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(request) = from_control.recv() => agent.on_request(request),
             // Not an orderly stop: what stays in the kernel serves until the next agent comes.
@@ -107,7 +118,7 @@ pub async fn run(
     }
     let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!(on_stop = ?agent.config.datapath.on_stop, "stopping");
-    // Ends the control socket and what follows names; the probers end with the agent.
+    // Ends the probers, what follows names, and the control socket.
     drop(tasks);
     agent.datapath.stop().await
 }
@@ -160,7 +171,11 @@ impl Agent {
         resolved: Resolved,
         datapath: Datapath,
         history: History,
+<<<<<<< HEAD
         probers: Probers,
+=======
+        reports: mpsc::Sender<Report>,
+>>>>>>> main
         tasks: &mut Tasks,
     ) -> Result<Self> {
         let clock = Clock;
@@ -184,7 +199,22 @@ impl Agent {
             Ok(Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now()))
         };
         let cores = config.services.iter().enumerate().map(core).collect::<Result<_>>()?;
+<<<<<<< HEAD
         let mut agent = Self { cores, config: Arc::new(config), resolved, datapath, clock, history, probers };
+=======
+        let answers = answers::Keeper::new(&config.agent.state_dir);
+        answers.keep(&config, &resolved);
+        let mut agent = Self {
+            cores,
+            answers,
+            config: Arc::new(config),
+            resolved,
+            datapath,
+            clock,
+            history,
+            probers: Probers::new(reports),
+        };
+>>>>>>> main
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         Ok(agent)
     }
@@ -200,23 +230,36 @@ impl Agent {
     fn take_addresses(&mut self, service: ServiceId, member: MemberId, tasks: &mut Tasks) {
         let addresses = self.resolved.addresses(service, member).as_slice();
         self.cores[service.0].on_addresses(self.clock.now(), member, addresses);
+<<<<<<< HEAD
         self.probers.set(tasks, service, member, &self.config.services[service.0], addresses);
+=======
+        self.probers.set(service, member, &self.config.services[service.0], addresses, tasks);
+>>>>>>> main
     }
 
     /// One task for each member whose endpoint is a name.
     fn follow_names(&mut self, resolver: &Arc<Resolver>, changes: &mpsc::Sender<Changed>, tasks: &mut Tasks) {
         self.each_member(|agent, service, member| {
-            if agent.config.services[service.0].members[member.0].endpoint.literal().is_some() {
+            let endpoint = &agent.config.services[service.0].members[member.0].endpoint;
+            if endpoint.literal().is_some() {
                 return;
             }
+            let name = format!("what follows the addresses of {endpoint}");
             let known = agent.resolved.addresses(service, member).clone();
             let followed = Followed { config: Arc::clone(&agent.config), service, member, known };
+<<<<<<< HEAD
             let name = format!("what follows the names of {}", agent.config.services[service.0].name);
+=======
+>>>>>>> main
             tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone()));
         });
     }
 
+<<<<<<< HEAD
     fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
+=======
+    async fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
+>>>>>>> main
         let config = &self.config.services[service.0];
         tracing::info!(
             service = config.name,
@@ -227,6 +270,10 @@ impl Agent {
             "the endpoint has other addresses"
         );
         self.resolved.replace(service, member, addresses);
+<<<<<<< HEAD
+=======
+        self.answers.keep(&self.config, &self.resolved);
+>>>>>>> main
         self.take_addresses(service, member, tasks);
     }
 

@@ -188,7 +188,7 @@ fn an_added_address_gets_flows_and_a_removed_one_loses_them(scenario: Scenario) 
 
 fn the_last_answer_stays_when_the_resolver_fails(scenario: Scenario) {
     three(scenario).run(|lab| {
-        let (agent, mut names) = start(lab, &["m1", "m2"], |config| config)?;
+        let (mut agent, mut names) = start(lab, &["m1", "m2"], |config| config)?;
         wait_spread(lab, &["m1", "m2"], SOON)?;
         let mut served = connect(lab, (VIP_V4, VIP_PORT).into(), CLIENTS)?;
         let before = states(&agent)?;
@@ -218,6 +218,16 @@ fn the_last_answer_stays_when_the_resolver_fails(scenario: Scenario) {
         // The pause after failures had grown.
         wait_spread(lab, &["m1", "m2", "m3"], Duration::from_secs(20))?;
         ensure!(agent.log().contains("resolves again"));
+
+        // An agent that starts while the resolver fails goes on with what the one before knew.
+        agent.kill()?;
+        names.set(NAME, &[])?;
+        agent.start()?;
+        wait_spread(lab, &["m1", "m2", "m3"], SOON)?;
+        ensure!(agent.log().contains("its addresses of earlier hold"));
+        let check = agent.verb(&["check", "--config", &agent.config_file().display().to_string()])?;
+        let said = String::from_utf8_lossy(&check.stderr).into_owned();
+        ensure!(check.status.code() == Some(2) && said.contains("does not resolve (no such name)"), "{said}");
         still_answer(served.values_mut().flatten())
     });
 }

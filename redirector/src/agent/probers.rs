@@ -13,7 +13,11 @@ use crate::{
     probe::{self, Report, Target},
 };
 
+<<<<<<< HEAD
 /// All of them, running as tasks of the agent.
+=======
+/// All of them.
+>>>>>>> main
 pub(super) struct Probers {
     running: HashMap<(ServiceId, MemberId), HashMap<SocketAddr, Running>>,
     reports: mpsc::Sender<Report>,
@@ -40,6 +44,7 @@ impl Probers {
         member_id: MemberId,
         service: &Service,
         addresses: &[SocketAddr],
+        tasks: &mut Tasks,
     ) {
         let running = self.running.entry((service_id, member_id)).or_default();
         running.retain(|address, probers| {
@@ -61,10 +66,16 @@ impl Probers {
                         address: *address,
                         login: service.members[member_id.0].login.clone(),
                     };
+<<<<<<< HEAD
                     let name = format!(
                         "the prober of {address} for member {:?} of service {:?}",
                         service.members[member_id.0].name, service.name
                     );
+=======
+                    let member = &service.members[member_id.0].name;
+                    let name =
+                        format!("the prober of {address} of member {member:?} of service {:?}", service.name);
+>>>>>>> main
                     tasks.spawn(name, probe::run(target, pace.clone(), self.reports.clone()))
                 });
                 Running { checks: checks.collect(), pace: sender }

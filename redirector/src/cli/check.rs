@@ -16,7 +16,7 @@ use super::{
     table::{Align, Table},
 };
 use crate::{
-    config::Resolved,
+    config::{Answers, Resolved},
     control::status::VERSION,
     datapath,
     model::{Check, CheckKind, Config, MemberId, ProbeOutcome, ServiceId, Verdict},
@@ -73,7 +73,11 @@ struct Finding {
 /// Validates, runs every check once, prints what was found.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     run::log_to_standard_error("warn");
+<<<<<<< HEAD
     let fitting = match run::read(&args.config, &Arc::default()).await {
+=======
+    let (config, resolved) = match run::read(&args.config, &Arc::default(), |_| Answers::default()).await {
+>>>>>>> main
         Ok(read) => read,
         Err(exit) => return exit,
     };

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use super::{Exit, RunArgs, UninstallArgs};
 use crate::{
     agent,
-    config::{self, Resolved},
+    config::{self, Answers, Resolved},
     control::server,
     datapath::{self, Survey},
     model::Config,
@@ -19,7 +19,11 @@ use crate::{
 pub async fn run(args: &RunArgs) -> Exit {
     log_to_standard_error("info");
     let resolver = Arc::default();
+<<<<<<< HEAD
     let Fitting { config, resolved, warnings, .. } = match read(&args.config, &resolver).await {
+=======
+    let (config, resolved) = match read(&args.config, &resolver, agent::answers::read).await {
+>>>>>>> main
         Ok(read) => read,
         Err(exit) => return exit,
     };
@@ -50,6 +54,7 @@ pub async fn uninstall(args: &UninstallArgs) -> Exit {
     }
 }
 
+<<<<<<< HEAD
 /// A configuration that is valid and fits this host.
 pub(super) struct Fitting {
     pub(super) config: Config,
@@ -67,6 +72,20 @@ pub(super) async fn read(path: &Path, resolver: &Arc<Resolver>) -> Result<Fittin
     let resolved = config::resolve(&loaded, resolver).await.map_err(|error| wrong_configuration(&error))?;
     let Survey { misfits, paths } =
         datapath::survey(&loaded.config, &resolved).await.map_err(|error| failed(&error))?;
+=======
+/// A configuration that is valid and fits this host, and the addresses of its members. What is wrong is said. `earlier`
+/// are the answers that hold where the resolver fails, in a state directory.
+pub(super) async fn read(
+    path: &Path,
+    resolver: &Arc<Resolver>,
+    earlier: impl FnOnce(&Path) -> Answers,
+) -> Result<(Config, Resolved), Exit> {
+    let loaded = config::load(path).map_err(|error| wrong_configuration(&error))?;
+    let earlier = earlier(&loaded.config.agent.state_dir);
+    let resolved =
+        config::resolve(&loaded, resolver, &earlier).await.map_err(|error| wrong_configuration(&error))?;
+    let misfits = datapath::misfits(&loaded.config, &resolved).await.map_err(|error| failed(&error))?;
+>>>>>>> main
     match loaded.misfits(&misfits) {
         Some(error) => Err(wrong_configuration(&error)),
         None => Ok(Fitting { warnings: loaded.warnings(&misfits), config: loaded.config, resolved, paths }),

@@ -1,7 +1,7 @@
 //! Endpoints → addresses: what a member can have of what the resolver answers, at start and later.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -106,20 +106,31 @@ impl fmt::Display for MemberAddresses {
     }
 }
 
+/// The last good addresses of names, by host.
+pub type Answers = BTreeMap<String, Vec<IpAddr>>;
+
 /// Resolves the endpoints of all members, at the same time. Takes as long as the host's resolver does.
+///
+/// Where the resolver fails, what is in `earlier` holds, with a warning: an agent that is started again in the middle of
+/// such a failure is needed more than ever.
 ///
 /// Warns of members that cannot serve every VIP of their service, or have more addresses than are used.
 ///
 /// # Errors
 /// Every member whose endpoint does not resolve or has the address of a VIP, and every VIP whose IP version no member
 /// of its service has.
-pub async fn resolve(loaded: &Loaded, resolver: &Arc<Resolver>) -> Result<Resolved, Error> {
+pub async fn resolve(
+    loaded: &Loaded,
+    resolver: &Arc<Resolver>,
+    earlier: &Answers,
+) -> Result<Resolved, Error> {
     let services = &loaded.config.services;
     let mut lookups = JoinSet::new();
     for (at, service) in services.iter().enumerate() {
         for (number, member) in service.members.iter().enumerate() {
             let (resolver, endpoint) = (Arc::clone(resolver), member.endpoint.clone());
-            lookups.spawn(async move { (at, number, look_up(&resolver, &endpoint).await) });
+            let earlier = earlier.get(&endpoint.host).cloned().unwrap_or_default();
+            lookups.spawn(async move { (at, number, look_up(&resolver, &endpoint, &earlier).await) });
         }
     }
     let stopped = || Err(io::Error::other("the resolver stopped"));
@@ -141,12 +152,8 @@ pub async fn resolve(loaded: &Loaded, resolver: &Arc<Resolver>) -> Result<Resolv
 ///
 /// # Errors
 /// When no member can have any of the addresses, or one of them is a VIP's.
-pub fn accept(
-    config: &Config,
-    service: ServiceId,
-    answer: Vec<SocketAddr>,
-) -> Result<MemberAddresses, String> {
-    let addresses = usable(&answer).map_err(|cause| format!("it {cause}"))?;
+pub fn accept(config: &Config, service: ServiceId, answer: &[SocketAddr]) -> Result<MemberAddresses, String> {
+    let addresses = usable(answer).map_err(|cause| format!("it {cause}"))?;
     let vips: BTreeSet<IpAddr> =
         config.services.iter().flat_map(|service| service.vips.iter().map(SocketAddr::ip)).collect();
     if let Some(vip) = addresses.iter().find(|address| vips.contains(&address.ip())) {
@@ -157,12 +164,19 @@ pub fn accept(
 
 pub(super) type Answer = io::Result<Vec<SocketAddr>>;
 
-async fn look_up(resolver: &Arc<Resolver>, endpoint: &Endpoint) -> Answer {
+async fn look_up(resolver: &Arc<Resolver>, endpoint: &Endpoint, earlier: &[IpAddr]) -> Answer {
     if let Some(literal) = endpoint.literal() {
         return Ok(vec![literal]);
     }
     let answer = resolver.look_up(&endpoint.host).await;
-    let ips = answer.after(&[]).map_err(io::Error::other)?;
+    let ips = match answer.after(earlier) {
+        Ok(ips) => ips,
+        Err(error) if earlier.is_empty() => return Err(io::Error::other(error)),
+        Err(error) => {
+            tracing::warn!(endpoint = %endpoint, error, "does not resolve, its addresses of earlier hold");
+            earlier.to_vec()
+        }
+    };
     Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, endpoint.port)).collect())
 }
 

@@ -38,7 +38,7 @@ impl Answer {
     /// When neither version has an address: a name that loses all of them at once is more likely a mistake than a wish.
     pub fn after(&self, last: &[IpAddr]) -> Result<Vec<IpAddr>, String> {
         if !matches!((&self.v4, &self.v6), (Said::Addresses(_), _) | (_, Said::Addresses(_))) {
-            return Err(self.failure().unwrap_or("the name has no address").to_owned());
+            return Err(self.failure().unwrap_or_else(|| "the name has no address".to_owned()));
         }
         let mut all = Vec::new();
         for (said, v6) in [(&self.v4, false), (&self.v6, true)] {
@@ -53,11 +53,13 @@ impl Answer {
 
     /// Why a version was not answered for; `None`: both were.
     #[must_use]
-    pub fn failure(&self) -> Option<&str> {
-        [&self.v4, &self.v6].into_iter().find_map(|said| match said {
-            Said::Failed(why) => Some(why.as_str()),
+    pub fn failure(&self) -> Option<String> {
+        match (&self.v4, &self.v6) {
+            (Said::Failed(why), Said::Failed(_)) => Some(why.clone()),
+            (Said::Failed(why), _) => Some(format!("IPv4: {why}")),
+            (_, Said::Failed(why)) => Some(format!("IPv6: {why}")),
             _ => None,
-        })
+        }
     }
 }
 
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn no_address_at_all_is_a_failure() {
         assert_eq!(answer(failed(), failed()).after(&ips(&LAST)), Err("SERVFAIL".to_owned()));
-        assert_eq!(answer(failed(), Said::Nothing).after(&ips(&LAST)), Err("SERVFAIL".to_owned()));
+        assert_eq!(answer(failed(), Said::Nothing).after(&ips(&LAST)), Err("IPv4: SERVFAIL".to_owned()));
         let nothing = answer(Said::Nothing, Said::Nothing).after(&ips(&LAST));
         assert_eq!(nothing, Err("the name has no address".to_owned()));
     }

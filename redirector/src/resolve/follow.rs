@@ -86,9 +86,9 @@ impl Followed {
         let last: Vec<_> = self.known.iter().map(|address| address.ip()).collect();
         let addresses = answer.after(&last).and_then(|ips| {
             let addresses = ips.into_iter().map(|ip| SocketAddr::new(ip, endpoint.port));
-            config::accept(&self.config, self.service, addresses.collect())
+            config::accept(&self.config, self.service, &addresses.collect::<Vec<_>>())
         });
-        let trouble = answer.failure().map(str::to_owned);
+        let trouble = answer.failure();
         (addresses.map(|addresses| (addresses, trouble)), answer.holds)
     }
 
@@ -107,10 +107,10 @@ impl Followed {
                 endpoint,
                 error,
                 addresses = %self.known,
-                "the endpoint does not resolve, its last addresses go on to hold"
+                "the endpoint does not resolve, its last addresses hold"
             ),
             None => {
-                tracing::info!(service, member, endpoint, addresses = %self.known, "the endpoint resolves again")
+                tracing::info!(service, member, endpoint, addresses = %self.known, "the endpoint resolves again");
             }
         }
         *before = now;

@@ -38,8 +38,12 @@ fn addresses(resolved: &Resolved, member: usize) -> String {
 
 /// Asks the host.
 fn resolved(loaded: &Loaded) -> Result<Resolved, Error> {
+    resolved_after(loaded, &Answers::default())
+}
+
+fn resolved_after(loaded: &Loaded, earlier: &Answers) -> Result<Resolved, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(resolve(loaded, &Arc::default()))
+    runtime.block_on(resolve(loaded, &Arc::default(), earlier))
 }
 
 #[test]
@@ -70,6 +74,16 @@ fn a_name_that_does_not_resolve_is_named_with_the_reason() {
 }
 
 #[test]
+fn where_the_resolver_fails_earlier_answers_hold() {
+    let mut loaded = loaded(r#"["10.255.0.1:1"]"#, ["10.2.1.2:6379", "10.3.1.2:6379"]);
+    let host = "x".repeat(64);
+    loaded.config.services[0].members[1].endpoint.host.clone_from(&host);
+    let earlier = [(host, vec!["10.3.1.3".parse().unwrap(), "10.3.1.4".parse().unwrap()])].into();
+    let resolved = resolved_after(&loaded, &earlier).unwrap();
+    assert_eq!(addresses(&resolved, 1), "10.3.1.3:6379, 10.3.1.4:6379");
+}
+
+#[test]
 fn all_usable_addresses_are_taken_in_order_and_none_twice() {
     let paris = ["[fe80::1]:6379", "[fd00:2::2]:6379", "0.0.0.0:6379", "10.2.1.3:6379", "10.2.1.2:6379"];
     let dublin = ["[::ffff:10.3.1.2]:6379", "10.3.1.2:6379", "[fd00:3::2]:6379"];
@@ -89,7 +103,7 @@ fn more_addresses_than_a_member_can_have_are_left_out_in_order_and_with_a_warnin
         [(20, 0, (16, 0)), (20, 20, (8, 8)), (20, 3, (13, 3)), (0, 17, (0, 16)), (9, 7, (9, 7))]
     {
         let answer: Vec<_> = v4(of_v4).chain(v6(of_v6)).collect();
-        let found = accept(&loaded.config, ServiceId(0), answer.clone()).unwrap();
+        let found = accept(&loaded.config, ServiceId(0), &answer).unwrap();
         let expected: MemberAddresses = v4(kept.0).chain(v6(kept.1)).collect();
         assert_eq!(found.as_slice(), expected.as_slice());
         assert_eq!(found.left_out, usize::from(of_v4 + of_v6 - kept.0 - kept.1));
@@ -108,8 +122,8 @@ fn more_addresses_than_a_member_can_have_are_left_out_in_order_and_with_a_warnin
 fn an_answer_while_the_agent_runs_is_judged_as_at_the_start() {
     let loaded = loaded(r#"["10.255.0.1:1"]"#, NAMES);
     let accepted = |texts: &[&str]| {
-        let answer = texts.iter().map(|text| text.parse().unwrap()).collect();
-        accept(&loaded.config, ServiceId(0), answer).map(|addresses| addresses.to_string())
+        let answer: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        accept(&loaded.config, ServiceId(0), &answer).map(|addresses| addresses.to_string())
     };
     assert_eq!(accepted(&["[fd00::1]:1", "10.2.1.3:1", "0.0.0.0:1"]), Ok("10.2.1.3:1".to_owned()));
     assert_eq!(accepted(&["0.0.0.0:1"]), Err("it resolves to 0.0.0.0, which no member can have".to_owned()));

@@ -118,6 +118,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_offered_comes_before_what_is_left_out() {
+        let held = table(&[offer(1, true), offer(2, false)]);
+        let steps = never_asked(&held, &[offer(1, false), offer(2, true)]);
+        let expected = [Step::Offer { slot: 1, offered: true }, Step::Offer { slot: 0, offered: false }];
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
     fn when_room_is_needed_the_slot_with_the_fewest_flows_goes() {
         let all: Vec<_> = (0..16).map(|number| offer(number, true)).collect();
         let held = table(&all);

@@ -79,6 +79,19 @@ fn a_drained_address_ends_at_its_deadline_unless_it_comes_back() {
     assert_eq!((world.resets(), world.offered(PARIS)), (vec![], vec![a(0), a(2)]));
 }
 
+/// It fails, and is removed from the name before its drain is over.
+#[test]
+fn an_address_that_is_left_twice_ends_at_the_earlier_deadline() {
+    for (on_failback, after) in [(FlowPolicy::Drain, ms(1100) + s(20)), (FlowPolicy::Reset, s(10))] {
+        let service =
+            Service { on_failover: FlowPolicy::Drain, on_failback, drain_timeout: s(20), ..orders() };
+        let mut world = three(service);
+        let crash = world.now;
+        world.address_is(a(1), Dead).run(s(10)).has(PARIS, &[a(0), a(2)]).run(s(60));
+        assert_eq!(world.resets(), [(crash + after, a(1))], "{on_failback:?}");
+    }
+}
+
 /// Whoever fails last is not taken out: the switch resets its flows, and with nobody to go to it is as good as any.
 #[test]
 fn when_all_fail_the_member_is_left_and_the_last_ones_stay_offered() {
