@@ -76,8 +76,7 @@ pub async fn run(
     let history = History::read(&config.agent.state_dir);
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
     let mut tasks = Tasks::default();
-<<<<<<< HEAD
-    let mut agent = Agent::new(config, resolved, datapath, history, Probers::new(reports), &mut tasks)?;
+    let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks)?;
     let (changes, from_resolver) = mpsc::channel(QUEUE);
     let (learnt, mut from_learner) = mpsc::channel(QUEUE);
     tasks.spawn(
@@ -85,10 +84,6 @@ pub async fn run(
         learn(agent.datapath.learner(), from_resolver, learnt),
     );
     tasks.spawn("what follows the network", agent.datapath.follow());
-=======
-    let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks)?;
-    let (changes, mut from_resolver) = mpsc::channel(QUEUE);
->>>>>>> main
     agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
     tasks.spawn("the control socket", server::serve(listener, requests));
@@ -103,11 +98,7 @@ pub async fn run(
             // What moves traffic comes first.
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
-<<<<<<< HEAD
             Some(changed) = from_learner.recv() => agent.on_changed(changed, &mut tasks),
-=======
-            Some(changed) = from_resolver.recv() => agent.on_changed(changed, &mut tasks).await,
->>>>>>> main
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(request) = from_control.recv() => agent.on_request(request),
             // Not an orderly stop: what stays in the kernel serves until the next agent comes.
@@ -171,11 +162,7 @@ impl Agent {
         resolved: Resolved,
         datapath: Datapath,
         history: History,
-<<<<<<< HEAD
-        probers: Probers,
-=======
         reports: mpsc::Sender<Report>,
->>>>>>> main
         tasks: &mut Tasks,
     ) -> Result<Self> {
         let clock = Clock;
@@ -199,9 +186,6 @@ impl Agent {
             Ok(Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now()))
         };
         let cores = config.services.iter().enumerate().map(core).collect::<Result<_>>()?;
-<<<<<<< HEAD
-        let mut agent = Self { cores, config: Arc::new(config), resolved, datapath, clock, history, probers };
-=======
         let answers = answers::Keeper::new(&config.agent.state_dir);
         answers.keep(&config, &resolved);
         let mut agent = Self {
@@ -214,7 +198,6 @@ impl Agent {
             history,
             probers: Probers::new(reports),
         };
->>>>>>> main
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         Ok(agent)
     }
@@ -230,11 +213,7 @@ impl Agent {
     fn take_addresses(&mut self, service: ServiceId, member: MemberId, tasks: &mut Tasks) {
         let addresses = self.resolved.addresses(service, member).as_slice();
         self.cores[service.0].on_addresses(self.clock.now(), member, addresses);
-<<<<<<< HEAD
-        self.probers.set(tasks, service, member, &self.config.services[service.0], addresses);
-=======
         self.probers.set(service, member, &self.config.services[service.0], addresses, tasks);
->>>>>>> main
     }
 
     /// One task for each member whose endpoint is a name.
@@ -247,19 +226,11 @@ impl Agent {
             let name = format!("what follows the addresses of {endpoint}");
             let known = agent.resolved.addresses(service, member).clone();
             let followed = Followed { config: Arc::clone(&agent.config), service, member, known };
-<<<<<<< HEAD
-            let name = format!("what follows the names of {}", agent.config.services[service.0].name);
-=======
->>>>>>> main
             tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone()));
         });
     }
 
-<<<<<<< HEAD
     fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
-=======
-    async fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
->>>>>>> main
         let config = &self.config.services[service.0];
         tracing::info!(
             service = config.name,
@@ -270,10 +241,7 @@ impl Agent {
             "the endpoint has other addresses"
         );
         self.resolved.replace(service, member, addresses);
-<<<<<<< HEAD
-=======
         self.answers.keep(&self.config, &self.resolved);
->>>>>>> main
         self.take_addresses(service, member, tasks);
     }
 

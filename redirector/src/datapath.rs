@@ -77,11 +77,7 @@ use self::{
 };
 use crate::{
     config::Resolved,
-<<<<<<< HEAD
     model::{self, Config, Epoch, MAX_ADDRESSES, MemberId, Offer, OnStop, ServiceId},
-=======
-    model::{Config, Epoch, MAX_ADDRESSES, MemberId, Offer, OnStop, ServiceId},
->>>>>>> main
 };
 
 /// What an earlier agent left in the maps for a service.

@@ -171,8 +171,6 @@ impl Lab {
         Ok(agent)
     }
 
-<<<<<<< HEAD
-=======
     /// A name server on the router, which the commands of `app` ask from now on.
     ///
     /// # Errors
@@ -181,24 +179,12 @@ impl Lab {
         NameServer::start_new(&self.router, GATEWAY_OF_APP.into(), &self.app, &self.scratch.dir)
     }
 
->>>>>>> main
     /// An agent on `app` that is not started yet.
     ///
     /// # Errors
     /// When there is no binary.
     pub fn agent_to_start(&self, config: &AgentConfig) -> Result<Agent> {
         Agent::new(&self.app, &self.scratch, config)
-<<<<<<< HEAD
-    }
-
-    /// A name server on the router, which the commands of `app` ask from now on.
-    ///
-    /// # Errors
-    /// When there is one already, or it does not start.
-    pub fn name_server(&self) -> Result<NameServer> {
-        NameServer::start_new(&self.router, GATEWAY_OF_APP.into(), &self.app, &self.scratch.dir)
-=======
->>>>>>> main
     }
 
     /// From now on packets from and to the member vanish in silence at the router.

@@ -13,11 +13,7 @@ use crate::{
     probe::{self, Report, Target},
 };
 
-<<<<<<< HEAD
-/// All of them, running as tasks of the agent.
-=======
 /// All of them.
->>>>>>> main
 pub(super) struct Probers {
     running: HashMap<(ServiceId, MemberId), HashMap<SocketAddr, Running>>,
     reports: mpsc::Sender<Report>,
@@ -39,7 +35,6 @@ impl Probers {
     /// Probes these addresses of a member from now on, and no others. One that was probed already goes on.
     pub(super) fn set(
         &mut self,
-        tasks: &mut Tasks,
         service_id: ServiceId,
         member_id: MemberId,
         service: &Service,
@@ -66,16 +61,9 @@ impl Probers {
                         address: *address,
                         login: service.members[member_id.0].login.clone(),
                     };
-<<<<<<< HEAD
-                    let name = format!(
-                        "the prober of {address} for member {:?} of service {:?}",
-                        service.members[member_id.0].name, service.name
-                    );
-=======
                     let member = &service.members[member_id.0].name;
                     let name =
                         format!("the prober of {address} of member {member:?} of service {:?}", service.name);
->>>>>>> main
                     tasks.spawn(name, probe::run(target, pace.clone(), self.reports.clone()))
                 });
                 Running { checks: checks.collect(), pace: sender }

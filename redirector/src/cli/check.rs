@@ -73,11 +73,7 @@ struct Finding {
 /// Validates, runs every check once, prints what was found.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     run::log_to_standard_error("warn");
-<<<<<<< HEAD
-    let fitting = match run::read(&args.config, &Arc::default()).await {
-=======
-    let (config, resolved) = match run::read(&args.config, &Arc::default(), |_| Answers::default()).await {
->>>>>>> main
+    let fitting = match run::read(&args.config, &Arc::default(), |_| Answers::default()).await {
         Ok(read) => read,
         Err(exit) => return exit,
     };
