@@ -45,6 +45,9 @@ const GATHER: Duration = Duration::from_millis(20);
 /// A refresh takes at most one part in this many of the time, however busy the network is.
 const SHARE: u32 = 10;
 
+/// But a long one, with programs to be loaded, does not make the next one late.
+const PAUSE_AT_MOST: Duration = Duration::from_millis(100);
+
 /// When the kernel refused something, it is tried again after this, event or not.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -395,7 +398,7 @@ pub(super) async fn run(
                 Some(Instant::now() + AGAIN)
             }
         };
-        sleep(start.elapsed() * (SHARE - 1)).await;
+        sleep((start.elapsed() * (SHARE - 1)).min(PAUSE_AT_MOST)).await;
     }
 }
 
