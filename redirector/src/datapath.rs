@@ -137,11 +137,9 @@ impl Datapath {
         claim.repair()?;
         let localnet = follow::leads_to_loopback(&addresses);
         let ensured = network.ensure_device(&config.datapath.device, localnet).await?;
-        tracing::info!(
-            device = config.datapath.device,
-            done = ensured.done.join("; "),
-            "the VIP device is there"
-        );
+        if !ensured.done.is_empty() && !claim.device_is_new {
+            tracing::warn!("the VIP device {}: {}", config.datapath.device, ensured.done.join("; "));
+        }
         let device = ensured.device;
         let settings = programs::Settings::new(&config.datapath, device, kernel_log);
         let mut loaded = Loaded::load(settings, pins.to_owned(), way)?;
