@@ -199,7 +199,7 @@ impl Follower {
         self.routed.clear();
         match self.device_pace.restored(now) {
             Told::Restored => {
-                tracing::warn!("the VIP device {name}, changed by somebody else: {}", done.join("; "))
+                tracing::warn!("the VIP device {name}, changed by somebody else: {}", done.join("; "));
             }
             Told::Slower => tracing::warn!(
                 "the VIP device {name}, changed by somebody else again and again: {}; from now on it is restored once a \
@@ -267,7 +267,7 @@ impl Follower {
         let vips = restored.join(", ");
         match self.route_pace.restored(now) {
             Told::Restored => {
-                tracing::warn!("the route of VIP {vips} was taken away by somebody else: restored")
+                tracing::warn!("the route of VIP {vips} was taken away by somebody else: restored");
             }
             Told::Slower => tracing::warn!(
                 "the route of VIP {vips} is taken away by somebody else again and again: from now on it is restored once \
