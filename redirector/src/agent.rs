@@ -13,6 +13,7 @@
 
 pub mod answers;
 mod clock;
+mod flows;
 mod history;
 mod probers;
 mod report;
@@ -351,6 +352,33 @@ impl Agent {
                         let _gone = reply.send(report::status(&config, &views, &counts, clock));
                     }
                     Err(error) => tracing::error!("cannot read the maps: {error:#}"),
+                });
+            }
+            Request::Flows { filter, limit, lines, reply } => {
+                let known = flows::known(&self.config, &filter);
+                let is_known = known.is_ok();
+                // The client may have gone away meanwhile.
+                let _gone = reply.send(known);
+                if is_known {
+                    let (list, config) = (self.datapath.list(), Arc::clone(&self.config));
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(error) = flows::list(&list, &config, &filter, limit, &lines) {
+                            tracing::error!("cannot read the flow table: {error:#}");
+                        }
+                    });
+                }
+            }
+            Request::Totals { filter, reply } => {
+                let (list, config) = (self.datapath.list(), Arc::clone(&self.config));
+                if let Err(unknown) = flows::known(&config, &filter) {
+                    let _gone = reply.send(Err(unknown));
+                    return;
+                }
+                tokio::task::spawn_blocking(move || match flows::totals(&list, &config, &filter) {
+                    Ok(totals) => {
+                        let _gone = reply.send(Ok(totals));
+                    }
+                    Err(error) => tracing::error!("cannot read the flow table: {error:#}"),
                 });
             }
         }

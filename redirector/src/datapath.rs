@@ -14,6 +14,11 @@
 //! | `registry` | ids that keep their meaning over a restart |
 //! | `slots` | the addresses of members |
 //! | `flows` | reading the flow table, deleting from it |
+//! | `collect` | forgetting flows that nobody uses any more |
+//! | `list` | flows as people see them |
+//! | `clock` | the clock that the times of flows are on |
+//! | `memory` | what the maps take |
+//! | `bpf` | `bpf(2)`, as far as aya lacks it |
 //! | `sockets` | `SOCK_DESTROY` |
 //! | `sweep` | resetting what a switch made stale |
 //!
@@ -24,13 +29,18 @@
 //! * Stopping or killing the agent changes nothing in the kernel, unless `on_stop = "detach"`.
 
 mod attach;
+mod bpf;
 mod claim;
+mod clock;
+mod collect;
 mod events;
 mod flows;
 mod follow;
 mod host;
 mod links;
+mod list;
 mod maps;
+mod memory;
 pub mod network;
 mod pace;
 mod pins;
@@ -45,15 +55,14 @@ mod sweep;
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
+    os::fd::AsFd as _,
     sync::{Arc, Mutex},
     time::Instant,
 };
 
 use anyhow::Result;
 use redirector_common::{
-    addr::Tuple,
     decision::Decision,
-    flow::{Flow, Stub},
     layout,
     outcome::{Count, Outcome},
 };
@@ -61,11 +70,16 @@ use tokio::sync::Notify;
 
 pub use self::{
     claim::{Claim, uninstall},
+    collect::Collected,
     host::{Path, Survey, survey},
+    list::{FlowList, ListedFlow},
+    memory::{kernel_memory, map_sizes},
     preflight::check_ports,
 };
 
 use self::{
+    clock::Clock,
+    collect::Collector,
     events::Events,
     follow::{Follower, Loaded, Parts},
     maps::{Maps, Steering},
@@ -107,6 +121,8 @@ pub struct Datapath {
     follower: Arc<tokio::sync::Mutex<Follower>>,
     /// `None`: given to the follower's task.
     events: Option<Events>,
+    collector: Collector,
+    clock: Clock,
 }
 
 impl Datapath {
@@ -182,6 +198,9 @@ impl Datapath {
         // Whatever is stale already: an agent that died between a switch and its sweep, or a member or VIP that is gone.
         // Its resets need the routes that are there.
         let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), &vips)?);
+        let clock = Clock::new(programs::classifier(loaded.programs(), programs::CLOCK)?.fd()?.as_fd())?;
+        let (timeouts, cap) = (&config.datapath.idle_timeouts, settings.half_open.per_service);
+        let collector = Collector::start(Arc::clone(&maps), clock.clone(), timeouts, cap)?;
         let parts = Parts {
             network: network.clone(),
             config: config.clone(),
@@ -208,6 +227,8 @@ impl Datapath {
             addresses_changed: Arc::default(),
             follower: Arc::new(tokio::sync::Mutex::new(follower)),
             events: Some(events),
+            collector,
+            clock,
             claim,
         })
     }
@@ -266,7 +287,8 @@ impl Datapath {
         let member = self.ids.member(service, member);
         let flows = || {
             let mut flows = [0; MAX_ADDRESSES];
-            lock(&self.maps).flows.for_each(|_, flow| {
+            let table = lock(&self.maps).flows.clone();
+            table.for_each(|_, flow| {
                 if flow.member == member {
                     flows[flow.slot as usize % MAX_ADDRESSES] += 1;
                 }
@@ -324,10 +346,12 @@ impl Datapath {
     pub fn counter(&self) -> impl FnOnce() -> Result<Counts> + Send + 'static {
         let maps = Arc::clone(&self.maps);
         let ids = self.ids.clone();
+        let collected = Arc::clone(&self.collector.collected);
         move || {
-            let maps = lock(&maps);
+            let table = lock(&maps).flows.clone();
             let mut flows = vec![0; layout::MAX_MEMBERS as usize];
-            maps.flows.for_each(|_, flow| flows[usize::from(flow.member)] += 1)?;
+            table.for_each(|_, flow| flows[usize::from(flow.member)] += 1)?;
+            let maps = lock(&maps);
             let mut outcomes = Vec::new();
             for outcome in Outcome::ALL {
                 let mut sum = maps.count(*outcome, None)?;
@@ -338,8 +362,14 @@ impl Datapath {
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes })
+            Ok(Counts { ids, flows, outcomes, collected })
         }
+    }
+
+    /// The flows as people see them. Reads the whole flow table: not for the agent's main loop.
+    #[must_use]
+    pub fn list(&self) -> FlowList {
+        FlowList::new(Arc::clone(&self.maps), &self.ids, self.clock.clone())
     }
 
     /// Ends the agent's part: `keep` leaves everything in the kernel as it is, `detach` removes it.
@@ -382,20 +412,6 @@ impl Learner {
     }
 }
 
-/// What the flow table takes in the kernel, both halves, in bytes.
-///
-/// An element of a preallocated hash map is a header (`struct htab_elem`, 48 bytes), key and value, each rounded up
-/// to 8 bytes; a table has a bucket of 16 bytes for each element, in the next power of two.
-#[must_use]
-pub fn flow_table_bytes(max_flows: u32) -> u64 {
-    const HEADER: u64 = 48;
-    const BUCKET: u64 = 16;
-    let element =
-        |value: usize| HEADER + (size_of::<Tuple>().next_multiple_of(8) + value.next_multiple_of(8)) as u64;
-    let elements = u64::from(max_flows) * (element(size_of::<Flow>()) + element(size_of::<Stub>()));
-    elements + 2 * BUCKET * u64::from(max_flows.next_power_of_two())
-}
-
 /// What the kernel counted, at one moment.
 #[derive(Clone, Debug)]
 pub struct Counts {
@@ -403,6 +419,8 @@ pub struct Counts {
     flows: Vec<u64>,
     /// Packets and bytes of every outcome, since the maps were made.
     pub outcomes: Vec<(Outcome, Count)>,
+    /// Flows that were collected.
+    pub collected: Arc<Collected>,
 }
 
 impl Counts {

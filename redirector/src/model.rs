@@ -54,10 +54,36 @@ pub struct Datapath {
     /// Further addresses of this host that flows may have as their sources, where the device that the route leaves by has
     /// them.
     pub source_addresses: Vec<IpAddr>,
+    /// After which time without a segment a flow is collected.
+    pub idle_timeouts: IdleTimeouts,
+    /// How many flows that are not established yet one source may have with one service; `None`: a fraction of what
+    /// there is room for. Clients with a socket on this host are not counted.
+    pub half_open_per_source: Option<u32>,
+    /// The same for all sources of a service together.
+    pub half_open_per_service: Option<u32>,
     /// What stays in the kernel when the agent stops.
     pub on_stop: OnStop,
     /// How programs are attached to their hooks.
     pub attach: Attach,
+}
+
+/// `[datapath.idle_timeouts]`: how long a flow may be without a segment, by how far it is. At least a second each. The flow of a
+/// local socket stays as long as that socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleTimeouts {
+    /// The member has not answered, or the client has not confirmed the answer.
+    pub opening: Duration,
+    /// Both ends have heard each other.
+    pub established: Duration,
+    /// At least one end sent its FIN; and what is stale.
+    pub closing: Duration,
+}
+
+impl Default for IdleTimeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { opening: seconds(30), established: seconds(24 * 60 * 60), closing: seconds(120) }
+    }
 }
 
 /// An inclusive range of ports, neither end 0, `first <= last`.

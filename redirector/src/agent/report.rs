@@ -34,7 +34,13 @@ pub(super) fn status(config: &Config, views: &[View], counts: &Counts, clock: Cl
     let outcomes = counts.outcomes.iter().map(|(outcome, count)| {
         (outcome.name().to_owned(), OutcomeStatus { packets: count.packets, bytes: count.bytes })
     });
-    Status { version: VERSION, services: services.collect(), outcomes: outcomes.collect() }
+    let collected = counts.collected.by_reason().map(|(reason, number)| (reason.to_owned(), number));
+    Status {
+        version: VERSION,
+        services: services.collect(),
+        outcomes: outcomes.collect(),
+        collected: collected.into_iter().collect(),
+    }
 }
 
 fn member_status(

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{Answers, Resolved},
     control::status::VERSION,
-    datapath,
+    datapath::{self, programs::HalfOpen},
     model::{Check, CheckKind, Config, MemberId, ProbeOutcome, ServiceId, Verdict},
     probe,
 };
@@ -31,6 +31,9 @@ struct Findings {
     passed: bool,
     /// What the maps take in the kernel with the configured size, in bytes.
     flow_table_bytes: u64,
+    /// How many flows that are not established yet one source may have with one service, and all sources together.
+    half_open_per_source: u32,
+    half_open_per_service: u32,
     /// How many flows any member address can carry from this host.
     flows_per_member_address: u64,
     /// What this host does not have yet, in words.
@@ -80,8 +83,12 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     if let Err(error) = datapath::check_ports(fitting.config.datapath.port_range) {
         return run::failed(&error);
     }
+    let memory = match datapath::kernel_memory(fitting.config.datapath.max_flows) {
+        Ok(memory) => memory,
+        Err(error) => return run::failed(&error),
+    };
     let checks = probe_all(&fitting.config, &fitting.resolved).await;
-    let findings = findings(fitting, checks);
+    let findings = findings(fitting, checks, memory);
     match write(&findings, &args.config, args.output, out) {
         Ok(()) if findings.passed => Exit::Done,
         Ok(()) => Exit::Failed,
@@ -104,8 +111,9 @@ async fn probe_all(config: &Config, resolved: &Resolved) -> Vec<Finding> {
     checks
 }
 
-fn findings(fitting: run::Fitting, checks: Vec<Finding>) -> Findings {
+fn findings(fitting: run::Fitting, checks: Vec<Finding>, memory: u64) -> Findings {
     let run::Fitting { config, paths, warnings, .. } = fitting;
+    let half_open = HalfOpen::new(&config.datapath);
     let address = |path: &datapath::Path| {
         let service = &config.services[path.service.0];
         Address {
@@ -121,7 +129,9 @@ fn findings(fitting: run::Fitting, checks: Vec<Finding>) -> Findings {
     Findings {
         version: VERSION,
         passed: checks.iter().all(|finding| finding.passed),
-        flow_table_bytes: datapath::flow_table_bytes(config.datapath.max_flows),
+        flow_table_bytes: memory,
+        half_open_per_source: half_open.per_source,
+        half_open_per_service: half_open.per_service,
         flows_per_member_address: paths.iter().map(|path| path.flows).min().unwrap_or(0),
         warnings,
         addresses: paths.iter().map(address).collect(),
@@ -198,9 +208,12 @@ fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Writ
     write_addresses(&findings.addresses, out)?;
     writeln!(
         out,
-        "\nFlow table: {} MiB of kernel memory. A member's address carries as many flows from this host as there are ports in \
-         `port_range` for each of its sources; a wider range, or more `source_addresses`, carry more.",
+        "\nMaps: {} MiB of kernel memory. A member's address carries as many flows from this host as there are ports in \
+         `port_range` for each of its sources; a wider range, or more `source_addresses`, carry more.\nNot established yet: at \
+         most {} flows of one source with one service, {} of all sources; sockets of this host itself are not counted.",
         findings.flow_table_bytes.div_ceil(1 << 20),
+        findings.half_open_per_source,
+        findings.half_open_per_service
     )?;
     for warning in &findings.warnings {
         writeln!(out, "warning: {warning}")?;

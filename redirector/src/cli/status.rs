@@ -182,11 +182,16 @@ fn ago(at: &str, now: SystemTime) -> String {
     };
     // The agent may have stamped it after this process took `now`.
     let age = now.duration_since(time).unwrap_or(Duration::ZERO);
-    match age.as_secs() {
-        0..10 => format!("{:.1}s ago", age.as_secs_f64()),
-        seconds @ 10..120 => format!("{seconds}s ago"),
-        seconds @ 120..7200 => format!("{}m ago", seconds / 60),
-        seconds => format!("{}h ago", seconds / 3600),
+    format!("{} ago", short(age))
+}
+
+/// A time with one unit.
+pub(super) fn short(time: Duration) -> String {
+    match time.as_secs() {
+        0..10 => format!("{:.1}s", time.as_secs_f64()),
+        seconds @ 10..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds => format!("{}h", seconds / 3600),
     }
 }
 
@@ -249,7 +254,16 @@ mod tests {
 
     fn shown(services: Vec<ServiceStatus>) -> String {
         let now = humantime::parse_rfc3339("2026-11-21T20:00:00.500Z").unwrap();
-        Blocks { status: &Status { version: VERSION, services, outcomes: BTreeMap::new() }, now }.to_string()
+        Blocks {
+            status: &Status {
+                version: VERSION,
+                services,
+                outcomes: BTreeMap::new(),
+                collected: BTreeMap::new(),
+            },
+            now,
+        }
+        .to_string()
     }
 
     #[test]

@@ -19,6 +19,10 @@ pub struct Status {
     /// What became of packets, by outcome, since the maps were made (`docs/datapath.md` lists the outcomes).
     #[serde(default)]
     pub outcomes: BTreeMap<String, OutcomeStatus>,
+    /// Flows that were collected since the agent started, by the reason: `opening`, `established`, `closing` (idle for longer
+    /// than its state allows), `stale` (its member was left, and nobody sent on it), `halves` (its other half was lost).
+    #[serde(default)]
+    pub collected: BTreeMap<String, u64>,
 }
 
 /// Packets of one outcome. A large segment before segmentation counts as one packet.
@@ -135,6 +139,10 @@ mod tests {
         // Fields may be added; these are so far.
         assert_eq!(
             written.as_object_mut().unwrap().remove("outcomes"),
+            Some(Value::Object(Default::default()))
+        );
+        assert_eq!(
+            written.as_object_mut().unwrap().remove("collected"),
             Some(Value::Object(Default::default()))
         );
         let member = written["services"][0]["members"][0].as_object_mut().unwrap();

@@ -28,11 +28,11 @@ use redirector_common::{
 };
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::{flows::Flows, programs::maps_dir, slots::Slots};
+use super::{collect::HalfOpen, flows::Flows, programs::maps_dir, slots::Slots};
 
 /// An array map of 64-bit words, mapped into the agent: writing is one store, no system call.
 #[derive(Debug)]
-struct Words {
+pub(super) struct Words {
     base: NonNull<AtomicU64>,
     count: usize,
 }
@@ -61,7 +61,7 @@ impl Words {
         Ok(Self { base, count })
     }
 
-    fn get(&self, index: usize) -> &AtomicU64 {
+    pub(super) fn get(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.count, "word {index} of {}", self.count);
         // SAFETY: the index is within the mapping, which is page aligned and lives as long as `self`.
         unsafe { self.base.add(index).as_ref() }
@@ -120,6 +120,8 @@ impl Steering {
 pub(super) struct Maps {
     pub(super) steering: Arc<Steering>,
     pub(super) flows: Flows,
+    /// How many flows are not established yet.
+    pub(super) half_open: HalfOpen,
     /// Size of the flow table.
     pub(super) max_flows: u32,
     vips: HashMap<MapData, VipKey, u32>,
@@ -152,11 +154,11 @@ impl Maps {
                 floors: Words::map(data_of(&floors)?.fd().as_fd(), MAX_MEMBERS as usize)?,
             }),
             max_flows: data_of(&flows)?.info()?.max_entries(),
-            flows: Flows::new(
-                data_of(&flows)?.fd().as_fd().try_clone_to_owned()?,
-                flows.try_into()?,
-                map("replies_v2")?.try_into()?,
-            ),
+            flows: Flows::new(data_of(&flows)?.fd().as_fd(), data_of(&map("replies_v2")?)?.fd().as_fd())?,
+            half_open: HalfOpen::new(
+                data_of(&map("half_open_v2")?)?.fd().as_fd(),
+                Words::map(data_of(&map("half_open_sums_v2")?)?.fd().as_fd(), MAX_SERVICES as usize)?,
+            )?,
             vips: map("vips_v2")?.try_into()?,
             vip_addresses: map("vip_addrs_v2")?.try_into()?,
             slots: Arc::new(Slots::new(map("slots_v2")?.try_into()?)?),
@@ -213,10 +215,12 @@ impl Maps {
 
     /// What decides whether a flow is stale.
     pub(super) fn standing(&self, flow: &Flow) -> Standing {
-        Standing {
-            floor: self.steering.floor(flow.member),
-            generation: self.slots.generation(flow.member, flow.slot),
-        }
+        standing(&self.steering, &self.slots, flow)
+    }
+
+    /// The same for somebody who reads many flows, and keeps nobody waiting meanwhile.
+    pub(super) fn standings(&self) -> Standings {
+        Standings { steering: Arc::clone(&self.steering), slots: Arc::clone(&self.slots) }
     }
 
     /// Packets and bytes of an outcome, over all processors.
@@ -227,6 +231,23 @@ impl Maps {
             bytes: sum.bytes + count.bytes,
         }))
     }
+}
+
+/// What decides whether flows are stale.
+pub(super) struct Standings {
+    steering: Arc<Steering>,
+    slots: Arc<Slots>,
+}
+
+impl Standings {
+    /// Whether a flow's member was left, or its address taken away.
+    pub(super) fn is_stale(&self, flow: &Flow) -> bool {
+        flow.is_stale(&standing(&self.steering, &self.slots, flow))
+    }
+}
+
+fn standing(steering: &Steering, slots: &Slots, flow: &Flow) -> Standing {
+    Standing { floor: steering.floor(flow.member), generation: slots.generation(flow.member, flow.slot) }
 }
 
 /// aya's typed maps do not show what they are made of.

@@ -153,7 +153,7 @@ pub(super) fn reset_all(maps: Maps) -> Result<()> {
 /// what they were. The sockets of local clients are destroyed, and the kernel's own reset ends the member's side; flows
 /// of other clients are deleted, and both sides are refused with their next segment.
 fn end_without_vip(maps: &Mutex<Maps>, destroyer: &Destroyer, vips: &HashMap<SocketAddr, u16>) -> Result<()> {
-    let mut maps = lock(maps);
+    let maps = lock(maps);
     let mut orphans = Vec::new();
     maps.flows.for_each(|client_side, flow| {
         let vip = SocketAddr::new(client_side.far.into(), client_side.far_port.number());
@@ -192,10 +192,10 @@ fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
     // A destroyed socket's own reset took its flow along. What is left of those had nothing to reset: a connection
     // that was still opening, or a socket that is gone. Whoever was refused needs his flow to be reset at all.
     let refused: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
-    let mut maps = lock(maps);
+    let flows = lock(maps).flows.clone();
     for (number, (client_side, flow)) in local.iter().enumerate() {
         if !refused.contains(&number) {
-            maps.flows.remove(client_side, flow)?;
+            flows.remove(client_side, flow)?;
         }
     }
     Ok(Pass { local: local.len() - refused.len(), remote: remote + refused.len() })
