@@ -14,8 +14,6 @@ const BPF_F_INGRESS: u64 = 1;
 const BPF_F_RECOMPUTE_CSUM: u64 = 1;
 /// The change is one of the pseudo-header.
 const BPF_F_PSEUDO_HDR: u64 = 1 << 4;
-/// The neighbour is resolved on the way out, not by the lookup (Linux 6.3).
-const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
 const PROTOCOL_TCP: u8 = 6;
 
 /// `struct bpf_fib_lookup`.
@@ -43,7 +41,7 @@ const REDIR_NEIGH: i32 = 20;
 /// Asks the routing table for the way to the far end of `ends`, as if the packet had come in by `device`
 /// (which has forwarding on for this purpose). `None`: there is none.
 #[inline(always)]
-pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple, v6: bool) -> Option<Route> {
+pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple, v6: bool, flags: u32) -> Option<Route> {
     const SUCCESS: i64 = 0;
     const NO_NEIGHBOUR: i64 = 7;
     const FRAGMENTATION_NEEDED: i64 = 8;
@@ -70,7 +68,7 @@ pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple, v6: bool) -> O
             skb.cast(),
             (&raw mut lookup).cast(),
             size_of::<FibLookup>() as i32,
-            BPF_FIB_LOOKUP_SKIP_NEIGH,
+            flags,
         )
     };
     // A segment above the path's MTU is sent all the same: the route of the VIP carries the smallest MTU of all

@@ -24,6 +24,11 @@ pub static PORT_COUNT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static IPV6_CHECKSUM_FLAG: Global<u32> = Global::new(0);
 
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH` where the kernel knows it (Linux 6.3), else 0: the neighbour is resolved on the way out,
+/// not by the lookup, which otherwise looks for it too and finds it or not.
+#[unsafe(no_mangle)]
+pub static FIB_LOOKUP_FLAG: Global<u32> = Global::new(0);
+
 /// How many flows that are not established yet one source may have with one service, counting clients without a socket
 /// on this host only.
 #[unsafe(no_mangle)]

@@ -51,6 +51,9 @@ pub struct Datapath {
     pub max_flows: u32,
     /// Source ports of the member side.
     pub port_range: PortRange,
+    /// Further addresses of this host that flows may have as their sources, where the device that the route leaves by has
+    /// them.
+    pub source_addresses: Vec<IpAddr>,
     /// After which time without a segment a flow is collected.
     pub idle_timeouts: IdleTimeouts,
     /// How many flows that are not established yet one source may have with one service; `None`: a fraction of what
@@ -60,6 +63,8 @@ pub struct Datapath {
     pub half_open_per_service: Option<u32>,
     /// What stays in the kernel when the agent stops.
     pub on_stop: OnStop,
+    /// How programs are attached to their hooks.
+    pub attach: Attach,
 }
 
 /// `[datapath.idle_timeouts]`: how long a flow may be without a segment, by how far it is. At least a second each. The flow of a
@@ -88,6 +93,17 @@ pub struct PortRange {
     pub first: u16,
     /// Highest port.
     pub last: u16,
+}
+
+/// How programs of the hook `tc` are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// By tcx where the kernel has it, else by clsact.
+    Auto,
+    /// By links to tcx hooks (Linux 6.6).
+    Tcx,
+    /// By filters of the queueing discipline clsact.
+    Clsact,
 }
 
 /// What a stopping agent does with its programs.

@@ -1,6 +1,7 @@
 //! Configuration files for agents of the lab, in the TOML of the contract.
 
 use std::{
+    env,
     fmt::{self, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -55,6 +56,7 @@ pub struct AgentConfig {
     failback: String,
     agent: String,
     datapath: String,
+    attach: Option<String>,
 }
 
 impl AgentConfig {
@@ -75,6 +77,7 @@ impl AgentConfig {
             failback: String::new(),
             agent: String::new(),
             datapath: String::new(),
+            attach: env::var("REDIRECTOR_LAB_ATTACH").ok(),
         }
     }
 
@@ -152,6 +155,13 @@ impl AgentConfig {
         self
     }
 
+    /// How programs are attached: `clsact`. When not called, `REDIRECTOR_LAB_ATTACH`, or what the agent chooses.
+    #[must_use]
+    pub fn attach(mut self, way: &str) -> Self {
+        self.attach = Some(way.to_owned());
+        self
+    }
+
     /// The VIP device and its peer.
     #[must_use]
     pub fn devices(&self) -> [String; 2] {
@@ -202,6 +212,9 @@ impl fmt::Display for AgentConfig {
         let (socket, dir, pins) = (self.control_socket(), self.dir.join("state"), &self.pin_dir);
         writeln!(f, "[agent]\ncontrol_socket = {socket:?}\nstate_dir = {dir:?}\n{}", self.agent)?;
         writeln!(f, "[datapath]\ndevice = \"{}\"\npin_dir = {pins:?}\n{}", self.device, self.datapath)?;
+        if let Some(way) = &self.attach {
+            writeln!(f, "attach = \"{way}\"")?;
+        }
         self.write_service(f, "orders", &[(VIP_V4, VIP_PORT).into()])?;
         if !self.one_service {
             self.write_service(f, "orders6", &[(VIP_V6, VIP_PORT).into()])?;

@@ -25,6 +25,7 @@ mod client;
 mod counters;
 mod diagnostics;
 mod dial;
+mod filters;
 mod foreign;
 mod host;
 mod lab;
@@ -50,6 +51,7 @@ pub use agent_config::{AgentConfig, Timing, VIP_PORT, VIP_V4, VIP_V6};
 pub use application::{Application, CHANNEL, QUEUE, mapped, vip_addresses, waiting_at};
 pub use client::{Agreed, Connection, Stopper, Value};
 pub use dial::Dial;
+pub use filters::{Filter, filters, has_clsact, has_tcx, programs};
 pub use foreign::{foreign_program, program_info};
 pub use host::Host;
 pub use lab::{Builder, Lab};
@@ -62,9 +64,7 @@ pub use process::{Log, Process};
 pub use scenario::{Scenario, unavailable};
 pub use timeline::{Event, Failure, Timeline, What};
 pub use topology::{CONTAINERS, GATEWAYS, UPLINKS, first_vips};
-pub use traces::{
-    new_connections_are_served_by, nothing_is_left, one_program_on_each_hook, programs, routes_a_vip,
-};
+pub use traces::{new_connections_are_served_by, nothing_is_left, one_program_on_each_hook, routes_a_vip};
 pub use tunnel::Tunnel;
 pub use waiting::{WaitingClient, Wake};
 pub use workers::{Load, Workers};

@@ -42,7 +42,7 @@ pub fn netlink<F: Future<Output = Result<()>>>(
 }
 
 /// Index of a device in the calling thread's namespace.
-fn index(device: &str) -> Result<u32> {
+pub(crate) fn index(device: &str) -> Result<u32> {
     let socket = socket_with(SocketFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     name_to_index(&socket, device).with_context(|| format!("device {device}"))
 }

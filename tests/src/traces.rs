@@ -3,17 +3,13 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
+use aya::programs::TcAttachType;
 
-use crate::{Host, Lab, vip_addresses};
-
-/// The programs on a hook of a device, by tcx, in the order in which packets meet them.
-///
-/// # Errors
-/// When there is no such device.
-pub fn programs(host: &Host, device: &str, hook: TcAttachType) -> Result<Vec<ProgramInfo>> {
-    host.run(|| Ok(SchedClassifier::query_tcx(device, hook)?.1))
-}
+use crate::{
+    Host, Lab,
+    filters::{has_clsact, programs},
+    vip_addresses,
+};
 
 /// Each hook of the agent on `app` has one program, and nobody else's.
 ///
@@ -61,6 +57,7 @@ pub fn nothing_is_left(lab: &Lab) -> Result<()> {
     }
     let left = programs(lab.app(), "eth0", TcAttachType::Ingress)?.len();
     ensure!(left == 0, "{left} programs are left at the uplink");
+    ensure!(!has_clsact(lab.app(), "eth0")?, "clsact is left at the uplink");
     ensure!(!routes_a_vip(lab.app())?, "the route of a VIP is left");
     ensure!(!config.pin_dir().exists(), "{} is left", config.pin_dir().display());
     ensure!(!config.control_socket().exists(), "{} is left", config.control_socket().display());

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod kernels;
 mod run;
 mod setup;
 mod test;
@@ -26,6 +27,9 @@ enum Verb {
     Build,
     /// Runs everything that CI runs: format, clippy, build, all tests (as root)
     Test {
+        /// Instead of that, the datapath's tests on Debian's kernels 6.1, 6.12 and the newest, each in a virtual machine
+        #[arg(long, conflicts_with = "cargo_test")]
+        kernels: bool,
         /// Goes to `cargo test`: a filter, or for example `-p redirector -- --nocapture`
         #[arg(last = true)]
         cargo_test: Vec<String>,
@@ -65,7 +69,8 @@ fn act(verb: Verb) -> Result<()> {
             println!("{} ({}.{} MB)", binary.display(), size / 1_000_000, size / 100_000 % 10);
             Ok(())
         }
-        Verb::Test { cargo_test } => test::test(&cargo_test),
+        Verb::Test { kernels: true, .. } => test::kernels(),
+        Verb::Test { kernels: false, cargo_test } => test::test(&cargo_test),
         Verb::Demo { arguments } => show("demo", &arguments),
         Verb::Bench { arguments } => show("bench", &arguments),
     }

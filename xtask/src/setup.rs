@@ -8,6 +8,7 @@ use std::{fmt::Write as _, path::Path, path::PathBuf, process::Command, time::Du
 use anyhow::{Result, anyhow, bail};
 
 use crate::{
+    kernels,
     run::{self, cargo, run, run_within},
     toolchain::{self, BPF_LINKER, Compiler, Origin, Unusable},
 };
@@ -20,6 +21,8 @@ const REDIS: [&str; 2] = ["redis-server", "redis-tools"];
 const NETWORK_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
 /// The name server that tests run, without the service of the package `dnsmasq`.
 const NAME_SERVER: &str = "dnsmasq-base";
+/// The machine that other kernels run in, see `kernels.rs`.
+const EMULATOR: [&str; 1] = ["qemu-system-x86"];
 /// How long rustup may try to reach its server; 3 MB are to come.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(30);
 const OTHER_COMPILER: &str =
@@ -33,6 +36,8 @@ struct Machine {
     /// Packages of network tools that are not there.
     no_tools: Vec<&'static str>,
     name_server: bool,
+    /// `None`: not needed for what is to be done.
+    emulator: Option<bool>,
 }
 
 /// Something that has to be installed.
@@ -43,10 +48,11 @@ enum Lack {
     Redis,
     NetworkTools,
     NameServer,
+    Emulator,
 }
 
 impl Machine {
-    fn look() -> Self {
+    fn look(needs_emulator: bool) -> Self {
         Self {
             compiler: toolchain::find_compiler(),
             linker: toolchain::find_linker(),
@@ -59,6 +65,7 @@ impl Machine {
                 .map(|(_, package)| *package)
                 .collect(),
             name_server: toolchain::find_in_path("dnsmasq").is_some(),
+            emulator: needs_emulator.then(|| toolchain::find_in_path("qemu-system-x86_64").is_some()),
         }
     }
 
@@ -78,6 +85,9 @@ impl Machine {
         }
         if !self.name_server {
             lacks.push(Lack::NameServer);
+        }
+        if self.emulator == Some(false) {
+            lacks.push(Lack::Emulator);
         }
         lacks
     }
@@ -99,7 +109,12 @@ impl Machine {
             None => write!(line, "; no bpf-linker"),
         };
         line += if self.redis { "; redis" } else { "; no redis" };
-        let line = line + if self.name_server { "; dnsmasq" } else { "; no dnsmasq" };
+        line += if self.name_server { "; dnsmasq" } else { "; no dnsmasq" };
+        line += match self.emulator {
+            Some(true) => "; qemu",
+            Some(false) => "; no qemu",
+            None => "",
+        };
         if self.no_tools.is_empty() { line } else { format!("{line}; no {}", self.no_tools.join(", no ")) }
     }
 }
@@ -112,18 +127,23 @@ fn is_installed(program: &str) -> bool {
 
 /// The verb: says also that nothing was to do.
 pub(crate) fn setup() -> Result<()> {
-    let machine = install_lacks()?;
+    let machine = install_lacks(kernels::can_run())?;
     println!("setup: all there: {}", machine.summary());
     Ok(())
 }
 
 /// For the other verbs: silent when all is there.
 pub(crate) fn ensure() -> Result<()> {
-    install_lacks().map(drop)
+    install_lacks(false).map(drop)
 }
 
-fn install_lacks() -> Result<Machine> {
-    let machine = Machine::look();
+/// For tests, which run on other kernels too.
+pub(crate) fn ensure_with_emulator() -> Result<()> {
+    install_lacks(kernels::can_run()).map(drop)
+}
+
+fn install_lacks(needs_emulator: bool) -> Result<Machine> {
+    let machine = Machine::look(needs_emulator);
     let lacks = machine.lacks();
     if lacks.is_empty() {
         return Ok(machine);
@@ -146,6 +166,9 @@ fn install_lacks() -> Result<Machine> {
     if lacks.contains(&Lack::NameServer) {
         packages.push(NAME_SERVER);
     }
+    if lacks.contains(&Lack::Emulator) {
+        packages.extend(EMULATOR);
+    }
     if !packages.is_empty() {
         install_packages(&packages)?;
     }
@@ -156,7 +179,7 @@ fn install_lacks() -> Result<Machine> {
     if lacks.contains(&Lack::Linker) {
         install_linker(&machine)?;
     }
-    let machine = Machine::look();
+    let machine = Machine::look(needs_emulator);
     if !machine.lacks().is_empty() {
         bail!(
             "setup ran, but something is still missing: {}; docs/building.md has the steps by hand",
@@ -286,6 +309,7 @@ mod tests {
             redis: true,
             no_tools: Vec::new(),
             name_server: true,
+            emulator: None,
         }
     }
 
@@ -307,15 +331,16 @@ mod tests {
             redis: false,
             no_tools: vec!["iproute2", "nftables"],
             name_server: false,
+            emulator: Some(false),
         };
         assert_eq!(
             machine.lacks(),
-            [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::NetworkTools, Lack::NameServer]
+            [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::NetworkTools, Lack::NameServer, Lack::Emulator]
         );
         assert_eq!(
             machine.summary(),
             "no compiler (nightly has no source of core (/sysroot/core is missing), debian not installed); \
-             no bpf-linker; no redis; no dnsmasq; no iproute2, no nftables"
+             no bpf-linker; no redis; no dnsmasq; no qemu; no iproute2, no nftables"
         );
     }
 

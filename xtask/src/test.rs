@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
+    kernels::{self, Programs},
     run::{self, REDIRECTOR_BIN, REDIRECTOR_UPGRADE_BIN, cargo},
     setup, toolchain,
 };
@@ -21,7 +22,7 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
         anyhow!("{error}; tests that need no root: `cargo test -p redirector -p redirector-common`")
     })?;
     let mut steps = Steps::default();
-    steps.step("setup", setup::ensure)?;
+    steps.step("setup", setup::ensure_with_emulator)?;
     steps.step("rustfmt and clippy are there", has_linters)?;
     steps.step("format", || run::run(&mut cargo(&["fmt", "--all", "--check"])))?;
     steps.step("clippy", || run::run(&mut cargo(&["clippy", "--all-targets", "--", "-D", "warnings"])))?;
@@ -43,6 +44,31 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
         }
         run::run(&mut command)
     })?;
+    // Somebody who asks for one test does not want all of them on another kernel.
+    if cargo_test.is_empty() && kernels::can_run() {
+        steps.step(kernels::WITHOUT_TCX.step, || {
+            kernels::test(&kernels::WITHOUT_TCX, &Programs::build(&redirector)?)
+        })?;
+    }
+    steps.summary();
+    Ok(())
+}
+
+/// Runs the datapath's tests on other kernels.
+pub(crate) fn kernels() -> Result<()> {
+    if !kernels::can_run() {
+        bail!("the kernels that are tested are for x86_64, this is {}", env::consts::ARCH);
+    }
+    let mut steps = Steps::default();
+    steps.step("setup", setup::ensure_with_emulator)?;
+    let redirector = match env::var_os(REDIRECTOR_BIN) {
+        Some(binary) => binary.into(),
+        None => steps.step("release binary", || run::build_release(&[]))?,
+    };
+    let programs = steps.step("tests are built", || Programs::build(&redirector))?;
+    for release in &kernels::ALL {
+        steps.step(release.step, || kernels::test(release, &programs))?;
+    }
     steps.summary();
     Ok(())
 }

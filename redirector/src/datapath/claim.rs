@@ -10,6 +10,7 @@ use std::{
 use anyhow::Result;
 
 use super::{
+    attach,
     maps::Maps,
     network::Network,
     pins::{self, Holds},
@@ -26,7 +27,7 @@ pub struct Claim {
     pub(super) pin_dir: Arc<PinDir>,
     pub(super) device: String,
     /// There was none before: an agent that fails to start leaves nothing behind.
-    device_is_new: bool,
+    pub(super) device_is_new: bool,
 }
 
 impl Claim {
@@ -129,7 +130,7 @@ pub(super) async fn remove(network: &Network, pin_dir: &Path, device: &str) -> R
 
 async fn refuse_taken(network: &Network, pin_dir: &Path, device: &str) -> Result<()> {
     match network.find(device).await? {
-        Some(index) => programs::refuse_foreign(pin_dir, device, index),
+        Some(index) => attach::refuse_foreign(pin_dir, device, index),
         None => Ok(()),
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Link {
     pub(super) device: u32,
     /// `enum bpf_attach_type`.
     hook: u32,
+    /// Number of the program that it holds.
+    pub(super) program: u32,
 }
 
 impl Link {
@@ -66,8 +68,8 @@ pub(super) fn look(pin: &Path) -> io::Result<Option<Link>> {
         GetInfo { descriptor: pinned.as_raw_fd(), length, info: (&raw mut info).expose_provenance() as u64 };
     // SAFETY: the kernel writes at most `length` bytes to `info`, which lives until the call has returned.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request) }?;
-    let Info { id, device, hook, .. } = info;
-    Ok((info.kind == BPF_LINK_TYPE_TCX).then_some(Link { id, device, hook }))
+    let Info { id, device, hook, program, .. } = info;
+    Ok((info.kind == BPF_LINK_TYPE_TCX).then_some(Link { id, device, hook, program }))
 }
 
 /// Detaches the link that is pinned at `pin`; the pin stays. A link whose device is gone is no error. Linux 6.6.

@@ -18,20 +18,20 @@
 //! | maps or `meta` missing | removed | removed |
 
 use std::{
+    collections::HashSet,
     fmt, fs, io,
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use aya::{
-    maps::{Array, Map, MapData},
-    programs::loaded_programs,
-};
+use aya::maps::{Array, Map, MapData};
 use redirector_common::layout::{self, Meta};
 
 use super::{
-    links,
+    attach, links,
     programs::{self, links_dir, maps_dir},
 };
 
@@ -86,10 +86,10 @@ impl Holds {
         if links.pinned == 0 && maps.is_empty() {
             return Ok(Self::Nothing);
         }
-        let alive = !links.attached.is_empty() || runs_without_links(pin_dir, &maps)?;
+        let (unlinked, unlinked_here) = settled(|| attach::without_links(pin_dir, &links.programs))?;
         let found = Found {
-            alive,
-            here: links.attached.iter().all(|(_, here)| *here),
+            alive: !links.attached.is_empty() || unlinked != 0,
+            here: links.attached.iter().all(|(_, here)| *here) && unlinked_here,
             layouts: other_layouts(&maps),
             complete: programs::PINNED.iter().all(|name| maps.iter().any(|map| map == name)),
             meta: if maps.iter().any(|map| map == programs::META) { meta(pin_dir) } else { None },
@@ -146,7 +146,7 @@ impl Holds {
 struct Found {
     /// Whether any packet can meet a program.
     alive: bool,
-    /// Whether every link that is attached is so in this network namespace.
+    /// Whether every link or filter that is attached is so in this network namespace.
     here: bool,
     /// Layouts of maps that are not this agent's.
     layouts: Vec<String>,
@@ -188,16 +188,19 @@ impl Found {
 /// The links in a directory of pins.
 struct Links {
     pinned: usize,
+    /// Numbers of the programs that they hold, attached or not.
+    programs: HashSet<u32>,
     /// Those that any packet can meet, and whether that is in this network namespace.
     attached: Vec<(PathBuf, bool)>,
 }
 
 fn attached_links(dir: &Path) -> Result<Links> {
-    let mut found = Links { pinned: 0, attached: Vec::new() };
+    let mut found = Links { pinned: 0, programs: HashSet::new(), attached: Vec::new() };
     for name in names_in(dir)? {
         found.pinned += 1;
         let pin = dir.join(name);
         let link = links::look(&pin).with_context(|| format!("cannot look at the link {}", pin.display()))?;
+        found.programs.extend(link.map(|link| link.program));
         if let Some(link) = link.filter(|link| link.is_attached()) {
             let here = link
                 .is_here()
@@ -232,19 +235,19 @@ fn other_layouts(maps: &[String]) -> Vec<String> {
     others
 }
 
-/// Whether a program is loaded that uses the maps. Only where programs are attached without links, so that no pin
-/// tells.
-fn runs_without_links(pin_dir: &Path, maps: &[String]) -> Result<bool> {
-    if programs::keeps_links()? {
-        return Ok(false);
+/// Asks again for a moment while programs are loaded that nothing here runs: one that was detached is listed until the
+/// kernel has freed it, and an agent that was killed holds its own until it is gone.
+fn settled(ask: impl Fn() -> Result<(usize, bool)>) -> Result<(usize, bool)> {
+    const LONGEST: Duration = Duration::from_millis(300);
+
+    let started = Instant::now();
+    loop {
+        let answer = ask()?;
+        if answer.1 || started.elapsed() > LONGEST {
+            return Ok(answer);
+        }
+        thread::sleep(Duration::from_millis(10));
     }
-    let id = |name: &String| Some(MapData::from_pin(maps_dir(pin_dir).join(name)).ok()?.info().ok()?.id());
-    let pinned: Vec<_> = maps.iter().filter_map(id).collect();
-    let uses = |program: &aya::programs::ProgramInfo| {
-        program.map_ids().ok().flatten().is_some_and(|used| used.iter().any(|id| pinned.contains(id)))
-    };
-    // A program that is unloaded while the list is read is an error in it.
-    Ok(loaded_programs().filter_map(Result::ok).any(|program| uses(&program)))
 }
 
 /// Whose maps these are; `None`: nobody has said yet, or not in this layout.

@@ -1,31 +1,20 @@
-//! Loading the kernel programs, and attaching them through links that outlive the agent.
+//! Loading the kernel programs over maps that outlive the agent, and removing what is pinned.
 //!
-//! Maps and links are pinned from the start. A starting agent takes the pinned maps, loads its own programs over
-//! them, and replaces what each pinned link runs in one step: no packet passes without a program, and there is
-//! never a second copy on a hook.
+//! Maps are pinned from the start. A starting agent takes the pinned maps and loads its own programs over them;
+//! `attach` lets them run.
 
 use std::{
-    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::ProgramArray,
-    programs::{
-        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
-        links::{FdLink, LinkError, PinnedLink},
-        tc::TcAttachOptions,
-    },
-    sys::SyscallError,
-    util::KernelVersion,
-};
+use aya::{Ebpf, EbpfLoader, maps::ProgramArray, programs::SchedClassifier, util::KernelVersion};
 
 use redirector_common::layout::Continuation;
+use tokio::task::JoinHandle;
 
-use super::{links, network::Device};
+use super::{attach, links, network::Device};
 use crate::model::{Datapath, PortRange};
 
 /// The kernel programs, built by the build script.
@@ -128,15 +117,20 @@ pub fn links_dir(pin_dir: &Path) -> PathBuf {
 
 /// Loads both programs. With a pin directory, maps that are pinned there are taken and the others are pinned.
 pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
-    /// `BPF_F_IPV6` (Linux 6.16): see `settings.rs` of the kernel programs.
+    // Flags that older kernels refuse: see `settings.rs` of the kernel programs.
+    /// Linux 6.16.
     const BPF_F_IPV6: u32 = 1 << 7;
+    /// Linux 6.3.
+    const BPF_FIB_LOOKUP_SKIP_NEIGH: u32 = 1 << 2;
 
     let mac = settings.device.mac;
     let words = [0, 2, 4].map(|at| u16::from_ne_bytes([mac[at], mac[at + 1]]));
     let first = u32::from(settings.port_range.first);
     let count = u32::from(settings.port_range.last) - first + 1;
     let kernel = KernelVersion::current().context("the kernel's version cannot be read")?;
-    let flag = if kernel >= KernelVersion::new(6, 16, 0) { BPF_F_IPV6 } else { 0 };
+    let since = |version, flag| if kernel >= version { flag } else { 0 };
+    let ipv6_checksum_flag = since(KernelVersion::new(6, 16, 0), BPF_F_IPV6);
+    let fib_lookup_flag = since(KernelVersion::new(6, 3, 0), BPF_FIB_LOOKUP_SKIP_NEIGH);
     let log = u32::from(settings.log);
     // A route is believed for 100 ms.
     let route_life = ticks_per_second() / 10;
@@ -147,7 +141,8 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         .override_global("VIP_DEVICE_MAC", &words[..], true)
         .override_global("PORT_FIRST", &first, true)
         .override_global("PORT_COUNT", &count, true)
-        .override_global("IPV6_CHECKSUM_FLAG", &flag, true)
+        .override_global("IPV6_CHECKSUM_FLAG", &ipv6_checksum_flag, true)
+        .override_global("FIB_LOOKUP_FLAG", &fib_lookup_flag, true)
         .override_global("HALF_OPEN_PER_SOURCE", &settings.half_open.per_source, true)
         .override_global("HALF_OPEN_PER_SERVICE", &settings.half_open.per_service, true)
         .override_global("ROUTE_LIFE", &route_life, true)
@@ -184,6 +179,21 @@ fn set_continuations(programs: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
+/// Hands what the programs log to the agent's own log, until the task ends.
+pub(super) fn forward_log(programs: &mut Ebpf) -> Result<JoinHandle<()>> {
+    use tokio::io::{Interest, unix::AsyncFd};
+
+    let logger = aya_log::EbpfLogger::init(programs).context("cannot read the programs' log")?;
+    // SAFETY: the logger owns its descriptor and lives as long as the registration.
+    let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE)? };
+    Ok(tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    }))
+}
+
 /// How many ticks (jiffies) the kernel counts in a second: the resolution of its coarse clock.
 pub(super) fn ticks_per_second() -> u32 {
     let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
@@ -205,120 +215,6 @@ pub fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
     Ok(program.try_into()?)
 }
 
-/// A device that replies come in by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Uplink {
-    /// Interface index.
-    pub index: u32,
-    /// Its packets have Ethernet headers; those of a tunnel have none.
-    pub ethernet: bool,
-}
-
-/// Attaches the programs to the VIP device and to the uplinks, over the links of an earlier agent where there are
-/// some, and removes links to devices that are no uplinks any more.
-pub fn attach(programs: &mut Ebpf, pin_dir: &Path, device: u32, uplinks: &[Uplink]) -> Result<()> {
-    let dir = links_dir(pin_dir);
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-
-    let mut wanted = HashSet::new();
-    // The way back is there before the way out is used.
-    for uplink in uplinks {
-        // Not the device's name: bpffs allows no dots.
-        let pin = format!("ingress_{}", uplink.index);
-        let name = if uplink.ethernet { INGRESS } else { INGRESS_L3 };
-        attach_one(classifier(programs, name)?, &dir.join(&pin), uplink.index, TcAttachType::Ingress)?;
-        wanted.insert(pin);
-    }
-    let pin = egress_pin(device);
-    attach_one(classifier(programs, EGRESS)?, &dir.join(&pin), device, TcAttachType::Egress)?;
-    wanted.insert(pin);
-
-    for entry in fs::read_dir(&dir)? {
-        let entry = entry?;
-        if !wanted.contains(&*entry.file_name().to_string_lossy()) {
-            fs::remove_file(entry.path())?;
-            tracing::info!(link = %entry.path().display(), "removed the link to a device that is not used any more");
-        }
-    }
-    Ok(())
-}
-
-/// Refuses a device that runs programs of an agent with another pin directory. Programs of others are welcome.
-pub(super) fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result<()> {
-    // Not by the pin's name: a dead one's device may have had the index before.
-    let ours = fs::read_dir(links_dir(pin_dir)).into_iter().flatten().flatten();
-    let mut ours = ours.filter_map(|pin| links::look(&pin.path()).ok().flatten());
-    if ours.any(|link| link.device == index && link.is_here().unwrap_or(false)) {
-        return Ok(());
-    }
-    match SchedClassifier::query_tcx(device, TcAttachType::Egress) {
-        Ok((_, found)) if !found.iter().any(is_ours) => return Ok(()),
-        Ok(_) => {}
-        // There are programs, and without CAP_SYS_ADMIN one may not look at them.
-        Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
-            if io_error.kind() == io::ErrorKind::PermissionDenied => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot ask what runs on {device}")),
-    }
-    bail!(
-        "the device {device} belongs to an agent with another pin_dir than {}; give this one a device of its own in \
-         [datapath], or uninstall the other one with its own configuration",
-        pin_dir.display()
-    )
-}
-
-/// Whether a program is one of an agent's, by its name; of that the kernel keeps 15 bytes.
-pub(super) fn is_ours(program: &ProgramInfo) -> bool {
-    [EGRESS, INGRESS]
-        .iter()
-        .any(|name| name.as_bytes().starts_with(program.name()) && program.name().len() == 15)
-}
-
-/// Name of the link's pin at the VIP device.
-fn egress_pin(device: u32) -> String {
-    format!("egress_{device}")
-}
-
-fn attach_one(program: &mut SchedClassifier, pin: &Path, device: u32, direction: TcAttachType) -> Result<()> {
-    // Its device is gone, or it was moved: the index is another device's by now.
-    if links::look(pin).is_ok_and(|link| link.is_none_or(|link| link.device != device)) {
-        fs::remove_file(pin).with_context(|| format!("cannot remove the dead link {}", pin.display()))?;
-        tracing::info!(link = %pin.display(), "removed the link of a device that is gone");
-    }
-    match PinnedLink::from_pin(pin) {
-        Ok(pinned) => match program.attach_to_link(FdLink::from(pinned).try_into()?) {
-            Ok(link) => {
-                // The pin holds the link; this handle may go.
-                drop(program.take_link(link)?);
-                return Ok(());
-            }
-            // The device went away and its index was given anew: the link is dead.
-            Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
-                if io_error.raw_os_error() == Some(libc::ENOLINK) =>
-            {
-                fs::remove_file(pin)?;
-            }
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot replace the program of {}", pin.display()));
-            }
-        },
-        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
-            if io_error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot open the link {}", pin.display())),
-    }
-    let name = rustix::net::netdevice::index_to_name(
-        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?,
-        device,
-    )
-    .with_context(|| format!("there is no device with index {device}"))?;
-    let link = program
-        .attach_with_options(&name, direction, TcAttachOptions::TcxOrder(LinkOrder::default()))
-        .with_context(|| format!("cannot attach to {direction:?} of {name}"))?;
-    let link: FdLink = program.take_link(link)?.try_into()?;
-    link.pin(pin).with_context(|| format!("cannot pin the link of {name} at {}", pin.display()))?;
-    Ok(())
-}
-
 /// Removes every pin, and with it links, programs and maps; then the directory. Nothing to remove is no error, and what
 /// is not Redirector's stays.
 pub(super) fn remove_pins(pin_dir: &Path) -> Result<()> {
@@ -338,7 +234,8 @@ pub(super) fn remove_pins(pin_dir: &Path) -> Result<()> {
 
 /// The same, and the directory stays.
 pub(super) fn remove_contents(pin_dir: &Path) -> Result<()> {
-    // Links first: programs stop before their maps go.
+    // Filters and links first: programs stop before their maps go, and maps tell whose a filter is.
+    attach::remove_filters(pin_dir)?;
     for dir in [links_dir(pin_dir), maps_dir(pin_dir)] {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
@@ -360,10 +257,4 @@ pub(super) fn remove_contents(pin_dir: &Path) -> Result<()> {
         fs::remove_dir(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     Ok(())
-}
-
-/// Whether this kernel has links for `tc` programs, so that pins tell which ones are attached: Linux 6.6.
-pub(super) fn keeps_links() -> Result<bool> {
-    let kernel = KernelVersion::current().context("the kernel's version cannot be read")?;
-    Ok(kernel >= KernelVersion::new(6, 6, 0))
 }

@@ -76,7 +76,8 @@ impl Bench {
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET).unwrap() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let device = runtime.block_on(async {
-            let device = Network::connect().unwrap().ensure_device("redirector0").await.unwrap();
+            let device =
+                Network::connect().unwrap().ensure_device("redirector0", false).await.unwrap().device;
             uplink().await;
             device
         });

@@ -168,7 +168,7 @@ impl Serving {
         let reply = programs(lab.app(), "eth0", TcAttachType::Ingress)?.len();
         ensure!(request == 1 && reply == 1, "{request} programs at the VIP device, {reply} at the uplink");
         ensure!(
-            config.pin_dir().join("links").exists() && routes_a_vip(lab.app())?,
+            config.pin_dir().join("maps").exists() && routes_a_vip(lab.app())?,
             "pins or routes are gone"
         );
         self.application.still_waits()?;

@@ -41,7 +41,7 @@ fn an_old_kernel_is_named_with_the_one_that_is_needed() {
         both_refused(
             lab,
             &attempt,
-            &["kernel is too old", "Linux 2.6 runs", "6.6 or newer", "boot a newer kernel"],
+            &["kernel is too old", "Linux 2.6 runs", "6.1 or newer", "boot a newer kernel"],
         )
     });
 }

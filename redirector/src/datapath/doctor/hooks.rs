@@ -11,8 +11,9 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcO
 use tokio_stream::StreamExt as _;
 
 use super::super::{
+    attach,
     network::Network,
-    programs::{self, EGRESS, INGRESS, links_dir},
+    programs::{EGRESS, INGRESS, links_dir},
 };
 
 /// Which packets of a device.
@@ -101,7 +102,7 @@ pub async fn look(pin_dir: &Path, vip_device: &str, uplinks: &[String]) -> Resul
 /// When the kernel does not answer.
 pub async fn refusal(pin_dir: &Path, vip_device: &str) -> Result<Option<String>> {
     let Some(index) = Network::connect()?.find(vip_device).await? else { return Ok(None) };
-    Ok(programs::refuse_foreign(pin_dir, vip_device, index).err().map(|error| format!("{error:#}")))
+    Ok(attach::refuse_foreign(pin_dir, vip_device, index).err().map(|error| format!("{error:#}")))
 }
 
 /// Numbers of the programs that the pinned links run.
@@ -131,7 +132,7 @@ fn programs_on(device: &str, direction: Direction, own: &HashSet<u32>) -> Result
                 id: info.id(),
                 name: String::from_utf8_lossy(info.name()).into_owned(),
                 ours: own.contains(&info.id()),
-                redirectors: programs::is_ours(info),
+                redirectors: attach::is_an_agents(info),
             };
             Ok(Some(found.iter().map(program).collect()))
         }
