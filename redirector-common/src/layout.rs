@@ -11,7 +11,7 @@
 //! | `flows` | client-side [`crate::addr::Tuple`] → [`crate::flow::Flow`] |
 //! | `replies` | member-side [`crate::addr::Tuple`] → [`crate::flow::Stub`] |
 //! | `half_open` | [`SourceKey`] → flows that are not established yet, of clients without a socket on this host |
-//! | `half_open_sums` | service id → the same, of all sources |
+//! | `half_open_sums` | service id → the same, of all sources; mapped into the agent |
 //! | `fragments` | [`FragmentKey`] → [`Fragments`]; the longest unused one makes room |
 //! | `l3_devices` | interface index of a device without Ethernet header → 1 |
 //! | `continuations` | [`Continuation`] → program |

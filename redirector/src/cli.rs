@@ -1,10 +1,14 @@
 //! The command line: what may be written, and the verbs that only ask the agent.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::control::flows::{Clients, FlowState};
+
 pub mod check;
+pub mod doctor;
+pub mod flows;
 pub mod run;
 pub mod status;
 mod table;
@@ -20,7 +24,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/redirector/redirector.toml";
 #[command(name = "redirector", version, arg_required_else_help = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not running, 4 degraded \
-                        (status --exit-code)."
+                        (status --exit-code; doctor)."
 )]
 pub struct Cli {
     /// Control socket of the agent
@@ -46,7 +50,9 @@ impl Cli {
             match self.verb {
                 Verb::Run(args) => run::run(&args).await,
                 Verb::Status(args) => status::run(&self.socket, &args, &mut out, &mut err).await,
+                Verb::Flows(args) => flows::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
+                Verb::Doctor(args) => doctor::run(&self.socket, &args, &mut out).await,
                 Verb::Uninstall(args) => run::uninstall(&args).await,
             }
         })
@@ -60,8 +66,16 @@ pub enum Verb {
     Run(RunArgs),
     /// Show services, active members, members with their state, and flows
     Status(StatusArgs),
+    /// Show the connections through the VIPs, or how many there are
+    Flows(FlowsArgs),
     /// Validate the configuration and run every check once; touches nothing
     Check(CheckArgs),
+    /// Say what this host has, what is in the way, and what to do; needs no running agent and changes nothing that stays
+    #[command(
+        after_help = "Exit codes: 0 all good, or worth a note; 1 something prevents running; 2 wrong usage or \
+                             configuration; 4 it runs, but not all of it works."
+    )]
+    Doctor(DoctorArgs),
     /// Remove programs, maps, pins, device and routes; works without a running agent
     Uninstall(UninstallArgs),
 }
@@ -91,12 +105,55 @@ pub struct StatusArgs {
     pub exit_code: bool,
 }
 
+/// `flows`
+#[derive(Clone, Debug, Args)]
+pub struct FlowsArgs {
+    /// Only those of this service
+    #[arg(long, value_name = "SERVICE", value_parser = service_name)]
+    pub service: Option<String>,
+    /// Only those of this member
+    #[arg(long, value_name = "MEMBER", value_parser = service_name)]
+    pub member: Option<String>,
+    /// Only those of these clients; IPv6 with a port in brackets
+    #[arg(long, value_name = "ADDR[/LEN][:PORT]")]
+    pub client: Option<Clients>,
+    /// Only those in this state
+    #[arg(long, value_enum)]
+    pub state: Option<FlowState>,
+    /// Only those without a packet for longer than this, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub idle_over: Option<Duration>,
+    /// Only those whose member was left: they are reset with their next packet
+    #[arg(long)]
+    pub stale: bool,
+    /// Only count, by service, member and state
+    #[arg(long)]
+    pub totals: bool,
+    /// At most so many; 0: all
+    #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "totals")]
+    pub limit: u64,
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
 /// `check`
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `doctor`
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// Configuration file; without it nothing is said about members, VIPs and uplinks
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
@@ -131,7 +188,7 @@ pub enum Exit {
     WrongUsage = 2,
     /// No agent answers on the control socket.
     NotRunning = 3,
-    /// `status --exit-code`, and a service is not ok.
+    /// `status --exit-code`, and a service is not ok; `doctor`, and not all works.
     Degraded = 4,
 }
 
@@ -141,13 +198,13 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The alphabet of names, so that what cannot be a service is wrong usage and reaches no URL.
+/// The alphabet of names, so that what cannot be one is wrong usage and reaches no URL.
 fn service_name(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if (1..=63).contains(&text.len()) && text.bytes().all(allowed) {
         Ok(text.to_owned())
     } else {
-        Err("a service name has 1 to 63 letters, digits, `-`, `_` and `.`".to_owned())
+        Err("a name has 1 to 63 letters, digits, `-`, `_` and `.`".to_owned())
     }
 }
 

@@ -29,7 +29,7 @@ mod tests;
 
 pub use error::{Error, Fault, Place};
 pub use host::Misfit;
-pub use resolve::{MemberAddresses, Resolved, resolve};
+pub use resolve::{Answers, MemberAddresses, Resolved, accept, resolve};
 
 use error::Complaint;
 use host::Places;
@@ -62,6 +62,14 @@ pub fn load_sections_of_the_host(path: &Path) -> Result<(model::Agent, model::Da
     let (agent, datapath, _) = agent::read(&Section::root(&document, tree.get_ref()));
     document.finish()?;
     Ok((agent, datapath))
+}
+
+/// `[agent]` and `[datapath]` of a file that has neither.
+#[must_use]
+pub fn defaults_of_the_host() -> (model::Agent, model::Datapath) {
+    let document = Document::new(Path::new(""), "");
+    let (agent, datapath, _) = agent::read(&Section::root(&document, &toml::de::DeTable::new()));
+    (agent, datapath)
 }
 
 fn read_text(path: &Path) -> Result<String, Error> {
