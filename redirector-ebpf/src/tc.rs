@@ -90,6 +90,13 @@ pub fn redirector_from_member(ctx: TcContext) -> i32 {
     })
 }
 
+/// Looks at no packet and is attached nowhere: the agent runs it (`BPF_PROG_TEST_RUN`) to read the clock that the times
+/// of flows are on.
+#[classifier]
+pub fn redirector_clock(_: TcContext) -> i32 {
+    kernel::ticks().cast_signed()
+}
+
 /// As [`redirector_ingress`], on uplinks without Ethernet header. What is of a flow gets one, because the VIP device has
 /// them: from there on it is a packet like all others.
 #[classifier]
@@ -179,13 +186,6 @@ fn on_error<const START: usize>(
         Ok(_) => Verdict::leave(Outcome::NotTcp),
         Err(outcome) => Verdict::leave(outcome),
     }
-}
-
-/// Looks at no packet and is attached nowhere: the agent runs it (`BPF_PROG_TEST_RUN`) to read the clock that the times
-/// of flows are on.
-#[classifier]
-pub fn redirector_clock(_: TcContext) -> i32 {
-    kernel::ticks().cast_signed()
 }
 
 /// Lets `handle` decide and apply, and counts.
