@@ -15,12 +15,17 @@ use crate::{
     maps,
 };
 
-/// An error that an uplink received, about what a client sent. It goes on to the host's stack there, which delivers or
-/// forwards it: whoever sent it, a router or the member itself, is rightly expected at the uplink.
+/// An error that an uplink received, about what a client sent.
 #[inline(always)]
 pub fn received<H: Hook>(hook: &mut H, error: &Datagram) -> Verdict<H> {
     let Some(quote) = quote(hook, error) else { return Verdict::leave(Outcome::NotTcp) };
-    to_client(hook, error, &quote, |_| H::LEAVE)
+    to_client(hook, error, &quote)
+}
+
+/// Whether an error that an uplink received is about what a client sent.
+#[inline(always)]
+pub fn is_for_a_client<H: Hook>(hook: &H, error: &Datagram) -> bool {
+    quote(hook, error).is_some_and(|quote| maps::stub(&quote.ends).is_some())
 }
 
 /// An error that this host routed to a VIP: about what a member sent; or, when a member on this host refused it, about
@@ -30,17 +35,14 @@ pub fn routed<H: Hook>(hook: &mut H, error: &Datagram) -> Verdict<H> {
     let Some(quote) = quote(hook, error) else { return Verdict::leave(Outcome::NotTcp) };
     match maps::flow(&quote.ends.reversed()) {
         Some(flow) => to_member(hook, error, &quote, flow),
-        None => to_client(hook, error, &quote, H::to_client),
+        None => to_client(hook, error, &quote),
     }
 }
 
+/// As from the VIP, as network address translation does: a client on another machine may be behind the very router that
+/// the error comes from, which takes no packets from itself.
 #[inline(always)]
-fn to_client<H: Hook>(
-    hook: &mut H,
-    error: &Datagram,
-    quote: &Quote,
-    leave: impl Fn(&mut H) -> H::Action,
-) -> Verdict<H> {
+fn to_client<H: Hook>(hook: &mut H, error: &Datagram, quote: &Quote) -> Verdict<H> {
     let Some(stub) = maps::stub(&quote.ends) else { return Verdict::leave(Outcome::NotTcp) };
     let client_side = stub.client_side;
     let Some(flow) = flow_of(&quote.ends, stub.incarnation, &client_side) else {
@@ -50,11 +52,11 @@ fn to_client<H: Hook>(
     if !flow.client_sent(quote.sequence) {
         return Verdict { outcome: Outcome::IcmpNotBelieved, member, action: H::LEAVE };
     }
-    let ends = Tuple { far: client_side.near, ..error.ends };
+    let ends = Tuple { near: client_side.far, far: client_side.near, ..Tuple::default() };
     if translate(hook, error, &ends, quote, &client_side).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    Verdict { outcome: Outcome::IcmpToClient, member, action: leave(hook) }
+    Verdict { outcome: Outcome::IcmpToClient, member, action: hook.to_client() }
 }
 
 /// As source address the error gets the one that the member knows this flow by.

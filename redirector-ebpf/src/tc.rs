@@ -172,7 +172,15 @@ pub fn redirector_icmp_in(ctx: TcContext) -> i32 {
 /// Goes on for [`redirector_ingress_l3`].
 #[classifier]
 pub fn redirector_icmp_in_l3(ctx: TcContext) -> i32 {
-    run(Skb::<0>::new(ctx), |packet| on_error(packet, icmp::received))
+    run(Skb::<0>::new(ctx), |packet| {
+        on_error(packet, |packet, error| {
+            if icmp::is_for_a_client(packet, error) {
+                packet.as_frame(error.v6, |packet| packet.continue_in(Continuation::IcmpIn))
+            } else {
+                Verdict::leave(Outcome::NotTcp)
+            }
+        })
+    })
 }
 
 /// Lets `handle` see an ICMP error, with all that it quotes within reach.
