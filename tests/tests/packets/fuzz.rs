@@ -266,7 +266,7 @@ impl Fuzz {
             words =
                 format!("{words} ext={}", self.random.of(&["hop", "dest,route", "whole", "dest,whole,dest"]));
         }
-        if self.random.one_in(8) {
+        if names[near].is_ipv4() == names["stranger"].is_ipv4() && self.random.one_in(8) {
             // A router's word about a packet like this one, to its sender.
             let error = self.random.of(&["too-big=1300", "unreachable", "expired", "port-unreachable"]);
             let about = if program == EGRESS { INGRESS } else { EGRESS };
