@@ -41,7 +41,8 @@ const MODULES: [&str; 8] =
     ["veth", "sch_ingress", "cls_bpf", "act_bpf", "inet_diag", "tcp_diag", "tun", "macvlan"];
 
 /// What runs in the machine: a test program, and what it is told.
-const RUNS: [(&str, &[&str]); 5] = [
+const RUNS: [(&str, &[&str]); 6] = [
+    ("clsact", &[]),
     ("packets", &[]),
     ("redirect", &["connections_reach_the_active_member", "large_values_pass", "refuse"]),
     ("restart", &[]),
@@ -131,7 +132,7 @@ fn plan(kernel: &Kernel) -> String {
         ("PATH", "/bin"),
         ("REDIRECTOR_BIN", "/bin/redirector"),
         ("REDIRECTOR_LAB_REQUIRED", "1"),
-        ("REDIRECTOR_LAB_SLOWNESS", "10"),
+        ("REDIRECTOR_LAB_SLOWNESS", "5"),
         ("RUST_BACKTRACE", "0"),
     ] {
         plan += &format!("env {name}={value}\n");
