@@ -1,5 +1,7 @@
 //! Opening a flow: the choice of the member, a source port towards it, and both halves of the entry.
 
+use core::hint::black_box;
+
 use redirector_common::{
     addr::{Addr, Port, Tuple},
     checksum::Delta,
@@ -188,7 +190,9 @@ extern "C" fn take_port(member: u32, slot: u32) -> u32 {
         if count == 0 {
             break;
         }
-        member_side.near = *source_of(slot, client_side, start.wrapping_add(step));
+        // Word by word: as one the compiler would call memmove, and three frames are more stack than kernels before 6.6
+        // allow, which round each up to 32 bytes.
+        member_side.near = Addr(source_of(slot, client_side, start.wrapping_add(step)).0.map(black_box));
         let port = first + start.wrapping_add(step.wrapping_mul(0x9e37_79b1)) % count;
         member_side.near_port = Port::new(port as u16);
         match maps::insert_stub(member_side, stub) {
