@@ -64,6 +64,8 @@ outcomes! {
     DroppedRace = "dropped_race",
     /// A packet was dropped because the kernel refused to change it.
     DroppedKernel = "dropped_kernel",
+    /// The program that the packet was to be handed on to is not there: left alone.
+    NoContinuation = "no_continuation",
     /// The halves of a flow did not belong together: the stub was removed and the packet left alone.
     HalvesMismatched = "halves_mismatched",
     /// Neither to a VIP's address nor of a flow: left alone.

@@ -86,7 +86,7 @@ fn decide(segment: &Segment) -> Plan {
             Step::ResetBoth => return Plan::ResetBoth(flow),
             Step::OpenAnew => {
                 half_open::on_end(flow, segment.ends.near);
-                maps::remove(&segment.ends, &flow.member_side);
+                maps::remove(&segment.ends, &flow.member_side, flow.incarnation);
             }
         }
     }
@@ -135,7 +135,7 @@ fn carry<H: Hook>(
     flow.client = flow.client_after(segment, now);
     if last || (flow.client.finished() && flow.has_ended()) {
         half_open::on_end(flow, segment.ends.near);
-        maps::remove(&segment.ends, &member_side);
+        maps::remove(&segment.ends, &member_side, flow.incarnation);
     }
     Verdict { outcome, member, action: hook.to_member(&flow.route) }
 }

@@ -87,7 +87,7 @@ fn carry<H: Hook>(
     flow.replies = flow.replies.after(segment, kernel::ticks());
     if last || (flow.replies.finished() && flow.has_ended()) {
         half_open::on_end(flow, client_side.near);
-        maps::remove(client_side, &segment.ends.reversed());
+        maps::remove(client_side, &segment.ends.reversed(), flow.incarnation);
     }
     Verdict { outcome, member, action: hook.to_client() }
 }

@@ -64,7 +64,7 @@ pub trait Hook: Packet {
         Self: Sized,
     {
         maps::continue_in(self.context(), program);
-        Verdict::drop(Outcome::DroppedKernel, None)
+        Verdict::leave(Outcome::NoContinuation)
     }
 
     /// Hands the packet on to the program that answers it with a reset.

@@ -236,10 +236,13 @@ pub fn half_open_sum(service: u32) -> Option<Counter> {
     HALF_OPEN_SUMS.get_ptr_mut(service).map(Counter)
 }
 
-/// Forgets a flow, both halves. The stub goes first: a reply that still comes is then nobody's.
+/// Forgets a flow, both halves. The stub goes first: a reply that still comes is then nobody's. One that was lost, and
+/// whose tuple another flow has taken since, stays.
 #[inline(always)]
-pub fn remove(client_side: &Tuple, member_side: &Tuple) {
-    remove_stub(member_side);
+pub fn remove(client_side: &Tuple, member_side: &Tuple, incarnation: u64) {
+    if has_stub(member_side, incarnation) {
+        remove_stub(member_side);
+    }
     let _gone_already = FLOWS.remove(client_side);
 }
 
@@ -253,7 +256,9 @@ pub fn continue_in(ctx: &impl EbpfContext, program: Continuation) {
 /// Counts a packet.
 #[inline(always)]
 pub fn count(outcome: Outcome, member: Option<u16>, bytes: u32) {
-    if let Some(count) = OUTCOMES.get_ptr_mut(counter_index(outcome, member)) {
+    let of_member = OUTCOMES.get_ptr_mut(counter_index(outcome, member));
+    // A flow of a member that cannot be is counted without one.
+    if let Some(count) = of_member.or_else(|| OUTCOMES.get_ptr_mut(counter_index(outcome, None))) {
         // SAFETY: the element belongs to this processor, and nothing interrupts the program on it.
         unsafe {
             (*count).packets += 1;

@@ -114,7 +114,7 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
             return Ok(());
         }
         half_open::on_end(&mut draft.flow, segment.ends.near);
-        maps::remove(&segment.ends, &draft.flow.member_side);
+        maps::remove(&segment.ends, &draft.flow.member_side, draft.flow.incarnation);
     }
     Err(Outcome::RefusedNoMember)
 }

@@ -12,8 +12,12 @@
 
 #[path = "packets/bench.rs"]
 mod bench;
+#[path = "packets/choice.rs"]
+mod choice;
 #[path = "packets/frame.rs"]
 mod frame;
+#[path = "packets/fuzz.rs"]
+mod fuzz;
 #[path = "packets/table.rs"]
 mod table;
 

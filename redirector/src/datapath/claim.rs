@@ -1,7 +1,11 @@
 //! The right of one agent alone to a pin directory and a VIP device: taken before anything is made, given back when
 //! a start fails. And its end, `uninstall`.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
@@ -36,7 +40,8 @@ impl Claim {
         let device_is_new = !network.has_device(&config.device).await?;
         let pin_dir = Arc::new(PinDir::claim(&config.pin_dir)?);
         let claim = Self { network, pin_dir, device: config.device.clone(), device_is_new };
-        match Holds::look(claim.pin_dir.path()).and_then(|found| found.may_be_used(claim.pin_dir.path())) {
+        let path = claim.pin_dir.path();
+        match settled(path).await.and_then(|found| found.may_be_used(path)) {
             Ok(()) => Ok(claim),
             Err(error) => {
                 claim.give_back().await;
@@ -72,6 +77,22 @@ impl Claim {
     }
 }
 
+/// What a pin directory holds, once a network namespace that is ending has ended: the kernel takes its devices away a
+/// moment after its last process, and a container may be started again sooner.
+async fn settled(pin_dir: &Path) -> Result<Holds> {
+    const ENDING: Duration = Duration::from_secs(2);
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    let begin = Instant::now();
+    loop {
+        let found = Holds::look(pin_dir)?;
+        if !matches!(found, Holds::Foreign(_)) || begin.elapsed() >= ENDING {
+            return Ok(found);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Says whose maps these are, once all of them are pinned. The next agent reads it first.
 pub(super) fn sign(maps: &mut Maps) -> Result<()> {
     let own = pins::own_meta()?;
@@ -92,7 +113,7 @@ pub async fn uninstall(config: &model::Datapath) -> Result<()> {
 /// Flows end first, while programs can carry their resets: nobody hangs on a connection that goes nowhere. Then the
 /// device goes, so that nothing is routed to programs that are about to vanish.
 pub(super) async fn remove(network: &Network, pin_dir: &Path, device: &str) -> Result<()> {
-    let found = Holds::look(pin_dir)?;
+    let found = settled(pin_dir).await?;
     found.may_be_removed(pin_dir)?;
     match &found {
         Holds::Ours => sweep::reset_all(Maps::open(pin_dir)?)?,

@@ -129,9 +129,7 @@ impl Holds {
         match self {
             Self::Nothing => {}
             Self::Ours => return Ok(false),
-            Self::OtherLayout(_) | Self::Foreign(_) => {
-                self.may_be_used(pin_dir)?;
-            }
+            Self::OtherLayout(_) | Self::Foreign(_) => return self.may_be_used(pin_dir).map(|()| false),
             Self::Dead(why) => tracing::warn!("removed the dead pins in {shown}: {why}"),
             Self::Broken(what) => tracing::warn!(
                 "beginning anew in {shown}, where programs run but {what}: their flows end with the next packet of \

@@ -21,7 +21,7 @@ use super::START;
 /// Between one moment and the next, at least.
 const STEP: Duration = Duration::from_millis(2);
 /// Moments at most: an agent that is not optimised starts slowly.
-const MOMENTS: u32 = 50;
+const MOMENTS: u32 = 40;
 
 /// The kernel frees what a killed process held a moment later.
 const SOON: Duration = Duration::from_secs(5);
@@ -40,10 +40,10 @@ fn a_start_that_is_killed_at_any_moment() {
         let moments = (0..).map(|number| (number, step * number));
         for (number, moment) in moments.take_while(|(_, moment)| *moment < whole + 3 * step) {
             killed(&mut agent, moment)?;
-            let result = match number % 3 {
+            let result = match number % 4 {
                 // A killed start over what a killed start has left, too.
                 0 => killed(&mut agent, moment / 2).and_then(|()| starts(lab, &mut agent)),
-                1 => starts(lab, &mut agent),
+                2 => starts(lab, &mut agent),
                 _ => Ok(()),
             };
             result
@@ -63,7 +63,7 @@ fn an_uninstallation_that_is_killed_at_any_moment() {
         agent.uninstall()?;
         let whole = whole.elapsed();
 
-        let step = STEP.max(whole / 20);
+        let step = STEP.max(whole / 12);
         let moments = (0..).map(|number| (number, step * number));
         for (number, moment) in moments.take_while(|(_, moment)| *moment < whole + 2 * step) {
             let context = || format!("killed {moment:?} after its start");

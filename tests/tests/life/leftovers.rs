@@ -1,6 +1,6 @@
 //! What the dead leave: a start repairs it, and `uninstall` removes it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use redirector_tests::{
@@ -13,6 +13,9 @@ use rtnetlink::{
 };
 
 use super::{START, nothing_is_attached};
+
+/// Many starts in one scenario.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// How to leave something so after a SIGKILL.
 type Leave = fn(&Lab) -> Result<()>;
@@ -51,7 +54,7 @@ const LEFTOVERS: [(&str, Leave); 11] = [
 
 #[test]
 fn a_start_repairs() {
-    Scenario::new(Offloads::On).run(|lab| {
+    Scenario::new(Offloads::On).limit(LIMIT).run(|lab| {
         let mut agent = lab.agent(&lab.config())?;
         for (what, leave) in LEFTOVERS {
             agent.wait_active("m1", START).context(what)?;
@@ -71,7 +74,7 @@ fn a_start_repairs() {
 
 #[test]
 fn uninstall_removes() {
-    Scenario::new(Offloads::On).run(|lab| {
+    Scenario::new(Offloads::On).limit(LIMIT).run(|lab| {
         let mut agent = lab.agent_to_start(&lab.config())?;
         for (what, leave) in LEFTOVERS {
             agent.start().context(what)?;

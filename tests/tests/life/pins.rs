@@ -1,6 +1,6 @@
 //! Pins of another network namespace, another boot, another layout: the dead are replaced, the living refused.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
@@ -90,7 +90,7 @@ fn attached_links_know_the_boot_better_than_the_meta_map() {
     });
 }
 
-/// The devices of another network namespace are gone, and with them what could run. (That a living one is refused:
+/// A container that is started again has a new network namespace, and the devices of the old one go a moment later. (That a living one is refused:
 /// `wrong_input`, `a_restart_with_a_wrong_file_changes_nothing`.)
 #[test]
 fn pins_of_a_dead_namespace_are_replaced() {
@@ -99,12 +99,18 @@ fn pins_of_a_dead_namespace_are_replaced() {
         agent.wait_active("m1", START)?;
         let file = agent.config_file().to_owned();
         agent.kill()?;
-        remove_device(lab.app(), "redirector0")?;
-        remove_device(lab.app(), "eth0")?;
-
         let mut command = lab.router().command(binary()?);
         command.arg("run").arg("--config").arg(file);
         let mut process = lab.router().spawn("agent", command)?;
+        // As the kernel does it to a namespace whose last process has just ended.
+        thread::sleep(Duration::from_millis(500));
+        ensure!(
+            process.ended()?.is_none(),
+            "it did not wait for an ending namespace: {}",
+            process.log().text()
+        );
+        remove_device(lab.app(), "redirector0")?;
+        remove_device(lab.app(), "eth0")?;
         let served = || -> Result<bool> {
             let reply = lab.router().connect((VIP_V4, VIP_PORT).into())?.command(&["GET", "whoami"])?;
             Ok(reply.text().as_deref() == Some("m1"))

@@ -56,10 +56,10 @@ pub struct Seen {
 }
 
 pub struct Bench {
-    programs: Ebpf,
-    names: Names,
+    pub programs: Ebpf,
+    pub names: Names,
     device: u32,
-    v6: bool,
+    pub v6: bool,
     epoch: u32,
     /// Hears what `bpf_clone_redirect` sends.
     tap: OwnedFd,
@@ -214,29 +214,36 @@ impl Bench {
         self.run(INGRESS, words)
     }
 
-    fn run(&mut self, program: &str, words: &str) -> Seen {
-        let frame = build(words, &self.names);
+    /// Runs a frame through a program: the verdict, the frame afterwards, and the outcome. `None`: the kernel takes no
+    /// frame like this.
+    pub fn run_frame(&mut self, program: &str, frame: &[u8]) -> Option<(Verdict, Vec<u8>, &'static str)> {
         let mut out = vec![0; frame.len() + 256];
         let before = self.outcomes();
         let result = classifier(&mut self.programs, program)
             .unwrap()
             .test_run(TestRunOptions {
-                data_in: Some(&frame),
+                data_in: Some(frame),
                 data_out: Some(&mut out),
                 ..TestRunOptions::new()
             })
-            .unwrap();
+            .ok()?;
         out.truncate(result.data_size_out as usize);
         let after = self.outcomes();
         let counted: Vec<_> = after.iter().filter(|(name, count)| **count != before[*name]).collect();
-        let [(outcome, count)] = counted[..] else { panic!("{words}: one outcome, not {counted:?}") };
-        assert_eq!(*count, before[outcome] + 1, "{words}: counted once");
+        let [(outcome, count)] = counted[..] else { panic!("{frame:02x?}: one outcome, not {counted:?}") };
+        assert_eq!(*count, before[outcome] + 1, "{frame:02x?}: counted once");
         let verdict = match result.return_value.cast_signed() {
             -1 => Verdict::Leave,
             2 => Verdict::Drop,
             7 => Verdict::Redirect,
-            other => panic!("{words}: verdict {other}"),
+            other => panic!("{frame:02x?}: verdict {other}"),
         };
+        Some((verdict, out, outcome))
+    }
+
+    fn run(&mut self, program: &str, words: &str) -> Seen {
+        let frame = build(words, &self.names);
+        let (verdict, out, outcome) = self.run_frame(program, &frame).unwrap();
         if verdict == Verdict::Redirect && !outcome.starts_with("refused") {
             self.learn_port();
         }
@@ -332,7 +339,7 @@ impl Bench {
     }
 }
 
-fn table<'a, K: aya::Pod, V: aya::Pod>(
+pub fn table<'a, K: aya::Pod, V: aya::Pod>(
     programs: &'a mut Ebpf,
     name: &str,
 ) -> HashMap<&'a mut aya::maps::MapData, K, V> {
