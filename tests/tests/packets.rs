@@ -49,7 +49,7 @@ fn run(v6: bool) {
 }
 
 fn check(case: &Case, v6: bool) -> Result<(), String> {
-    let mut bench = Bench::new(v6, 64, false);
+    let mut bench = Bench::for_a_case(v6);
     for given in case.given {
         match given {
             Given::Sent(words) => drop(bench.sent(words)),
@@ -78,6 +78,7 @@ fn check(case: &Case, v6: bool) -> Result<(), String> {
     if case.outcome == "opened" && !bench.port_is_of_the_range() {
         return Err("the source port is not one of the range".into());
     }
+    bench.give_back();
     Ok(())
 }
 

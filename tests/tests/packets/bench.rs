@@ -1,6 +1,6 @@
 //! The programs, loaded in a network namespace of their own and run packet by packet with `BPF_PROG_TEST_RUN`.
 
-use std::{collections::HashMap as StdMap, fs, net::SocketAddr, os::fd::OwnedFd};
+use std::{collections::HashMap as StdMap, fs, net::SocketAddr, os::fd::OwnedFd, sync::Mutex};
 
 use aya::{
     Ebpf,
@@ -9,7 +9,7 @@ use aya::{
 };
 use redirector::{
     datapath::{
-        network::Network,
+        network::{Device, Network},
         programs::{EGRESS, HalfOpen, INGRESS, Settings, classifier, load},
     },
     model::PortRange,
@@ -18,7 +18,7 @@ use redirector_common::{
     addr::{Addr, Port, Tuple},
     decision::Decision,
     flow::{Flow, Stub},
-    layout::{Service, Slot, VipKey, slot_index},
+    layout::{SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
 };
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -58,7 +58,7 @@ pub struct Seen {
 pub struct Bench {
     pub programs: Ebpf,
     pub names: Names,
-    device: u32,
+    vip_device: Device,
     pub v6: bool,
     epoch: u32,
     /// Hears what `bpf_clone_redirect` sends.
@@ -66,9 +66,35 @@ pub struct Bench {
     _runtime: tokio::runtime::Runtime,
 }
 
+/// Programs of cases that are over, with the VIP device that they were loaded for. Verifying them takes longer than all
+/// that a case does, and in each new network namespace the VIP device is the same to them.
+static LOADED: Mutex<Vec<(Device, Ebpf)>> = Mutex::new(Vec::new());
+
 impl Bench {
-    /// Moves this thread into a network namespace of its own; the kernel removes it with the thread.
+    /// A small flow table, no log, and the programs of an earlier case, if one gave them back.
+    pub fn for_a_case(v6: bool) -> Self {
+        Self::with(v6, 64, false, |settings| {
+            let mut loaded = LOADED.lock().unwrap();
+            let same = loaded.iter().position(|(device, _)| *device == settings.device);
+            let mut programs = loaded.swap_remove(same?).1;
+            drop(loaded);
+            empty(&mut programs);
+            Some(programs)
+        })
+    }
+
+    /// Lets a later case have the programs.
+    pub fn give_back(self) {
+        LOADED.lock().unwrap().push((self.vip_device, self.programs));
+    }
+
+    /// Loads the programs anew.
     pub fn new(v6: bool, max_flows: u32, log: bool) -> Self {
+        Self::with(v6, max_flows, log, |_| None)
+    }
+
+    /// Moves this thread into a network namespace of its own; the kernel removes it with the thread.
+    fn with(v6: bool, max_flows: u32, log: bool, loaded: impl Fn(&Settings) -> Option<Ebpf>) -> Self {
         // SAFETY: no other thread shares what is unshared.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET).unwrap() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -79,7 +105,7 @@ impl Bench {
         });
         let settings =
             Settings { device, port_range: PORTS, max_flows, half_open: HalfOpen::of(max_flows), log };
-        let mut programs = load(&settings, None).unwrap();
+        let mut programs = loaded(&settings).unwrap_or_else(|| load(&settings, None).unwrap());
 
         let at = |v4: &str, six: &str| -> SocketAddr { if v6 { six } else { v4 }.parse().unwrap() };
         let names = Names::from([
@@ -108,7 +134,7 @@ impl Bench {
             slots.set(slot_index(member, 3), slot, 0).unwrap();
         }
         let tap = tap(device.index);
-        let mut bench = Self { programs, names, device: device.index, v6, epoch: 0, tap, _runtime: runtime };
+        let mut bench = Self { programs, names, vip_device: device, v6, epoch: 0, tap, _runtime: runtime };
         bench.switch(Some(MEMBER), false);
         bench
     }
@@ -335,7 +361,7 @@ impl Bench {
 
     /// Index of the VIP device.
     pub fn device(&self) -> u32 {
-        self.device
+        self.vip_device.index
     }
 }
 
@@ -344,6 +370,30 @@ pub fn table<'a, K: aya::Pod, V: aya::Pod>(
     name: &str,
 ) -> HashMap<&'a mut aya::maps::MapData, K, V> {
     programs.map_mut(name).unwrap().try_into().unwrap()
+}
+
+/// Empties what an earlier case has written, but for counters, of which the difference counts.
+fn empty(programs: &mut Ebpf) {
+    fn entries<K: aya::Pod, V: aya::Pod>(programs: &mut Ebpf, name: &str) {
+        let mut table = table::<K, V>(programs, name);
+        let keys: Vec<K> = table.keys().map(Result::unwrap).collect();
+        keys.iter().for_each(|key| table.remove(key).unwrap());
+    }
+    fn elements<V: aya::Pod>(programs: &mut Ebpf, name: &str, elements: std::ops::Range<u32>) {
+        let mut array: Array<_, V> = programs.map_mut(name).unwrap().try_into().unwrap();
+        // SAFETY: the type is plain data, for which zeros are a value.
+        elements.for_each(|index| array.set(index, unsafe { std::mem::zeroed::<V>() }, 0).unwrap());
+    }
+    entries::<VipKey, u32>(programs, "vips_v2");
+    entries::<Addr, u32>(programs, "vip_addrs_v2");
+    entries::<Tuple, Flow>(programs, "flows_v2");
+    entries::<Tuple, Stub>(programs, "replies_v2");
+    entries::<SourceKey, i64>(programs, "half_open_v2");
+    elements::<i64>(programs, "half_open_sums_v2", 0..1);
+    elements::<u64>(programs, "decisions_v2", 0..1);
+    elements::<Service>(programs, "services_v2", 0..1);
+    elements::<u64>(programs, "floors_v2", 0..2);
+    elements::<Slot>(programs, "slots_v2", 0..2 * SLOTS);
 }
 
 /// A device and a gateway towards the members, so that the routing table has an answer.
