@@ -50,6 +50,9 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
 fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Outcome> {
     let draft = maps::draft().ok_or(Outcome::RefusedTableFull)?;
     for _ in 0..CHOICES {
+        // Pointers to its fields would be worked out before the loop, and kept on the stack, where kernels before 6.6 have
+        // no room for them (see `take_port`).
+        let draft = black_box(&mut *draft);
         let decision = maps::decision(service);
         let member = decision.active.ok_or(Outcome::RefusedNoMember)?;
         let deadline = maps::deadline(service);
