@@ -59,7 +59,7 @@ impl Extent {
             Self::Short => &[
                 &["packets", "table", "noise"],
                 &["clsact", "a_program_is_replaced_in_its_place::offloads_off"],
-                &["redirect", "large_values_pass::offloads_off"],
+                &["redirect", "connections_reach_the_active_member::offloads_off"],
                 &["failover", "demoted_members_are_reset_too::offloads_off"],
             ],
             Self::All => &[

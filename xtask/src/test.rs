@@ -55,7 +55,7 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
 }
 
 /// Runs the datapath's tests, or the given program, on other kernels: the named ones, or all.
-pub(crate) fn kernels(names: &[String], program: &[String]) -> Result<()> {
+pub(crate) fn kernels(names: &[String], extent: Extent, program: &[String]) -> Result<()> {
     if !kernels::can_run() {
         bail!("the kernels that are tested are for x86_64, this is {}", env::consts::ARCH);
     }
@@ -68,7 +68,7 @@ pub(crate) fn kernels(names: &[String], program: &[String]) -> Result<()> {
     };
     let programs = steps.step("tests are built", || Programs::build(&redirector))?;
     let runs = match program {
-        [] => Extent::All.runs(),
+        [] => extent.runs(),
         words => vec![words.to_vec()],
     };
     for release in &releases {
