@@ -131,7 +131,6 @@ fn undo<T>(draft: &mut Draft, outcome: Outcome) -> Result<T, Outcome> {
 fn choose_slot(member: u16, segment: &Segment) -> Option<u32> {
     let (member, fingerprint) = (u32::from(member), segment.ends.fingerprint());
     let half = |first| best_slot(member, fingerprint, u32::from(segment.v6), first);
-    // No loop: Linux 6.1 refuses one whose head follows a call ("back-edge").
     let best = half(0).max(half(HALF_OF_SLOTS));
     (best != 0).then_some(best as u32 & 0xff)
 }
@@ -149,16 +148,22 @@ extern "C" fn best_slot(member: u32, fingerprint: u32, v6: u32, first: u32) -> u
     /// Above every rank: tells the lowest one from none.
     const FOUND: u64 = 1 << 40;
 
-    let mut best = 0;
-    for step in 0..HALF_OF_SLOTS {
+    // The turn's end is a jump back, for which Linux 6.1 asks: to it, an instruction that falls into the head of a loop that
+    // was entered there makes the loop endless ("back-edge").
+    let (mut best, mut step) = (0, 0);
+    loop {
         let number = (first + step) % SLOTS;
-        let Some(slot) = maps::slot(member as u16, number) else { continue };
-        if slot.is_offered(v6 != 0) {
+        if let Some(slot) = maps::slot(member as u16, number)
+            && slot.is_offered(v6 != 0)
+        {
             let rank = u64::from(rank(fingerprint, &slot.address, slot.port));
             best = best.max(FOUND | rank << 8 | u64::from(number));
         }
+        step += 1;
+        if step == HALF_OF_SLOTS {
+            return best;
+        }
     }
-    best
 }
 
 /// Fills in what does not depend on the source port.
