@@ -60,8 +60,10 @@ pub struct Flow {
     pub replies: Half,
     /// Cookie of the client's socket; 0: the client is not a process in this network namespace.
     pub cookie: u64,
+    /// When the flow was opened, in ticks of the kernel (low half of its jiffies).
+    pub opened_at: u32,
     /// Fills the line.
-    pub reserved_rest: [u32; 10],
+    pub reserved_rest: [u32; 9],
 }
 
 /// The way to an address, as the routing table said. The first fields are `struct bpf_redir_neigh`.
@@ -179,6 +181,27 @@ pub const fn is_after(a: u32, b: u32) -> bool {
     b.wrapping_sub(a) > i32::MAX as u32
 }
 
+/// How far a flow is: what its idle time is measured against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum State {
+    /// The member has not answered, or the client has not confirmed the answer.
+    Opening,
+    /// Both ends have heard each other.
+    Established,
+    /// At least one end sent its FIN.
+    Closing,
+}
+
+/// Ticks from `at` to `now`, both the low half of the kernel's jiffies, which comes round after 49 days with 1000
+/// ticks a second. Somebody may have carried a segment just after `now` was read: what lies less than a sixteenth of
+/// that in the future is now.
+#[inline(always)]
+#[must_use]
+pub const fn since(at: u32, now: u32) -> u32 {
+    let ticks = now.wrapping_sub(at);
+    if ticks > u32::MAX - (u32::MAX >> 4) { 0 } else { ticks }
+}
+
 /// What the kernel knows of a flow's member and slot when a segment comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -214,6 +237,46 @@ impl Flow {
             return Half { next: 0, acknowledged: 0, seen: 0, at }.after(segment, at);
         }
         self.client.after(segment, at)
+    }
+
+    /// Whether a segment of the client confirms that it heard the member, which ends the opening of a flow.
+    ///
+    /// One that acknowledges a number that the member cannot have sent confirms nothing: whoever floods with made-up
+    /// sources and acknowledges blindly would be taken for established, and kept for a day. Before the first
+    /// acknowledgement a member sends at most an unscaled window (RFC 7323 section 2.2).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_confirmed_by(&self, segment: &Segment) -> bool {
+        self.replies.started()
+            && segment.flags.has_ack()
+            && self.replies.next.wrapping_sub(segment.acknowledged) <= u16::MAX as u32
+    }
+
+    /// How far the flow is.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        if self.client.finished() || self.replies.finished() {
+            State::Closing
+        } else if self.half_open != 0 || !self.replies.started() || !self.client.has_acknowledged() {
+            State::Opening
+        } else {
+            State::Established
+        }
+    }
+
+    /// How many ticks ago, at `now`, the last segment was carried.
+    #[must_use]
+    pub const fn idle(&self, now: u32) -> u32 {
+        let opened = since(self.opened_at, now);
+        match (self.client.started(), self.replies.started()) {
+            (false, false) => opened,
+            (true, false) => since(self.client.at, now),
+            (false, true) => since(self.replies.at, now),
+            (true, true) => {
+                let (client, replies) = (since(self.client.at, now), since(self.replies.at, now));
+                if client < replies { client } else { replies }
+            }
+        }
     }
 
     /// Whether a segment of the client repeats what was carried before: its other end may not have heard it.
@@ -434,6 +497,49 @@ mod tests {
             }
         }
         assert!(shares.iter().all(|share| (900..1100).contains(share)), "{shares:?}");
+    }
+
+    #[test]
+    fn a_blind_acknowledgement_confirms_nothing() {
+        let mut flow = Flow { half_open: 1, ..flow() };
+        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), 0);
+        assert!(!flow.is_confirmed_by(&segment(101, 501, 0, Flags::ACK)), "the member has not answered");
+        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        assert!(!flow.is_confirmed_by(&segment(100, 0, 1, Flags::SYN)));
+        for (acknowledged, confirms) in [(501, true), (502, false), (77_777_777, false)] {
+            let ack = segment(101, acknowledged, 0, Flags::ACK);
+            assert_eq!(flow.is_confirmed_by(&ack), confirms, "{acknowledged}");
+        }
+        flow.replies = flow.replies.after(&segment(501, 101, 20_000, Flags::ACK), 0);
+        assert!(flow.is_confirmed_by(&segment(101, 501, 0, Flags::ACK)), "a member that speaks first");
+    }
+
+    #[test]
+    fn a_flow_opens_is_established_and_closes() {
+        let mut flow = Flow { half_open: 1, ..flow() };
+        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), 0);
+        assert_eq!(flow.state(), State::Opening);
+        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        flow.client = flow.client.after(&segment(101, 7, 0, Flags::ACK), 0);
+        assert_eq!(flow.state(), State::Opening, "still counted as half open: nothing confirmed the answer");
+        flow.half_open = 0;
+        assert_eq!(flow.state(), State::Established);
+        flow.replies = flow.replies.after(&segment(501, 101, 1, Flags::FIN | Flags::ACK), 0);
+        assert_eq!(flow.state(), State::Closing);
+    }
+
+    #[test]
+    fn idle_is_measured_from_the_last_segment_over_the_wrap() {
+        let mut flow = Flow { opened_at: u32::MAX - 50, ..flow() };
+        assert_eq!(flow.idle(49), 100, "nothing was carried yet");
+        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), u32::MAX - 30);
+        assert_eq!(flow.idle(49), 80);
+        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 9);
+        assert_eq!(flow.idle(49), 40);
+        assert_eq!(flow.idle(8), 0, "carried after the clock was read");
+        // A month without a segment, the longest time-out there is, with 1000 ticks a second.
+        let month = 30 * 24 * 60 * 60 * 1000;
+        assert_eq!(flow.idle(9_u32.wrapping_add(month)), month);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | `flows` | client-side [`crate::addr::Tuple`] → [`crate::flow::Flow`] |
 //! | `replies` | member-side [`crate::addr::Tuple`] → [`crate::flow::Stub`] |
 //! | `half_open` | [`SourceKey`] → flows that are not established yet, of clients without a socket on this host |
-//! | `half_open_sums` | service id → the same, of all sources |
+//! | `half_open_sums` | service id → the same, of all sources; mapped into the agent |
 //! | `continuations` | [`Continuation`] → program |
 //! | `outcomes` | [`crate::outcome::counter_index`] → [`crate::outcome::Count`], per processor |
 //! | `names` | services first, then members → [`Name`]; for the next agent, not for programs |

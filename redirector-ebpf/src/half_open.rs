@@ -3,7 +3,8 @@
 //!
 //! Only clients without a socket on this host are counted: a local process is bounded by its files, and thousands of
 //! them open at once after a switch. Counts go up when a flow is opened and down when it is established or ends. What
-//! the agent deletes it does not take off; it counts anew each time it collects.
+//! the agent deletes it takes off itself, and what drifts (two processors that end one flow in the same moment) it
+//! puts right each time it collects.
 
 use redirector_common::{addr::Addr, flow::Flow, layout::SourceKey, packet::Segment};
 
@@ -29,10 +30,10 @@ pub fn admit(key: &SourceKey) -> bool {
     true
 }
 
-/// Takes a flow off that is established now: both ends have spoken, the client twice.
+/// Takes a flow off that is established now: the client has heard the member.
 #[inline(always)]
 pub fn on_client_segment(flow: &mut Flow, segment: &Segment) {
-    if flow.half_open != 0 && flow.replies.started() && segment.flags.has_ack() {
+    if flow.half_open != 0 && flow.is_confirmed_by(segment) {
         take_off(flow, segment.ends.near);
     }
 }

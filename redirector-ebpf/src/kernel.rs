@@ -188,9 +188,21 @@ pub fn adjust_pseudo_checksum(
         .then_some(())
 }
 
-/// Cookie of the socket that sent the packet; 0: no socket of this network namespace did.
+/// Cookie of the TCP socket that sent the packet; 0: none of this network namespace did. A raw socket, with which anybody
+/// can be pretended to be, does not count (Linux 5.1).
 #[inline(always)]
 pub fn socket_cookie(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: `skb` is the context that the program was given; the kernel gives a socket of it or null.
+    let socket = unsafe { (*skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return 0;
+    }
+    // SAFETY: as above, and not null.
+    let socket = unsafe { helpers::generated::bpf_sk_fullsock(socket) };
+    // SAFETY: a whole socket or null.
+    if socket.is_null() || unsafe { (*socket).protocol } != u32::from(PROTOCOL_TCP) {
+        return 0;
+    }
     // SAFETY: `skb` is the context that the program was given.
     unsafe { helpers::generated::bpf_get_socket_cookie(skb.cast()) }
 }

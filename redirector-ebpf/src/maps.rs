@@ -51,7 +51,7 @@ static REPLIES: HashMap<Tuple, Stub> = HashMap::with_max_entries(262_144, 0);
 static HALF_OPEN: HashMap<SourceKey, i64> = HashMap::with_max_entries(MAX_HALF_OPEN_SOURCES, 0);
 
 #[map(name = "half_open_sums_v2")]
-static HALF_OPEN_SUMS: Array<i64> = Array::with_max_entries(MAX_SERVICES, 0);
+static HALF_OPEN_SUMS: Array<i64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
 #[map(name = "continuations_v2")]
 static CONTINUATIONS: ProgramArray = ProgramArray::with_max_entries(8, 0);

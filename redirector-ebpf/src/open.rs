@@ -68,9 +68,18 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         draft.flow.slot = slot_number;
         draft.flow.epoch = decision.epoch;
         draft.flow.cookie = hook.socket_cookie();
+        // Before anything is taken: whoever floods shall cost little.
+        if draft.flow.cookie == 0 {
+            let key = SourceKey { address: segment.ends.near, service: u32::from(service) };
+            if !half_open::admit(&key) {
+                return Err(Outcome::RefusedHalfOpen);
+            }
+            draft.flow.half_open = 1;
+        }
         match take_port(u32::from(member), slot_number) {
             TAKEN => {}
             refused => {
+                half_open::on_end(&mut draft.flow, segment.ends.near);
                 return Err(if refused == Outcome::RefusedNoPort as u32 {
                     Outcome::RefusedNoPort
                 } else {
@@ -87,14 +96,6 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         let Some(route) = route else { return undo(draft, Outcome::RefusedNoRoute) };
         draft.flow.route = route;
         draft.flow.delta = Delta::between(&segment.ends, &draft.flow.member_side);
-        if draft.flow.cookie == 0 {
-            let key = SourceKey { address: segment.ends.near, service: u32::from(service) };
-            if !half_open::admit(&key) {
-                return undo(draft, Outcome::RefusedHalfOpen);
-            }
-            draft.flow.half_open = 1;
-        }
-
         if let Err(refused) = maps::insert_flow(&segment.ends, &draft.flow) {
             return undo(
                 draft,
@@ -180,7 +181,8 @@ fn prepare(draft: &mut Draft, segment: &Segment, slot: &Slot) {
         near_port: segment.ends.near_port,
         far_port: slot.port,
     };
-    flow.routed_at = kernel::ticks();
+    flow.opened_at = kernel::ticks();
+    flow.routed_at = flow.opened_at;
     flow.half_open = 0;
     flow.client = Half::default();
     flow.replies = Half::default();
@@ -204,14 +206,19 @@ extern "C" fn take_port(member: u32, slot: u32) -> u32 {
     let Draft { flow: Flow { member_side, .. }, stub } = draft;
     let client_side = &stub.client_side;
     let start = kernel::random();
+    // Each port is tried at every address before the next port. If one number chose both, an even port would always go
+    // with the same one of two addresses: half of the pairs would never be used.
+    let sources = if slot.source_count == 0 { 1 } else { slot.source_count };
     for step in 0..PORT_TRIES {
         if count == 0 {
             break;
         }
         // Word by word: as one the compiler would call memmove, and three frames are more stack than kernels before 6.6
         // allow, which round each up to 32 bytes.
-        member_side.near = Addr(source_of(slot, client_side, start.wrapping_add(step)).0.map(black_box));
-        let port = first + start.wrapping_add(step.wrapping_mul(0x9e37_79b1)) % count;
+        member_side.near =
+            Addr(source_of(slot, client_side, (start >> 16).wrapping_add(step)).0.map(black_box));
+        let turn = step / sources;
+        let port = first + start.wrapping_add(turn.wrapping_mul(0x9e37_79b1)) % count;
         member_side.near_port = Port::new(port as u16);
         match maps::insert_stub(member_side, stub) {
             Ok(()) => return TAKEN,

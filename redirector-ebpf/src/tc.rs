@@ -88,6 +88,13 @@ pub fn redirector_from_member(ctx: TcContext) -> i32 {
     })
 }
 
+/// Looks at no packet and is attached nowhere: the agent runs it (`BPF_PROG_TEST_RUN`) to read the clock that the times
+/// of flows are on.
+#[classifier]
+pub fn redirector_clock(_: TcContext) -> i32 {
+    kernel::ticks().cast_signed()
+}
+
 /// Lets `handle` decide and apply, and counts.
 #[inline(always)]
 fn run(mut packet: Skb, handle: impl Fn(&mut Skb) -> Verdict<Skb>) -> i32 {

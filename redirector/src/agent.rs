@@ -4,51 +4,62 @@
 //! probe ──report──▶ core (decide) ──action──▶ datapath (one store, then the sweep)
 //!   ▲                  │
 //!   └──────pace────────┘
+//!                      ▲
+//! resolve ──changed────┘
 //! ```
 //!
-//! One task owns all state and waits for whatever comes first: a report, a deadline of a core, a request over the
-//! control socket, a signal. It never blocks: what reads files or many flows runs elsewhere.
+//! One task owns all state and waits for whatever comes first: a report, other addresses of a member, a deadline of a
+//! core, a request over the control socket, a signal. It never blocks: what reads files or many flows runs elsewhere.
 
+pub mod answers;
 mod clock;
+mod flows;
 mod history;
+mod probers;
 mod report;
 mod tasks;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::mpsc,
 };
 
-use self::{clock::Clock, history::History, tasks::Tasks};
+use self::{clock::Clock, history::History, probers::Probers, tasks::Tasks};
 use crate::{
     config::Resolved,
     control::server::{self, Request},
     datapath::{Claim, Datapath},
     decide::{Action, Core, Resumed, Switch},
-    model::{CheckId, Config, FlowPolicy, MemberId, Pace, ServiceId},
-    probe::{self, Report, Target},
+    model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
+    probe::Report,
+    resolve::{Changed, Followed, Resolver, follow},
 };
 
-/// Reports and requests that may wait. Probers wait when the agent lags; nothing is lost.
+/// Reports, changes and requests that may wait. Probers wait when the agent lags; nothing is lost.
 const QUEUE: usize = 64;
 
 /// A running agent.
 struct Agent {
     config: Arc<Config>,
-    resolved: Arc<Resolved>,
+    resolved: Resolved,
     datapath: Datapath,
     clock: Clock,
     history: History,
     cores: Vec<Core>,
-    /// Tells the probers of a member which interval holds.
-    paces: HashMap<(ServiceId, MemberId), watch::Sender<Pace>>,
+    probers: Probers,
+    answers: answers::Keeper,
 }
 
 /// Runs until SIGTERM or SIGINT. Needs a tokio runtime on one thread.
-pub async fn run(config: Config, resolved: Resolved, kernel_log: bool) -> Result<()> {
+pub async fn run(
+    config: Config,
+    resolved: Resolved,
+    resolver: Arc<Resolver>,
+    kernel_log: bool,
+) -> Result<()> {
     // Before anything is made: a signal from here on is a clean stop.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -64,11 +75,11 @@ pub async fn run(config: Config, resolved: Resolved, kernel_log: bool) -> Result
     };
     let datapath = Datapath::start(claim, &config, &resolved, kernel_log).await?;
     let history = History::read(&config.agent.state_dir);
-    let mut agent = Agent::new(config, resolved, datapath, history);
-
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
     let mut tasks = Tasks::default();
-    agent.start_probes(&mut tasks, &reports);
+    let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks)?;
+    let (changes, mut from_resolver) = mpsc::channel(QUEUE);
+    agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
     tasks.spawn("the control socket", server::serve(listener, requests));
     tasks.spawn("the thread that resets stale flows", agent.datapath.sweeper_ended());
@@ -82,6 +93,7 @@ pub async fn run(config: Config, resolved: Resolved, kernel_log: bool) -> Result
             // What moves traffic comes first.
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
+            Some(changed) = from_resolver.recv() => agent.on_changed(changed, &mut tasks).await,
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(request) = from_control.recv() => agent.on_request(request),
             // Not an orderly stop: what stays in the kernel serves until the next agent comes.
@@ -92,7 +104,7 @@ pub async fn run(config: Config, resolved: Resolved, kernel_log: bool) -> Result
     }
     let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!(on_stop = ?agent.config.datapath.on_stop, "stopping");
-    // Ends the probers and the control socket.
+    // Ends the probers, what follows names, and the control socket.
     drop(tasks);
     agent.datapath.stop().await
 }
@@ -126,10 +138,18 @@ impl Readiness {
 }
 
 impl Agent {
-    fn new(config: Config, resolved: Resolved, datapath: Datapath, history: History) -> Self {
+    fn new(
+        config: Config,
+        resolved: Resolved,
+        datapath: Datapath,
+        history: History,
+        reports: mpsc::Sender<Report>,
+        tasks: &mut Tasks,
+    ) -> Result<Self> {
         let clock = Clock;
-        let cores = config.services.iter().enumerate().map(|(at, service)| {
-            let adopted = datapath.adopted(ServiceId(at));
+        let core = |(at, service): (usize, &Service)| {
+            let id = ServiceId(at);
+            let adopted = datapath.adopted(id);
             let resumed = (adopted.epoch.0 > 0).then(|| Resumed {
                 active: adopted.active,
                 epoch: adopted.epoch,
@@ -144,49 +164,74 @@ impl Agent {
                     "took over what an earlier agent left"
                 );
             }
-            Core::new(service.clone(), resumed, clock.now())
-        });
-        Self {
-            cores: cores.collect(),
+            Ok(Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now()))
+        };
+        let cores = config.services.iter().enumerate().map(core).collect::<Result<_>>()?;
+        let answers = answers::Keeper::new(&config.agent.state_dir);
+        answers.keep(&config, &resolved);
+        let mut agent = Self {
+            cores,
+            answers,
             config: Arc::new(config),
-            resolved: Arc::new(resolved),
+            resolved,
             datapath,
             clock,
             history,
-            paces: HashMap::new(),
+            probers: Probers::new(reports),
+        };
+        agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
+        Ok(agent)
+    }
+
+    fn each_member(&mut self, mut with: impl FnMut(&mut Self, ServiceId, MemberId)) {
+        let config = Arc::clone(&self.config);
+        for (at, service) in config.services.iter().enumerate() {
+            (0..service.members.len()).for_each(|number| with(self, ServiceId(at), MemberId(number)));
         }
     }
 
-    /// One prober for each check of each member.
-    fn start_probes(&mut self, tasks: &mut Tasks, reports: &mpsc::Sender<Report>) {
-        for (at, service) in self.config.services.iter().enumerate() {
-            for (number, member) in service.members.iter().enumerate() {
-                let (service_id, member_id) = (ServiceId(at), MemberId(number));
-                let (sender, pace) = watch::channel(Pace::Fast);
-                self.paces.insert((service_id, member_id), sender);
-                // Both addresses of a member lead to the same server: one of them is probed.
-                let Some(address) = self.resolved.addresses(service_id, member_id).iter().next() else {
-                    continue;
-                };
-                for (index, check) in service.checks.iter().enumerate() {
-                    let target = Target {
-                        service: service_id,
-                        member: member_id,
-                        check_id: CheckId(index),
-                        check: check.clone(),
-                        address,
-                        login: member.login.clone(),
-                    };
-                    let name =
-                        format!("the prober of member {:?} of service {:?}", member.name, service.name);
-                    tasks.spawn(name, probe::run(target, pace.clone(), reports.clone()));
-                }
+    /// What is known of a member's addresses holds from now on.
+    fn take_addresses(&mut self, service: ServiceId, member: MemberId, tasks: &mut Tasks) {
+        let addresses = self.resolved.addresses(service, member).as_slice();
+        self.cores[service.0].on_addresses(self.clock.now(), member, addresses);
+        self.probers.set(service, member, &self.config.services[service.0], addresses, tasks);
+    }
+
+    /// One task for each member whose endpoint is a name.
+    fn follow_names(&mut self, resolver: &Arc<Resolver>, changes: &mpsc::Sender<Changed>, tasks: &mut Tasks) {
+        self.each_member(|agent, service, member| {
+            let endpoint = &agent.config.services[service.0].members[member.0].endpoint;
+            if endpoint.literal().is_some() {
+                return;
             }
+            let name = format!("what follows the addresses of {endpoint}");
+            let known = agent.resolved.addresses(service, member).clone();
+            let followed = Followed { config: Arc::clone(&agent.config), service, member, known };
+            tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone()));
+        });
+    }
+
+    async fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
+        let config = &self.config.services[service.0];
+        tracing::info!(
+            service = config.name,
+            member = config.members[member.0].name,
+            from = %self.resolved.addresses(service, member),
+            to = %addresses,
+            left_out = addresses.left_out,
+            "the endpoint has other addresses"
+        );
+        if let Err(error) = self.datapath.learn(addresses.as_slice()).await {
+            tracing::warn!(%addresses, "how they are reached is not known: {error:#}");
         }
+        self.resolved.replace(service, member, addresses);
+        self.answers.keep(&self.config, &self.resolved);
+        self.take_addresses(service, member, tasks);
     }
 
     fn on_report(&mut self, report: &Report) {
-        self.cores[report.service.0].on_probe(self.clock.now(), report.member, report.check, &report.outcome);
+        let Report { service, member, address, check, outcome, .. } = report;
+        self.cores[service.0].on_probe(self.clock.now(), *member, *address, *check, outcome);
     }
 
     fn on_deadline(&mut self) {
@@ -220,10 +265,15 @@ impl Agent {
                 self.datapath.raise_floor(id, epoch);
                 tracing::info!(service = self.config.services[id.0].name, epoch = epoch.0, "drain ended");
             }
-            Action::Pace { member, pace } => {
-                if let Some(sender) = self.paces.get(&(id, member)) {
-                    sender.send_replace(pace);
-                }
+            Action::Offer { member, addresses } => self.offer(id, member, &addresses),
+            Action::ResetAddress { member, address, removed } => {
+                self.reset_address(id, member, address, removed);
+            }
+            Action::Pace { member, address, pace } => self.probers.pace(id, member, address, pace),
+            Action::AddressChanged { member, address, state, reason } => {
+                let service = &self.config.services[id.0];
+                let member = &service.members[member.0].name;
+                tracing::info!(service = service.name, member, %address, %state, reason, "address changed");
             }
             Action::MemberChanged { member, state, reason } => {
                 let service = &self.config.services[id.0];
@@ -253,21 +303,65 @@ impl Agent {
         self.history.record(service, switch, self.clock.system_time(switch.at));
     }
 
+    fn offer(&mut self, service: ServiceId, member: MemberId, addresses: &[Offer]) {
+        if let Err(error) = self.datapath.offer(service, member, addresses) {
+            let service = &self.config.services[service.0];
+            let member = &service.members[member.0].name;
+            tracing::error!(service = service.name, member, "its addresses are not in the maps: {error:#}");
+        }
+    }
+
+    fn reset_address(&mut self, service: ServiceId, member: MemberId, address: SocketAddr, removed: bool) {
+        let name = &self.config.services[service.0].name;
+        match self.datapath.reset_address(service, member, address, removed) {
+            Ok(()) => tracing::info!(service = name, %address, "its flows are reset"),
+            Err(error) => {
+                tracing::error!(service = name, %address, "its flows are not reset: {error:#}");
+            }
+        }
+    }
+
     fn on_request(&self, request: Request) {
         match request {
             Request::Status { reply } => {
                 let now = self.clock.now();
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
                 let count = self.datapath.counter();
-                let (config, resolved, clock) =
-                    (Arc::clone(&self.config), Arc::clone(&self.resolved), self.clock);
+                let (config, clock) = (Arc::clone(&self.config), self.clock);
                 // Counting reads the whole flow table.
                 tokio::task::spawn_blocking(move || match count() {
                     Ok(counts) => {
                         // The client may have gone away meanwhile.
-                        let _gone = reply.send(report::status(&config, &resolved, &views, &counts, clock));
+                        let _gone = reply.send(report::status(&config, &views, &counts, clock));
                     }
                     Err(error) => tracing::error!("cannot read the maps: {error:#}"),
+                });
+            }
+            Request::Flows { filter, limit, lines, reply } => {
+                let known = flows::known(&self.config, &filter);
+                let is_known = known.is_ok();
+                // The client may have gone away meanwhile.
+                let _gone = reply.send(known);
+                if is_known {
+                    let (list, config) = (self.datapath.list(), Arc::clone(&self.config));
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(error) = flows::list(&list, &config, &filter, limit, &lines) {
+                            tracing::error!("cannot read the flow table: {error:#}");
+                        }
+                    });
+                }
+            }
+            Request::Totals { filter, reply } => {
+                let (list, config) = (self.datapath.list(), Arc::clone(&self.config));
+                if let Err(unknown) = flows::known(&config, &filter) {
+                    let _gone = reply.send(Err(unknown));
+                    return;
+                }
+                tokio::task::spawn_blocking(move || match flows::totals(&list, &config, &filter) {
+                    Ok(totals) => {
+                        let _gone = reply.send(Ok(totals));
+                    }
+                    Err(error) => tracing::error!("cannot read the flow table: {error:#}"),
                 });
             }
         }

@@ -1,10 +1,13 @@
 //! The command line: what may be written, and the verbs that only ask the agent.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::control::flows::{Clients, FlowState};
+
 pub mod check;
+pub mod flows;
 pub mod run;
 pub mod status;
 mod table;
@@ -46,6 +49,7 @@ impl Cli {
             match self.verb {
                 Verb::Run(args) => run::run(&args).await,
                 Verb::Status(args) => status::run(&self.socket, &args, &mut out, &mut err).await,
+                Verb::Flows(args) => flows::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
                 Verb::Uninstall(args) => run::uninstall(&args).await,
             }
@@ -60,6 +64,8 @@ pub enum Verb {
     Run(RunArgs),
     /// Show services, active members, members with their state, and flows
     Status(StatusArgs),
+    /// Show the connections through the VIPs, or how many there are
+    Flows(FlowsArgs),
     /// Validate the configuration and run every check once; touches nothing
     Check(CheckArgs),
     /// Remove programs, maps, pins, device and routes; works without a running agent
@@ -89,6 +95,38 @@ pub struct StatusArgs {
     /// Exit with 4 when a service is not ok
     #[arg(long)]
     pub exit_code: bool,
+}
+
+/// `flows`
+#[derive(Clone, Debug, Args)]
+pub struct FlowsArgs {
+    /// Only those of this service
+    #[arg(long, value_name = "SERVICE", value_parser = service_name)]
+    pub service: Option<String>,
+    /// Only those of this member
+    #[arg(long, value_name = "MEMBER", value_parser = service_name)]
+    pub member: Option<String>,
+    /// Only those of these clients; IPv6 with a port in brackets
+    #[arg(long, value_name = "ADDR[/LEN][:PORT]")]
+    pub client: Option<Clients>,
+    /// Only those in this state
+    #[arg(long, value_enum)]
+    pub state: Option<FlowState>,
+    /// Only those without a packet for longer than this, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub idle_over: Option<Duration>,
+    /// Only those whose member was left: they are reset with their next packet
+    #[arg(long)]
+    pub stale: bool,
+    /// Only count, by service, member and state
+    #[arg(long)]
+    pub totals: bool,
+    /// At most so many; 0: all
+    #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "totals")]
+    pub limit: u64,
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// `check`
@@ -141,13 +179,13 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The alphabet of names, so that what cannot be a service is wrong usage and reaches no URL.
+/// The alphabet of names, so that what cannot be one is wrong usage and reaches no URL.
 fn service_name(text: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if (1..=63).contains(&text.len()) && text.bytes().all(allowed) {
         Ok(text.to_owned())
     } else {
-        Err("a service name has 1 to 63 letters, digits, `-`, `_` and `.`".to_owned())
+        Err("a name has 1 to 63 letters, digits, `-`, `_` and `.`".to_owned())
     }
 }
 

@@ -29,7 +29,7 @@ mod tests;
 
 pub use error::{Error, Fault, Place};
 pub use host::Misfit;
-pub use resolve::{MemberAddresses, Resolved, resolve};
+pub use resolve::{Answers, MemberAddresses, Resolved, accept, resolve};
 
 use error::Complaint;
 use host::Places;

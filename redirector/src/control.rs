@@ -4,6 +4,10 @@
 //! |---|---|
 //! | `GET /v1/status` | [`status::Status`] |
 //! | `GET /v1/status/{service}` | the same with this service only |
+//! | `GET /v1/flows?FILTER&limit=N` | a line of JSON for each flow ([`flows::FlowStatus`]), then [`flows::ListEnd`] |
+//! | `GET /v1/flows/totals?FILTER` | [`flows::Totals`] |
+//!
+//! `FILTER` is any of `service`, `member`, `client`, `state`, `idle_over_ms` and `stale=true` ([`flows::Filter`]).
 //!
 //! Everything else is answered with an [`ErrorDocument`]. `curl --unix-socket /run/redirector/control.sock
 //! http://localhost/v1/status` works.
@@ -11,6 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod client;
+pub mod flows;
 pub mod server;
 pub mod status;
 

@@ -10,7 +10,13 @@
 //! | `attach`, `links` | where programs run, by tcx links or by filters of clsact |
 //! | `maps` | decisions, floors, tables |
 //! | `registry` | ids that keep their meaning over a restart |
+//! | `slots` | the addresses of members |
 //! | `flows` | reading the flow table, deleting from it |
+//! | `collect` | forgetting flows that nobody uses any more |
+//! | `list` | flows as people see them |
+//! | `clock` | the clock that the times of flows are on |
+//! | `memory` | what the maps take |
+//! | `bpf` | `bpf(2)`, as far as aya lacks it |
 //! | `sockets` | `SOCK_DESTROY` |
 //! | `sweep` | resetting what a switch made stale |
 //!
@@ -21,50 +27,61 @@
 //! * Stopping or killing the agent changes nothing in the kernel, unless `on_stop = "detach"`.
 
 mod attach;
+mod bpf;
 mod claim;
+mod clock;
+mod collect;
 mod flows;
 mod host;
 mod links;
+mod list;
 mod maps;
+mod memory;
 pub mod network;
 mod pins;
 mod preflight;
 pub mod programs;
 mod registry;
+mod slots;
 mod sockets;
 mod sweep;
 
 use std::{
     collections::{BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
     sync::{Arc, Mutex},
 };
 
 use anyhow::{Context as _, Result, bail};
 use redirector_common::{
-    addr::Tuple,
     decision::Decision,
-    flow::{Flow, Stub},
-    layout::{self, SLOTS},
+    layout,
     outcome::{Count, Outcome},
 };
 
 pub use self::{
     claim::{Claim, uninstall},
+    collect::Collected,
     host::misfits,
+    list::{FlowList, ListedFlow},
+    memory::{kernel_memory, map_sizes},
     preflight::check_ports,
 };
 
 use self::{
-    attach::Way,
-    maps::{Filled, Maps, Steering},
+    attach::Method,
+    clock::Clock,
+    collect::Collector,
+    maps::{Maps, Steering},
     network::{Device, Network, RouteTo},
     registry::{Assignment, Ids, Retired},
+    slots::{Slots, Way},
     sweep::{Sweeper, lock},
 };
 use crate::{
     config::Resolved,
-    model::{Config, Epoch, MemberId, OnStop, ServiceId},
+    model::{Config, Epoch, MAX_ADDRESSES, MemberId, Offer, OnStop, ServiceId},
 };
 
 /// What an earlier agent left in the maps for a service.
@@ -84,8 +101,12 @@ pub struct Datapath {
     on_stop: OnStop,
     ids: Ids,
     steering: Arc<Steering>,
+    slots: Arc<Slots>,
     maps: Arc<Mutex<Maps>>,
+    routes: Routes,
     sweeper: Sweeper,
+    collector: Collector,
+    clock: Clock,
 }
 
 impl Datapath {
@@ -110,7 +131,7 @@ impl Datapath {
         let uplinks = uplinks(network, config, &routes).await?;
         claim.refuse_taken_device().await?;
 
-        let way = Way::choose(config.datapath.attach)?;
+        let method = Method::choose(config.datapath.attach)?;
         claim.repair()?;
         let device = network.ensure_device(&config.datapath.device).await?;
         let settings = programs::Settings::new(&config.datapath, device, kernel_log);
@@ -137,21 +158,36 @@ impl Datapath {
         for (index, name) in written {
             maps.set_name(index, name)?;
         }
-        fill_slots(&mut maps, &ids, config, resolved, &routes)?;
+        // Which addresses members have is the core's to say; how they are reached may have changed.
+        maps.slots.reroute(ids.members(), |address| routes.way(address))?;
         let vips = config.services.iter().enumerate().flat_map(|(at, service)| {
             let id = ids.service(ServiceId(at));
             service.vips.iter().map(move |vip| (*vip, id))
         });
         maps.set_vips(&vips.collect::<Vec<_>>())?;
 
-        attach::attach(&mut programs, pins, way, device.index, &uplinks)?;
-        let steering = Arc::clone(&maps.steering);
+        attach::attach(&mut programs, pins, method, device.index, &uplinks)?;
+        let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
         let maps = Arc::new(Mutex::new(maps));
         // Whatever is stale already: an agent that died between a switch and its sweep, or a member that is gone. Its
         // resets need the routes that are there.
         let sweeper = Sweeper::start(Arc::clone(&maps))?;
+        let clock = Clock::new(programs::classifier(&mut programs, programs::CLOCK)?.fd()?.as_fd())?;
+        let (timeouts, cap) = (&config.datapath.idle_timeouts, settings.half_open.per_service);
+        let collector = Collector::start(Arc::clone(&maps), clock.clone(), timeouts, cap)?;
         route_vips(network, config, device, &routes).await?;
-        Ok(Self { on_stop: config.datapath.on_stop, claim, ids, steering, maps, sweeper })
+        Ok(Self {
+            on_stop: config.datapath.on_stop,
+            claim,
+            ids,
+            steering,
+            slots,
+            maps,
+            routes,
+            sweeper,
+            collector,
+            clock,
+        })
     }
 
     /// What an earlier agent decided for a service.
@@ -168,6 +204,72 @@ impl Datapath {
             epoch: Epoch(decision.epoch),
             floor: Epoch(floor),
         }
+    }
+
+    /// The addresses that the maps hold of each member of a service: what an earlier agent left.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn addresses(&self, service: ServiceId) -> Result<Vec<Vec<Offer>>> {
+        self.ids.members_of(service).map(|member| self.slots.held(member)).collect()
+    }
+
+    /// Finds out how addresses are reached that were not known before.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn learn(&mut self, addresses: &[SocketAddr]) -> Result<()> {
+        for address in addresses {
+            if self.routes.to(*address).is_none()
+                && let Some(way) = self.claim.network.route_to(address.ip()).await?
+            {
+                self.routes.ways.push((*address, way));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes these the addresses of a member, and sends new flows to those that are offered.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn offer(&self, service: ServiceId, member: MemberId, addresses: &[Offer]) -> Result<()> {
+        let member = self.ids.member(service, member);
+        let flows = || {
+            let mut flows = [0; MAX_ADDRESSES];
+            let table = lock(&self.maps).flows.clone();
+            table.for_each(|_, flow| {
+                if flow.member == member {
+                    flows[flow.slot as usize % MAX_ADDRESSES] += 1;
+                }
+            })?;
+            Ok(flows)
+        };
+        if self.slots.offer(
+            member,
+            addresses,
+            |address| self.routes.way(address).unwrap_or_default(),
+            flows,
+        )? {
+            self.sweeper.sweep();
+        }
+        Ok(())
+    }
+
+    /// Resets the flows of an address that is not offered any more; with `removed`, its slot is free then.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn reset_address(
+        &self,
+        service: ServiceId,
+        member: MemberId,
+        address: SocketAddr,
+        removed: bool,
+    ) -> Result<()> {
+        self.slots.reset(self.ids.member(service, member), address, removed)?;
+        self.sweeper.sweep();
+        Ok(())
     }
 
     /// Sends new flows of a service to `active` from this instant.
@@ -194,10 +296,12 @@ impl Datapath {
     pub fn counter(&self) -> impl FnOnce() -> Result<Counts> + Send + 'static {
         let maps = Arc::clone(&self.maps);
         let ids = self.ids.clone();
+        let collected = Arc::clone(&self.collector.collected);
         move || {
-            let maps = lock(&maps);
+            let table = lock(&maps).flows.clone();
             let mut flows = vec![0; layout::MAX_MEMBERS as usize];
-            maps.flows.for_each(|_, flow| flows[usize::from(flow.member)] += 1)?;
+            table.for_each(|_, flow| flows[usize::from(flow.member)] += 1)?;
+            let maps = lock(&maps);
             let mut outcomes = Vec::new();
             for outcome in Outcome::ALL {
                 let mut sum = maps.count(*outcome, None)?;
@@ -208,8 +312,14 @@ impl Datapath {
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes })
+            Ok(Counts { ids, flows, outcomes, collected })
         }
+    }
+
+    /// The flows as people see them. Reads the whole flow table: not for the agent's main loop.
+    #[must_use]
+    pub fn list(&self) -> FlowList {
+        FlowList::new(Arc::clone(&self.maps), &self.ids, self.clock.clone())
     }
 
     /// Ends the agent's part: `keep` leaves everything in the kernel as it is, `detach` removes it.
@@ -222,20 +332,6 @@ impl Datapath {
     }
 }
 
-/// What the flow table takes in the kernel, both halves, in bytes.
-///
-/// An element of a preallocated hash map is a header (`struct htab_elem`, 48 bytes), key and value, each rounded up
-/// to 8 bytes; a table has a bucket of 16 bytes for each element, in the next power of two.
-#[must_use]
-pub fn flow_table_bytes(max_flows: u32) -> u64 {
-    const HEADER: u64 = 48;
-    const BUCKET: u64 = 16;
-    let element =
-        |value: usize| HEADER + (size_of::<Tuple>().next_multiple_of(8) + value.next_multiple_of(8)) as u64;
-    let elements = u64::from(max_flows) * (element(size_of::<Flow>()) + element(size_of::<Stub>()));
-    elements + 2 * BUCKET * u64::from(max_flows.next_power_of_two())
-}
-
 /// What the kernel counted, at one moment.
 #[derive(Clone, Debug)]
 pub struct Counts {
@@ -243,6 +339,8 @@ pub struct Counts {
     flows: Vec<u64>,
     /// Packets and bytes of every outcome, since the maps were made.
     pub outcomes: Vec<(Outcome, Count)>,
+    /// Flows that were collected.
+    pub collected: Arc<Collected>,
 }
 
 impl Counts {
@@ -256,7 +354,7 @@ impl Counts {
 /// Takes services and members out that the configuration does not have any more. Their flows become stale.
 fn retire(maps: &mut Maps, retired: &Retired) -> Result<()> {
     retired.services.iter().for_each(|service| maps.steering.hold(*service));
-    retired.members.iter().try_for_each(|member| maps.empty_slots(*member))
+    retired.members.iter().try_for_each(|member| maps.slots.empty(*member))
 }
 
 /// Holds every service whose active member is not its own any more: the id may be given to a member of another
@@ -300,6 +398,11 @@ impl Routes {
         self.ways.iter().find(|(known, _)| *known == address).map(|(_, way)| way)
     }
 
+    /// What flows to an address need to know.
+    fn way(&self, address: SocketAddr) -> Option<Way> {
+        self.to(address).map(|way| Way { sources: way.source.into_iter().collect(), local: way.local })
+    }
+
     /// The smallest MTU on the way to any member.
     fn mtu(&self) -> u32 {
         self.ways.iter().map(|(_, way)| way.mtu).min().unwrap_or(1500)
@@ -309,33 +412,6 @@ impl Routes {
     fn source(&self, v6: bool) -> Option<IpAddr> {
         self.ways.iter().find(|(address, _)| address.is_ipv6() == v6).and_then(|(_, way)| way.source)
     }
-}
-
-fn fill_slots(
-    maps: &mut Maps,
-    ids: &Ids,
-    config: &Config,
-    resolved: &Resolved,
-    routes: &Routes,
-) -> Result<()> {
-    for (at, service) in config.services.iter().enumerate() {
-        for number in 0..service.members.len() {
-            let (service, member) = (ServiceId(at), MemberId(number));
-            let mut filled = resolved.addresses(service, member).iter().map(|address| {
-                let way = routes.to(address);
-                Filled {
-                    address,
-                    sources: way.and_then(|way| way.source).into_iter().collect(),
-                    offered: true,
-                    local: way.is_some_and(|way| way.local),
-                }
-            });
-            for slot in 0..SLOTS {
-                maps.set_slot(ids.member(service, member), slot, filled.next().as_ref())?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The devices that replies come in by.

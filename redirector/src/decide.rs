@@ -6,7 +6,8 @@
 //! run in tests within microseconds, and a recorded one can be replayed.
 //!
 //! ```text
-//! outcome ─▶ health: fall, rise ─▶ choice: who should be active ─▶ Switch ─▶ drains ─▶ RaiseFloor
+//! outcome ─▶ health: fall, rise ─▶ member ─▶ choice: who should be active ─▶ Switch ─▶ drains ─▶ RaiseFloor
+//!                                      └──▶ which addresses are offered ─▶ Offer ─▶ leaving ─▶ ResetAddress
 //! ```
 //!
 //! What holds whatever happens (the property tests state it once more, in code):
@@ -17,22 +18,27 @@
 //!   `healthy_for` without a break, and no automatic switch was made for `hold_down`.
 //! * No switch goes to a member that is not up.
 //! * Unknown is neither up nor down: it causes no switch and no refusal.
+//! * Of each IP version that a member has addresses of, at least one is offered. Where one is up, none is offered that
+//!   is down.
+//! * The flows of an address end early only after it was left out or removed, by the service's policy.
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use self::{
     choice::{Choice, Situation, Standing},
     drains::Drains,
-    health::Health,
+    leaving::Leaving,
+    member::Member,
 };
 use crate::model::{
-    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Pace, ProbeOutcome, Service, SwitchKind,
+    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, ProbeOutcome, Service, SwitchKind,
 };
 
 mod choice;
 mod drains;
 mod health;
+mod leaving;
+mod member;
 mod time;
 mod view;
 
@@ -40,7 +46,7 @@ mod view;
 mod tests;
 
 pub use time::Time;
-pub use view::{MemberView, View};
+pub use view::{AddressView, MemberView, View};
 
 /// What the caller has to do. To be carried out in the order of [`Core::poll_action`]: what moves traffic comes
 /// before what reports on it.
@@ -53,12 +59,42 @@ pub enum Action {
         /// Of the switch that began the drain; never above the epoch of the newest switch.
         epoch: Epoch,
     },
-    /// The probes of a member go over to another interval. Every member begins at [`Pace::Fast`].
-    Pace {
-        /// Whose probes.
+    /// New flows to a member may go to these of its addresses. Those that it had and that are not among them were
+    /// removed: no new flow goes there, and their flows go on until [`Action::ResetAddress`], if it comes.
+    Offer {
+        /// Whose addresses.
         member: MemberId,
+        /// All that it has.
+        addresses: Vec<Offer>,
+    },
+    /// The flows of an address that is not offered any more are reset.
+    ResetAddress {
+        /// Whose address.
+        member: MemberId,
+        /// Which one.
+        address: SocketAddr,
+        /// It is not the member's any more.
+        removed: bool,
+    },
+    /// The probes of an address go over to another interval. Every address begins at [`Pace::Fast`].
+    Pace {
+        /// Whose address.
+        member: MemberId,
+        /// Which one.
+        address: SocketAddr,
         /// Which interval.
         pace: Pace,
+    },
+    /// The state of one of several addresses has changed.
+    AddressChanged {
+        /// Whose address.
+        member: MemberId,
+        /// Which one.
+        address: SocketAddr,
+        /// What it is now.
+        state: MemberState,
+        /// Why, in words.
+        reason: String,
     },
     /// A member's state has changed.
     MemberChanged {
@@ -121,32 +157,38 @@ pub struct ResumedSwitch {
 pub struct Core {
     service: Service,
     /// In the order of the configuration.
-    members: Vec<Health>,
+    members: Vec<Member>,
+    /// What the newest [`Action::Offer`] of each member said.
+    offered: Vec<Vec<Offer>>,
     standing: Standing,
     epoch: Epoch,
     last: Option<Switch>,
     /// No failback before this.
     hold_until: Time,
     drains: Drains,
+    leaving: Leaving,
     /// The latest time that was handed in.
     now: Time,
     actions: VecDeque<Action>,
 }
 
 impl Core {
-    /// Begins with members that are all unknown.
+    /// Begins with members that are all unknown. `known` are the addresses of each, and which of them are offered: what
+    /// an earlier agent left in the kernel. Those that hold now come with [`Self::on_addresses`].
     ///
     /// With something resumed, its active member stays until there are verdicts, and a reset or drain that the
     /// earlier agent had not finished is finished: there may be actions right away.
     #[must_use]
-    pub fn new(service: Service, resumed: Option<Resumed>, now: Time) -> Self {
+    pub fn new(service: Service, known: &[Vec<Offer>], resumed: Option<Resumed>, now: Time) -> Self {
         let mut core = Self {
-            members: service.members.iter().map(|_| Health::unknown(&service.checks, now)).collect(),
+            offered: known.to_vec(),
+            members: known.iter().map(|known| Member::new(known, &service.checks, now)).collect(),
             standing: Standing::Choosing { until: Some(now + service.initial_timeout) },
             epoch: Epoch::default(),
             last: None,
             hold_until: now,
             drains: Drains::default(),
+            leaving: Leaving::default(),
             now,
             actions: VecDeque::new(),
             service,
@@ -158,26 +200,50 @@ impl Core {
         core
     }
 
-    /// A probe of `member` has ended.
+    /// A probe of an address has ended. One that was removed meanwhile counts no more.
     ///
-    /// A `now` that is before an earlier one counts as that one, here and in [`Self::on_deadline`]: the order
-    /// of the calls is the order of events.
+    /// A `now` that is before an earlier one counts as that one, here and in the other calls: the order of the calls is
+    /// the order of events.
     ///
     /// # Panics
     ///
     /// When `member` or `check` is not of the service.
-    pub fn on_probe(&mut self, now: Time, member: MemberId, check: CheckId, outcome: &ProbeOutcome) {
+    pub fn on_probe(
+        &mut self,
+        now: Time,
+        member: MemberId,
+        address: SocketAddr,
+        check: CheckId,
+        outcome: &ProbeOutcome,
+    ) {
         self.now = self.now.max(now);
+        let before = self.members[member.0].state();
         // Before deadlines that have passed meanwhile: a failback must not go to a member known to be down.
-        let change = self.members[member.0].on_outcome(self.now, check, outcome);
-        self.settle();
-        if let Some(state) = change.state {
-            let reason = self.members[member.0].reason();
-            self.actions.push_back(Action::MemberChanged { member, state, reason });
+        let change = self.members[member.0].on_outcome(self.now, address, check, outcome);
+        self.carry_on(member, before, Vec::new());
+        let Some(change) = change else { return };
+        let changed = &self.members[member.0];
+        if let (Some(state), Some(reason)) = (change.state, changed.reason_of(address)) {
+            self.actions.push_back(Action::AddressChanged { member, address, state, reason });
         }
         if let Some(pace) = change.pace {
-            self.actions.push_back(Action::Pace { member, pace });
+            self.actions.push_back(Action::Pace { member, address, pace });
         }
+    }
+
+    /// A member has these addresses now, and no others.
+    ///
+    /// Those that are new are unknown. Those that are gone lose their flows as a member does that is left although it
+    /// lives ([`Service::on_failback`]).
+    ///
+    /// # Panics
+    ///
+    /// When `member` is not of the service.
+    pub fn on_addresses(&mut self, now: Time, member: MemberId, addresses: &[SocketAddr]) {
+        self.now = self.now.max(now);
+        let before = self.members[member.0].state();
+        let gone = self.members[member.0].set_addresses(addresses, &self.service.checks, self.now);
+        self.carry_on(member, before, gone);
     }
 
     /// Time has passed. May come early, late or twice.
@@ -195,7 +261,8 @@ impl Core {
             Standing::Active(_) | Standing::Held => None,
         };
         let failback = self.situation(self.now).next_failback();
-        [first_choice, failback, self.drains.next_deadline()].into_iter().flatten().min()
+        let ends = [self.drains.next_deadline(), self.leaving.next_deadline()];
+        [first_choice, failback].into_iter().chain(ends).flatten().min()
     }
 
     /// Whether the first choice is still to be made, and its time is not over.
@@ -210,6 +277,49 @@ impl Core {
         self.actions.pop_front()
     }
 
+    /// Draws the conclusions from what is new about a member. `gone` are addresses that it has no more.
+    fn carry_on(&mut self, member: MemberId, before: MemberState, gone: Vec<SocketAddr>) {
+        let left_out = self.offer(member);
+        for address in left_out {
+            self.leave(member, address, self.service.on_failover);
+        }
+        for address in gone {
+            self.leave(member, address, self.service.on_failback);
+        }
+        self.settle();
+        let changed = &self.members[member.0];
+        if changed.state() != before {
+            let (state, reason) = (changed.state(), changed.reason());
+            self.actions.push_back(Action::MemberChanged { member, state, reason });
+        }
+    }
+
+    /// Says which addresses of a member are offered, if that is new. Returns those that are left out because they are
+    /// down.
+    fn offer(&mut self, member: MemberId) -> Vec<SocketAddr> {
+        let left_out = self.members[member.0].offer();
+        let addresses = self.members[member.0].offers();
+        if addresses != self.offered[member.0] {
+            for offer in addresses.iter().filter(|offer| offer.offered) {
+                self.leaving.forget(member, offer.address);
+            }
+            self.offered[member.0].clone_from(&addresses);
+            self.actions.push_back(Action::Offer { member, addresses });
+        }
+        left_out
+    }
+
+    /// An address gets no new flows any more: what becomes of those that it has.
+    fn leave(&mut self, member: MemberId, address: SocketAddr, policy: FlowPolicy) {
+        match policy {
+            FlowPolicy::Reset => self.leaving.begin(self.now, member, address, Duration::ZERO),
+            FlowPolicy::Drain => {
+                self.leaving.begin(self.now, member, address, self.service.drain_timeout);
+            }
+            FlowPolicy::Keep => {}
+        }
+    }
+
     /// Does whatever is due now. One switch is enough: after it the best member that may be gone to is active.
     /// Drains come last, because the switch may reset them, or begin one that takes no time.
     fn settle(&mut self) {
@@ -221,6 +331,10 @@ impl Core {
         }
         if let Some(epoch) = self.drains.take_ended(self.now) {
             self.actions.push_back(Action::RaiseFloor { epoch });
+        }
+        for (member, address) in self.leaving.take_ended(self.now) {
+            let removed = !self.offered[member.0].iter().any(|offer| offer.address == address);
+            self.actions.push_back(Action::ResetAddress { member, address, removed });
         }
     }
 

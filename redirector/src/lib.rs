@@ -1,7 +1,7 @@
 //! Redirector: a host agent that keeps a virtual IP on the healthy member of an Active-Active Redis database.
 //!
 //! A packet's way is in `redirector-ebpf`; a decision's way is [`probe`] → [`decide`] → [`datapath`], wired
-//! together by [`agent`]. `docs/` has one page per concern.
+//! together by [`agent`]; members come and go with the addresses that [`resolve`] finds. `docs/` has one page per concern.
 
 pub mod agent;
 pub mod cli;
@@ -9,5 +9,7 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod decide;
+pub mod kept;
 pub mod model;
 pub mod probe;
+pub mod resolve;

@@ -51,10 +51,36 @@ pub struct Datapath {
     pub max_flows: u32,
     /// Source ports of the member side.
     pub port_range: PortRange,
+    /// After which time without a segment a flow is collected.
+    pub idle_timeouts: IdleTimeouts,
+    /// How many flows that are not established yet one source may have with one service; `None`: a fraction of what
+    /// there is room for. Clients with a socket on this host are not counted.
+    pub half_open_per_source: Option<u32>,
+    /// The same for all sources of a service together.
+    pub half_open_per_service: Option<u32>,
     /// What stays in the kernel when the agent stops.
     pub on_stop: OnStop,
     /// How programs are attached to their hooks.
     pub attach: Attach,
+}
+
+/// `[datapath.idle_timeouts]`: how long a flow may be without a segment, by how far it is. At least a second each. The flow of a
+/// local socket stays as long as that socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleTimeouts {
+    /// The member has not answered, or the client has not confirmed the answer.
+    pub opening: Duration,
+    /// Both ends have heard each other.
+    pub established: Duration,
+    /// At least one end sent its FIN; and what is stale.
+    pub closing: Duration,
+}
+
+impl Default for IdleTimeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { opening: seconds(30), established: seconds(24 * 60 * 60), closing: seconds(120) }
+    }
 }
 
 /// An inclusive range of ports, neither end 0, `first <= last`.
@@ -246,7 +272,19 @@ pub struct Member {
     pub login: Login,
 }
 
-/// `host:port` as written. A host name resolves to addresses at start.
+/// Addresses that one member can have, of both IP versions together.
+pub const MAX_ADDRESSES: usize = 16;
+
+/// An address of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether new flows may go there.
+    pub offered: bool,
+}
+
+/// `host:port` as written. A host name resolves to addresses, at start and whenever an answer is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// A name or an address, without brackets.

@@ -35,7 +35,7 @@ pub struct Target {
     pub check_id: CheckId,
     /// The check itself.
     pub check: Check,
-    /// The member's own address.
+    /// One of the member's own addresses.
     pub address: SocketAddr,
     /// How to log in.
     pub login: Login,
@@ -48,6 +48,8 @@ pub struct Report {
     pub service: ServiceId,
     /// From [`Target::member`].
     pub member: MemberId,
+    /// From [`Target::address`].
+    pub address: SocketAddr,
     /// From [`Target::check_id`].
     pub check: CheckId,
     /// What the probe found.
@@ -72,7 +74,7 @@ pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc:
     loop {
         let started = Instant::now();
         let outcome = prober.probe(check.timeout).await;
-        let report = Report { service, member, check: check_id, outcome, at: Instant::now() };
+        let report = Report { service, member, address, check: check_id, outcome, at: Instant::now() };
         if reports.send(report).await.is_err() {
             return;
         }

@@ -149,6 +149,23 @@ impl Agent {
         .with_context(|| format!("{last:#}"))
     }
 
+    /// Packets of one outcome since the maps were made, as `status` counts them; 0 when there is no such outcome.
+    ///
+    /// # Errors
+    /// As [`Agent::status`].
+    pub fn outcome(&self, name: &str) -> Result<u64> {
+        Ok(self.status()?["outcomes"][name]["packets"].as_u64().unwrap_or_default())
+    }
+
+    /// Waits until the log holds a line with all of these words.
+    ///
+    /// # Errors
+    /// When it does not within `within`; with the log.
+    pub fn wait_logged(&self, words: &[&str], within: Duration) -> Result<Duration> {
+        let said = || self.log().lines().any(|line| words.iter().all(|word| line.contains(word)));
+        wait_until(&format!("the agent's log says {words:?}"), within, said).with_context(|| self.log())
+    }
+
     /// SIGTERM, and waits for its end.
     ///
     /// # Errors

@@ -52,11 +52,13 @@ impl Timing {
 pub struct AgentConfig {
     dir: PathBuf,
     pin_dir: PathBuf,
-    members: Vec<(String, SocketAddr, SocketAddr)>,
+    /// Name, endpoint for `orders`, endpoint for `orders6`.
+    members: Vec<(String, String, String)>,
     device: String,
     timing: Option<Timing>,
     password_file: Option<PathBuf>,
     one_service: bool,
+    more: Vec<(String, Vec<SocketAddr>)>,
     service: String,
     failback: String,
     agent: String,
@@ -71,12 +73,13 @@ impl AgentConfig {
             pin_dir: pin_dir.to_owned(),
             members: members
                 .iter()
-                .map(|member| (member.name().to_owned(), member.v4(), member.v6()))
+                .map(|member| (member.name().to_owned(), member.v4().to_string(), member.v6().to_string()))
                 .collect(),
             device: "redirector0".to_owned(),
             timing: Some(Timing::QUICK.slowed()),
             password_file: None,
             one_service: false,
+            more: Vec::new(),
             service: String::new(),
             failback: String::new(),
             agent: String::new(),
@@ -95,6 +98,30 @@ impl AgentConfig {
     #[must_use]
     pub fn one_service(mut self) -> Self {
         self.one_service = true;
+        self
+    }
+
+    /// Adds a service with the same members and checks. Its members' endpoints are of the first VIP's IP version.
+    #[must_use]
+    pub fn service(mut self, name: &str, vips: &[SocketAddr]) -> Self {
+        self.more.push((name.to_owned(), vips.to_vec()));
+        self
+    }
+
+    /// These members instead of the lab's, the best one first: names, and endpoints of `orders` and of `orders6`.
+    #[must_use]
+    pub fn members(mut self, members: &[(&str, SocketAddr, SocketAddr)]) -> Self {
+        self.members =
+            members.iter().map(|(name, v4, v6)| ((*name).into(), v4.to_string(), v6.to_string())).collect();
+        self
+    }
+
+    /// These members instead, each at one endpoint for both services.
+    #[must_use]
+    pub fn endpoints(mut self, members: &[(&str, &str)]) -> Self {
+        let member =
+            |(name, endpoint): &(&str, &str)| ((*name).into(), (*endpoint).into(), (*endpoint).into());
+        self.members = members.iter().map(member).collect();
         self
     }
 
@@ -160,8 +187,9 @@ impl AgentConfig {
         &self.pin_dir
     }
 
-    fn write_service(&self, f: &mut fmt::Formatter<'_>, name: &str, vip: SocketAddr) -> fmt::Result {
-        write!(f, "\n[[service]]\nname = \"{name}\"\nvips = [\"{vip}\"]\n{}", self.service)?;
+    fn write_service(&self, f: &mut fmt::Formatter<'_>, name: &str, vips: &[SocketAddr]) -> fmt::Result {
+        let listed: Vec<_> = vips.iter().map(|vip| format!("\"{vip}\"")).collect();
+        write!(f, "\n[[service]]\nname = \"{name}\"\nvips = [{}]\n{}", listed.join(", "), self.service)?;
         if let Some(file) = &self.password_file {
             writeln!(f, "[service.redis]\npassword_file = {file:?}")?;
         }
@@ -175,7 +203,7 @@ impl AgentConfig {
             writeln!(f, "timeout = {timeout}\nfall = {}", timing.fall)?;
         }
         for (rank, (member, v4, v6)) in self.members.iter().enumerate() {
-            let endpoint = if vip.is_ipv4() { v4 } else { v6 };
+            let endpoint = if vips.first().is_none_or(SocketAddr::is_ipv4) { v4 } else { v6 };
             let weight = 100 / (rank + 1);
             writeln!(
                 f,
@@ -194,8 +222,11 @@ impl fmt::Display for AgentConfig {
         if let Some(way) = &self.attach {
             writeln!(f, "attach = \"{way}\"")?;
         }
-        self.write_service(f, "orders", (VIP_V4, VIP_PORT).into())?;
-        if self.one_service { Ok(()) } else { self.write_service(f, "orders6", (VIP_V6, VIP_PORT).into()) }
+        self.write_service(f, "orders", &[(VIP_V4, VIP_PORT).into()])?;
+        if !self.one_service {
+            self.write_service(f, "orders6", &[(VIP_V6, VIP_PORT).into()])?;
+        }
+        self.more.iter().try_for_each(|(name, vips)| self.write_service(f, name, vips))
     }
 }
 

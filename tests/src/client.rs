@@ -2,15 +2,19 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
+    mem,
     net::{SocketAddr, TcpStream},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use rustix::{
     io::dup,
-    net::{AddressFamily, Shutdown, SocketFlags, SocketType, connect, shutdown, socket_with},
+    net::{
+        AddressFamily, Shutdown, SocketFlags, SocketType, connect, shutdown, socket_with,
+        sockopt::set_socket_linger,
+    },
 };
 
 /// A reply (RESP2).
@@ -76,6 +80,15 @@ impl Stopper {
     }
 }
 
+/// What two ends agree on by TCP options in their SYNs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// `TCPI_OPT_*` of `linux/tcp.h`: timestamps, selective acknowledgements, window scale.
+    pub options: u8,
+    /// The largest segment that this end sends, in bytes.
+    pub send_segment: u32,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -113,15 +126,52 @@ impl Connection {
             stopper.watch(&socket)?;
         }
         connect(&socket, &address)?;
+        Self::over(socket, stopper.cloned())
+    }
+
+    /// Over a socket that is connected.
+    pub(crate) fn over(socket: OwnedFd, stopper: Option<Stopper>) -> io::Result<Self> {
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream), stopper: stopper.cloned() })
+        Ok(Self { stream: BufReader::new(stream), stopper })
     }
 
     /// The socket.
     #[must_use]
     pub fn socket(&self) -> &TcpStream {
         self.stream.get_ref()
+    }
+
+    /// Ends it with a reset: the other side sees `ConnectionReset`, and the port is free at once.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`.
+    pub fn reset(self) -> io::Result<()> {
+        Ok(set_socket_linger(self.socket(), Some(Duration::ZERO))?)
+    }
+
+    /// What both ends agreed on when they connected.
+    ///
+    /// # Errors
+    /// Those of `getsockopt(2)`.
+    pub fn agreed(&self) -> io::Result<Agreed> {
+        // SAFETY: all bits 0 are a valid value of this struct of integers.
+        let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+        let mut length = libc::socklen_t::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most `length` bytes to `info`; both live until the call returns.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket().as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut length,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Agreed { options: info.tcpi_options, send_segment: info.tcpi_snd_mss })
     }
 
     /// How long a read or write may block; `None`: for ever, which is the default.
@@ -140,6 +190,27 @@ impl Connection {
     pub fn command(&mut self, words: &[&str]) -> io::Result<Value> {
         self.send(words)?;
         self.receive()
+    }
+
+    /// The name of the server that answers (`GET whoami`).
+    ///
+    /// # Errors
+    /// As [`Connection::command`]; `InvalidData` when it has no name.
+    pub fn whoami(&mut self) -> io::Result<String> {
+        let reply = self.command(&["GET", "whoami"])?;
+        reply.text().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("whoami: {reply:?}")))
+    }
+
+    /// This client's address and port as the server sees them (`CLIENT INFO`): through a VIP, the translated ones.
+    ///
+    /// # Errors
+    /// As [`Connection::command`]; `InvalidData` when the server says something else.
+    pub fn seen_as(&mut self) -> io::Result<SocketAddr> {
+        let reply = self.command(&["CLIENT", "INFO"])?;
+        let text = reply.text().unwrap_or_default();
+        let address = text.split_whitespace().find_map(|word| word.strip_prefix("addr="));
+        let address = address.and_then(|address| address.parse().ok());
+        address.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("CLIENT INFO: {reply:?}")))
     }
 
     /// Sends a command.

@@ -1,19 +1,21 @@
 //! A host of the lab: a namespace with a name, and ways to run things in it.
 
 use std::{
+    ffi::CString,
     fmt, fs, io,
     net::SocketAddr,
-    os::unix::process::CommandExt,
+    os::unix::{ffi::OsStrExt, process::CommandExt},
     panic,
+    path::Path,
     process::{Command, Output},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use crate::{Connection, Namespace, Offloads, Process, counters, offloads, process};
+use crate::{Connection, Namespace, Offloads, Process, counters, offloads, process, resolv_conf};
 
 /// A host. Clones are the same host; its namespace ends with the last of them.
 #[derive(Clone)]
@@ -24,6 +26,8 @@ pub struct Host {
 struct Inner {
     name: String,
     namespace: Namespace,
+    /// What its commands see as `/etc/resolv.conf`.
+    resolv_conf: OnceLock<CString>,
 }
 
 impl Host {
@@ -33,7 +37,7 @@ impl Host {
     /// As [`Namespace::new`].
     pub fn new(name: &str) -> Result<Self> {
         let namespace = Namespace::new().with_context(|| format!("host {name}"))?;
-        Ok(Self { inner: Arc::new(Inner { name: name.to_owned(), namespace }) })
+        Ok(Self { inner: Arc::new(Inner { name: name.to_owned(), namespace, resolv_conf: OnceLock::new() }) })
     }
 
     /// Its name within the lab: `app`, `router`, `m1`.
@@ -83,14 +87,29 @@ impl Host {
         })
     }
 
+    /// Commands of the host see `file` as `/etc/resolv.conf` from now on; the machine's own stays as it is.
+    ///
+    /// # Errors
+    /// When it was said before.
+    pub fn use_resolv_conf(&self, file: &Path) -> Result<()> {
+        let file = CString::new(file.as_os_str().as_bytes())?;
+        let again = |_| anyhow::anyhow!("host {} has a resolv.conf already", self.name());
+        self.inner.resolv_conf.set(file).map_err(again)
+    }
+
     /// A command that will run in the host; to be handed to [`Host::spawn`] or [`Host::output`].
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let host = self.clone();
-        // SAFETY: the closure runs between fork and exec and makes one system call; it takes no lock and
-        // allocates nothing.
-        unsafe { command.pre_exec(move || host.namespace().enter()) };
+        // SAFETY: the closure runs between fork and exec and makes system calls only; it takes no lock and allocates
+        // nothing.
+        unsafe {
+            command.pre_exec(move || {
+                host.namespace().enter()?;
+                host.inner.resolv_conf.get().map_or(Ok(()), |file| resolv_conf::replace(file))
+            });
+        }
         command
     }
 

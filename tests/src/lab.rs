@@ -2,22 +2,18 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    Agent, AgentConfig, Host, Member, Offloads,
-    network::{self, End},
+    Agent, AgentConfig, GATEWAYS, Host, Member, NameServer, Offloads, UPLINKS, network,
     scratch::Scratch,
+    topology::{Attachment, both},
 };
-
-/// Device of `app` and of every member towards the router.
-const UPLINK: &str = "eth0";
 
 /// What a lab is made of.
 #[derive(Clone, Debug)]
@@ -59,8 +55,7 @@ impl Builder {
         let (app, router) = (Host::new("app")?, Host::new("router")?);
         network::prepare(&app)?;
         network::prepare(&router)?;
-        router.sysctl("net/ipv4/ip_forward", "1")?;
-        router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        network::prepare_router(&router)?;
         // The hardest setting: a reply that enters where its source is not routed is dropped (RFC 3704, strict).
         app.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
 
@@ -69,12 +64,20 @@ impl Builder {
             fs::write(file, password)?;
         }
 
-        let lab = Lab { offloads: self.offloads, members: Vec::new(), app, router, password_file, scratch };
-        let (gateway4, gateway6) = (Ipv4Addr::new(10, 1, 0, 1), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1));
-        let (app4, app6) = (Ipv4Addr::new(10, 1, 0, 2), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2));
-        lab.connect_to_router(&lab.app, (gateway4, gateway6), (app4, app6))?;
-        let members =
-            (1..=self.members).map(|n| lab.member_host(n, self.password.clone())).collect::<Result<_>>()?;
+        let (attachments, more) = (Mutex::default(), Mutex::default());
+        let password = self.password.clone().zip(password_file);
+        let lab = Lab {
+            members: Vec::new(),
+            app,
+            router,
+            more,
+            attachments,
+            offloads: self.offloads,
+            password,
+            scratch,
+        };
+        lab.connect_to_router(&lab.app, GATEWAYS[0], UPLINKS[0].1)?;
+        let members = (1..=self.members).map(|n| lab.member_host(n)).collect::<Result<_>>()?;
         let lab = Lab { members, ..lab };
         for member in &lab.members {
             member.start()?;
@@ -90,8 +93,13 @@ pub struct Lab {
     members: Vec<Member>,
     app: Host,
     router: Host,
+    /// Hosts that were asked for later.
+    pub(crate) more: Mutex<Vec<Host>>,
+    /// Who hangs on the router.
+    pub(crate) attachments: Mutex<Vec<Attachment>>,
     offloads: Offloads,
-    password_file: Option<PathBuf>,
+    /// The servers' password, and the file that holds it.
+    password: Option<(String, PathBuf)>,
     scratch: Arc<Scratch>,
 }
 
@@ -131,8 +139,10 @@ impl Lab {
     }
 
     /// All hosts.
-    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
-        [&self.app, &self.router].into_iter().chain(self.members.iter().map(Member::host))
+    pub fn hosts(&self) -> impl Iterator<Item = Host> {
+        let more = self.more.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let first = [&self.app, &self.router].into_iter().chain(self.members.iter().map(Member::host));
+        first.cloned().collect::<Vec<_>>().into_iter().chain(more)
     }
 
     /// Offloads of the lab's devices.
@@ -151,7 +161,7 @@ impl Lab {
     #[must_use]
     pub fn config(&self) -> AgentConfig {
         let config = AgentConfig::new(&self.scratch.dir, &self.scratch.pin_dir, &self.members);
-        config.password_file(self.password_file.clone())
+        config.password_file(self.password.as_ref().map(|(_, file)| file.clone()))
     }
 
     /// Starts an agent on `app` and waits until it answers. With offloads off those of its VIP device are off too.
@@ -166,6 +176,14 @@ impl Lab {
             }
         }
         Ok(agent)
+    }
+
+    /// A name server on the router, which the commands of `app` ask from now on.
+    ///
+    /// # Errors
+    /// When there is one already, or it does not start.
+    pub fn name_server(&self) -> Result<NameServer> {
+        NameServer::start_new(&self.router, GATEWAYS[0].0.into(), &self.app, &self.scratch.dir)
     }
 
     /// An agent on `app` that is not started yet.
@@ -210,33 +228,16 @@ impl Lab {
         }
     }
 
-    fn member_host(&self, n: u8, password: Option<String>) -> Result<Member> {
-        let host = Host::new(&format!("m{n}"))?;
-        network::prepare(&host)?;
-        let v4 = |last| Ipv4Addr::new(10, 2, n, last);
-        let v6 = |last| Ipv6Addr::new(0xfd02, n.into(), 0, 0, 0, 0, 0, last);
-        self.connect_to_router(&host, (v4(1), v6(1)), (v4(2), v6(2)))?;
-        Ok(Member::new(host, v4(2), v6(2), password))
+    pub(crate) fn password(&self) -> Option<&String> {
+        self.password.as_ref().map(|(password, _)| password)
     }
 
-    fn connect_to_router(
-        &self,
-        host: &Host,
-        gateway: (Ipv4Addr, Ipv6Addr),
-        own: (Ipv4Addr, Ipv6Addr),
-    ) -> Result<()> {
-        let both = |(v4, v6): (Ipv4Addr, Ipv6Addr)| [(IpAddr::from(v4), 24), (IpAddr::from(v6), 64)];
-        let device = format!("to-{}", host.name());
-        network::cable(
-            End { host: &self.router, device: &device, addresses: &both(gateway) },
-            End { host, device: UPLINK, addresses: &both(own) },
-        )?;
-        network::default_routes(host, &both(gateway).map(|(address, _)| address))?;
-        if self.offloads == Offloads::Off {
-            self.router.set_offloads(&device, Offloads::Off)?;
-            host.set_offloads(UPLINK, Offloads::Off)?;
-        }
-        Ok(())
+    fn member_host(&self, n: u8) -> Result<Member> {
+        let name = format!("m{n}");
+        let host = Host::new(&name)?;
+        network::prepare(&host)?;
+        self.connect_to_router(&host, both(2, n, 1), both(2, n, 2))?;
+        Ok(Member::new(&name, host, both(2, n, 2), self.password().cloned()))
     }
 }
 

@@ -6,6 +6,8 @@
 //!   fd01::2          └────────── m2   10.2.2.2   fd02:2::2   …
 //! ```
 //!
+//! More hosts, uplinks, links and narrow paths are laid on request: `topology.rs`.
+//!
 //! Tests, demo and benchmark stand on it. Everything that a [`Lab`] makes is its own: devices live in namespaces
 //! that no other process sees, so labs run side by side, and dropping the lab (also in a panic) removes them.
 //! When the process is killed the kernel does it: a namespace ends with the last descriptor to it, and children
@@ -22,38 +24,48 @@ mod application;
 mod client;
 mod counters;
 mod diagnostics;
+mod dial;
 mod filters;
 mod foreign;
 mod host;
 mod lab;
 mod member;
+mod name_server;
 mod namespace;
 mod network;
 mod offloads;
 mod process;
+mod resolv_conf;
 mod scenario;
 mod scratch;
 mod timeline;
+mod tools;
+mod topology;
 mod traces;
+mod tunnel;
 mod waiting;
 mod workers;
 
 pub use agent::{Agent, binary, upgrade_binary};
 pub use agent_config::{AgentConfig, Timing, VIP_PORT, VIP_V4, VIP_V6};
 pub use application::{Application, CHANNEL, QUEUE, mapped, vip_addresses, waiting_at};
-pub use client::{Connection, Stopper, Value};
+pub use client::{Agreed, Connection, Stopper, Value};
+pub use dial::Dial;
 pub use filters::{Filter, filters, has_clsact, has_tcx, programs};
 pub use foreign::{foreign_program, program_info};
 pub use host::Host;
 pub use lab::{Builder, Lab};
 pub use member::{Member, REDIS_PORT};
+pub use name_server::NameServer;
 pub use namespace::{Namespace, namespace_exists};
 pub use network::netlink;
 pub use offloads::Offloads;
 pub use process::{Log, Process};
 pub use scenario::{Scenario, unavailable};
 pub use timeline::{Event, Failure, Timeline, What};
+pub use topology::{CONTAINERS, GATEWAYS, UPLINKS, first_vips};
 pub use traces::{new_connections_are_served_by, nothing_is_left, one_program_on_each_hook, routes_a_vip};
+pub use tunnel::Tunnel;
 pub use waiting::{WaitingClient, Wake};
 pub use workers::{Load, Workers};
 

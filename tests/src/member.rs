@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A member.
 #[derive(Debug)]
 pub struct Member {
+    name: String,
     host: Host,
     v4: Ipv4Addr,
     v6: Ipv6Addr,
@@ -28,14 +29,19 @@ pub struct Member {
 }
 
 impl Member {
-    pub(crate) fn new(host: Host, v4: Ipv4Addr, v6: Ipv6Addr, password: Option<String>) -> Self {
-        Self { host, v4, v6, password, server: Mutex::default() }
+    pub(crate) fn new(
+        name: &str,
+        host: Host,
+        (v4, v6): (Ipv4Addr, Ipv6Addr),
+        password: Option<String>,
+    ) -> Self {
+        Self { name: name.to_owned(), host, v4, v6, password, server: Mutex::default() }
     }
 
     /// `m1`, `m2`, …; also what `GET whoami` answers.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.host.name()
+        &self.name
     }
 
     /// The host that it runs on.

@@ -60,6 +60,18 @@ pub(crate) fn prepare(host: &Host) -> Result<()> {
     netlink(host, |handle| async move { Ok(handle.link().set(up("lo")?).execute().await?) })
 }
 
+/// Settings of a router. It looks at no source address: a flow may come back by another way than it went. It sends
+/// every ICMP error: a test shall not wait for one that was saved because a probe got the last.
+pub(crate) fn prepare_router(host: &Host) -> Result<()> {
+    host.forward()?;
+    host.sysctl("net/ipv4/icmp_ratelimit", "0")?;
+    host.sysctl("net/ipv6/icmp/ratelimit", "0")?;
+    for scope in ["all", "default"] {
+        host.sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
+    }
+    Ok(())
+}
+
 /// Lays a veth pair between two hosts and configures both ends.
 pub(crate) fn cable(one: End<'_>, other: End<'_>) -> Result<()> {
     let target = other.host.namespace().raw_fd();

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    Builder, Host, Lab, Offloads,
+    Builder, Host, Lab, Offloads, Tunnel,
     diagnostics::Collector,
     network::{self, End},
     process::all_logs,
@@ -31,12 +31,27 @@ fn try_everything() -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "the lab needs root");
     let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
     found.context("redis-server does not run; install it with `cargo xtask setup`")?;
+    for (program, argument, package) in [("ip", "-V", "iproute2"), ("nft", "--version", "nftables")] {
+        let found = Command::new(program).arg(argument).stdout(Stdio::null()).status();
+        found.with_context(|| {
+            format!("{program} does not run; install it with `cargo xtask setup` (Debian: {package})")
+        })?;
+    }
+    let found = Command::new("dnsmasq").arg("--version").stdout(Stdio::null()).status();
+    found.context("dnsmasq does not run; install it with `cargo xtask setup`")?;
     let (one, other) = (Host::new("one")?, Host::new("other")?);
     let end = |host| End { host, device: "veth0", addresses: &[] };
     network::cable(end(&one), End { device: "veth1", ..end(&other) })
         .context("veth devices (CONFIG_VETH)")?;
     let everybody = [[10, 0, 0, 1].into(), IpAddr::from(Ipv6Addr::LOCALHOST)];
-    network::black_hole(&one, &everybody, true).context("policy rules (CONFIG_IP[V6]_MULTIPLE_TABLES)")
+    network::black_hole(&one, &everybody, true).context("policy rules (CONFIG_IP[V6]_MULTIPLE_TABLES)")?;
+    one.ip("link add br0 type bridge").context("bridges (CONFIG_BRIDGE)")?;
+    one.nft("table inet lab { chain c { type filter hook prerouting priority raw; fib saddr . iif oif missing drop; }; }")
+        .context("nftables with fib (CONFIG_NFT_FIB_INET)")?;
+    one.nft("table inet nat { chain c { type nat hook postrouting priority srcnat; masquerade; }; }")
+        .context("masquerade (CONFIG_NFT_MASQ)")?;
+    drop(Tunnel::new((&one, "tun0"), (&other, "tun0"))?);
+    Ok(())
 }
 
 /// One test. [`Scenario::run`] panics when its body returns an error.

@@ -246,7 +246,9 @@ fn configurations_are_valid() {
         for config in [lab.config(), turned] {
             let parsed = redirector::config::parse(Path::new("lab.toml"), &config.to_string());
             let parsed = parsed.map_err(|error| anyhow::anyhow!("{error}\n{config}"))?;
-            redirector::config::resolve(&parsed)?;
+            let (resolver, earlier) = Default::default();
+            lab.app()
+                .block_on(async || redirector::config::resolve(&parsed, &resolver, &earlier).await)??;
             let parsed = parsed.config;
             ensure!(parsed.agent.control_socket == config.control_socket() && parsed.services.len() == 2);
             ensure!(parsed.services.iter().all(|service| service.members.len() == 3));

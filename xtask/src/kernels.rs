@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use self::{archive::Archive, package::Kernel};
 use crate::{
     run::{self, cargo},
-    toolchain::stdout_of,
+    toolchain::{find_in_path, stdout_of},
 };
 
 mod archive;
@@ -37,8 +37,18 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Modules that the tests need, each after those that it needs itself. What a kernel does not have as a module it has
 /// built in, or under another name in this list.
-const MODULES: [&str; 8] =
-    ["veth", "sch_ingress", "cls_bpf", "act_bpf", "inet_diag", "tcp_diag", "tun", "macvlan"];
+#[rustfmt::skip]
+const MODULES: [&str; 24] = [
+    "veth", "tun", "macvlan", "inet_diag", "tcp_diag", // devices, and `SOCK_DESTROY`
+    "sch_ingress", "cls_bpf", "act_bpf", // clsact
+    "llc", "stp", "bridge", // containers
+    "nfnetlink", "libcrc32c", "nf_tables", // nftables
+    "nft_fib", "nft_fib_ipv4", "nft_fib_ipv6", "nft_fib_inet",
+    "nf_defrag_ipv6", "nf_defrag_ipv4", "nf_conntrack", "nf_nat", "nft_chain_nat", "nft_masq",
+];
+
+/// What the lab runs, and where Debian keeps it.
+const TOOLS: [&str; 4] = ["redis-server", "ip", "nft", "dnsmasq"];
 
 /// The test programs that a machine has.
 const PROGRAMS: [&str; 6] = ["clsact", "failover", "flows", "packets", "redirect", "restart"];
@@ -103,8 +113,16 @@ impl Programs {
         let mut command = cargo(&["build", "-p", "redirector-tests", "--bin", "guest"]);
         run::run(&mut command)?;
         files.push((run::target_dir()?.join("debug/guest"), "/init".to_owned()));
-        let redis = crate::toolchain::find_in_path("redis-server").context("no redis-server")?;
-        files.push((redis.canonicalize()?, "/bin/redis-server".to_owned()));
+        for tool in TOOLS {
+            let usual = || {
+                ["/usr/sbin", "/sbin"]
+                    .map(|dir| Path::new(dir).join(tool))
+                    .into_iter()
+                    .find(|path| path.is_file())
+            };
+            let found = find_in_path(tool).or_else(usual).with_context(|| format!("there is no {tool}"))?;
+            files.push((found.canonicalize()?, format!("/bin/{tool}")));
+        }
 
         let mut libraries = BTreeSet::new();
         for (program, _) in &files {
@@ -157,7 +175,7 @@ fn plan(kernel: &Kernel, runs: &[Vec<String>]) -> String {
         ("PATH", "/bin"),
         ("REDIRECTOR_BIN", "/bin/redirector"),
         ("REDIRECTOR_LAB_REQUIRED", "1"),
-        ("REDIRECTOR_LAB_SLOWNESS", "5"),
+        ("REDIRECTOR_LAB_SLOWNESS", "20"),
         ("RUST_BACKTRACE", "0"),
     ] {
         plan += &format!("env {name}={value}\n");

@@ -17,6 +17,10 @@ use crate::{
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The servers that demo and tests run, and `redis-benchmark`.
 const REDIS: [&str; 2] = ["redis-server", "redis-tools"];
+/// What the lab lays its networks with.
+const NETWORK_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
+/// The name server that tests run, without the service of the package `dnsmasq`.
+const NAME_SERVER: &str = "dnsmasq-base";
 /// The machine that other kernels run in, see `kernels.rs`.
 const EMULATOR: [&str; 1] = ["qemu-system-x86"];
 /// How long rustup may try to reach its server; 3 MB are to come.
@@ -29,6 +33,9 @@ struct Machine {
     compiler: Result<Compiler, Vec<(Origin, Unusable)>>,
     linker: Option<(PathBuf, Option<String>)>,
     redis: bool,
+    /// Packages of network tools that are not there.
+    no_tools: Vec<&'static str>,
+    name_server: bool,
     /// `None`: not needed for what is to be done.
     emulator: Option<bool>,
 }
@@ -39,6 +46,8 @@ enum Lack {
     Compiler,
     Linker,
     Redis,
+    NetworkTools,
+    NameServer,
     Emulator,
 }
 
@@ -50,6 +59,12 @@ impl Machine {
             redis: ["redis-server", "redis-cli", "redis-benchmark"]
                 .iter()
                 .all(|program| toolchain::find_in_path(program).is_some()),
+            no_tools: NETWORK_TOOLS
+                .iter()
+                .filter(|(program, _)| !is_installed(program))
+                .map(|(_, package)| *package)
+                .collect(),
+            name_server: toolchain::find_in_path("dnsmasq").is_some(),
             emulator: needs_emulator.then(|| toolchain::find_in_path("qemu-system-x86_64").is_some()),
         }
     }
@@ -64,6 +79,12 @@ impl Machine {
         }
         if !self.redis {
             lacks.push(Lack::Redis);
+        }
+        if !self.no_tools.is_empty() {
+            lacks.push(Lack::NetworkTools);
+        }
+        if !self.name_server {
+            lacks.push(Lack::NameServer);
         }
         if self.emulator == Some(false) {
             lacks.push(Lack::Emulator);
@@ -88,13 +109,20 @@ impl Machine {
             None => write!(line, "; no bpf-linker"),
         };
         line += if self.redis { "; redis" } else { "; no redis" };
+        line += if self.name_server { "; dnsmasq" } else { "; no dnsmasq" };
         line += match self.emulator {
             Some(true) => "; qemu",
             Some(false) => "; no qemu",
             None => "",
         };
-        line
+        if self.no_tools.is_empty() { line } else { format!("{line}; no {}", self.no_tools.join(", no ")) }
     }
+}
+
+/// Debian keeps these where only root looks, and a login of somebody who became root may not.
+fn is_installed(program: &str) -> bool {
+    let usual = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(program));
+    toolchain::find_in_path(program).is_some() || usual.iter().any(|path| path.is_file())
 }
 
 /// The verb: says also that nothing was to do.
@@ -133,6 +161,10 @@ fn install_lacks(needs_emulator: bool) -> Result<Machine> {
     }
     if lacks.contains(&Lack::Redis) {
         packages.extend(REDIS);
+    }
+    packages.extend(&machine.no_tools);
+    if lacks.contains(&Lack::NameServer) {
+        packages.push(NAME_SERVER);
     }
     if lacks.contains(&Lack::Emulator) {
         packages.extend(EMULATOR);
@@ -275,6 +307,8 @@ mod tests {
             }),
             linker: Some(("bpf-linker".into(), Some(BPF_LINKER.into()))),
             redis: true,
+            no_tools: Vec::new(),
+            name_server: true,
             emulator: None,
         }
     }
@@ -282,7 +316,7 @@ mod tests {
     #[test]
     fn a_complete_machine_lacks_nothing() {
         assert_eq!(complete().lacks(), []);
-        assert_eq!(complete().summary(), "rustc 1.97.0-nightly (nightly); bpf-linker 0.10.3; redis");
+        assert_eq!(complete().summary(), "rustc 1.97.0-nightly (nightly); bpf-linker 0.10.3; redis; dnsmasq");
     }
 
     #[test]
@@ -295,13 +329,18 @@ mod tests {
             ]),
             linker: None,
             redis: false,
+            no_tools: vec!["iproute2", "nftables"],
+            name_server: false,
             emulator: Some(false),
         };
-        assert_eq!(machine.lacks(), [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::Emulator]);
+        assert_eq!(
+            machine.lacks(),
+            [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::NetworkTools, Lack::NameServer, Lack::Emulator]
+        );
         assert_eq!(
             machine.summary(),
             "no compiler (nightly has no source of core (/sysroot/core is missing), debian not installed); \
-             no bpf-linker; no redis; no qemu"
+             no bpf-linker; no redis; no dnsmasq; no qemu; no iproute2, no nftables"
         );
     }
 

@@ -2,26 +2,21 @@
 
 use super::clock::Clock;
 use crate::{
-    config::Resolved,
-    control::status::{MemberStatus, OutcomeStatus, ServiceStatus, Status, SwitchStatus, VERSION},
+    control::status::{
+        AddressStatus, MemberStatus, OutcomeStatus, ServiceStatus, Status, SwitchStatus, VERSION,
+    },
     datapath::Counts,
-    decide::{MemberView, Switch, View},
+    decide::{AddressView, MemberView, Switch, View},
     model::{Config, MemberId, Service, ServiceId},
 };
 
 /// The whole answer; `views` are in the order of the configuration.
-pub(super) fn status(
-    config: &Config,
-    resolved: &Resolved,
-    views: &[View],
-    counts: &Counts,
-    clock: Clock,
-) -> Status {
+pub(super) fn status(config: &Config, views: &[View], counts: &Counts, clock: Clock) -> Status {
     let services = config.services.iter().zip(views).enumerate().map(|(at, (service, view))| {
         let id = ServiceId(at);
         let members = view.members.iter().enumerate().map(|(number, view)| {
             let member = MemberId(number);
-            member_status(service, member, view, resolved, id, counts, clock)
+            member_status(service, member, view, id, counts, clock)
         });
         ServiceStatus {
             name: service.name.clone(),
@@ -39,14 +34,19 @@ pub(super) fn status(
     let outcomes = counts.outcomes.iter().map(|(outcome, count)| {
         (outcome.name().to_owned(), OutcomeStatus { packets: count.packets, bytes: count.bytes })
     });
-    Status { version: VERSION, services: services.collect(), outcomes: outcomes.collect() }
+    let collected = counts.collected.by_reason().map(|(reason, number)| (reason.to_owned(), number));
+    Status {
+        version: VERSION,
+        services: services.collect(),
+        outcomes: outcomes.collect(),
+        collected: collected.into_iter().collect(),
+    }
 }
 
 fn member_status(
     service: &Service,
     id: MemberId,
     view: &MemberView,
-    resolved: &Resolved,
     service_id: ServiceId,
     counts: &Counts,
     clock: Clock,
@@ -55,7 +55,8 @@ fn member_status(
     MemberStatus {
         name: member.name.clone(),
         endpoint: member.endpoint.to_string(),
-        addresses: resolved.addresses(service_id, id).iter().map(|address| address.to_string()).collect(),
+        addresses: view.addresses.iter().map(|view| view.address.to_string()).collect(),
+        address_states: view.addresses.iter().map(|view| address_status(view, clock)).collect(),
         weight: member.weight,
         state: view.state,
         reason: view.reason.clone(),
@@ -63,6 +64,16 @@ fn member_status(
         eligible: view.eligible,
         eligible_reason: view.eligible_reason.clone(),
         flows: counts.flows(service_id, id),
+    }
+}
+
+fn address_status(view: &AddressView, clock: Clock) -> AddressStatus {
+    AddressStatus {
+        address: view.address.to_string(),
+        state: view.state,
+        reason: view.reason.clone(),
+        checked_at: view.checked_at.map(|at| clock.rfc3339(at)),
+        offered: view.offered,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `redirector check`: what a configuration means on this host, before it is run. Touches nothing.
 
-use std::{io::Write, net::SocketAddr, path::Path, time::Duration};
+use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -10,9 +10,9 @@ use super::{
     table::{Align, Table},
 };
 use crate::{
-    config::Resolved,
+    config::{Answers, Resolved},
     control::status::VERSION,
-    datapath,
+    datapath::{self, programs::HalfOpen},
     model::{Check, CheckKind, Config, MemberId, ProbeOutcome, ServiceId, Verdict},
     probe,
 };
@@ -25,6 +25,9 @@ struct Findings {
     passed: bool,
     /// What the maps take in the kernel with the configured size, in bytes.
     flow_table_bytes: u64,
+    /// How many flows that are not established yet one source may have with one service, and all sources together.
+    half_open_per_source: u32,
+    half_open_per_service: u32,
     /// How many flows one member address can carry from this host: source ports of the member side.
     flows_per_member_address: u32,
     checks: Vec<Finding>,
@@ -48,14 +51,18 @@ struct Finding {
 /// Validates, runs every check once, prints what was found.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     run::log_to_standard_error("warn");
-    let (config, resolved) = match run::read(&args.config).await {
+    let (config, resolved) = match run::read(&args.config, &Arc::default(), |_| Answers::default()).await {
         Ok(read) => read,
         Err(exit) => return exit,
     };
     if let Err(error) = datapath::check_ports(config.datapath.port_range) {
         return run::failed(&error);
     }
-    let findings = probe_all(&config, &resolved).await;
+    let memory = match datapath::kernel_memory(config.datapath.max_flows) {
+        Ok(memory) => memory,
+        Err(error) => return run::failed(&error),
+    };
+    let findings = probe_all(&config, &resolved, memory).await;
     match write(&findings, &args.config, args.output, out) {
         Ok(()) if findings.passed => Exit::Done,
         Ok(()) => Exit::Failed,
@@ -63,7 +70,7 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     }
 }
 
-async fn probe_all(config: &Config, resolved: &Resolved) -> Findings {
+async fn probe_all(config: &Config, resolved: &Resolved, memory: u64) -> Findings {
     let mut checks = Vec::new();
     for (at, service) in config.services.iter().enumerate() {
         for (number, member) in service.members.iter().enumerate() {
@@ -76,10 +83,13 @@ async fn probe_all(config: &Config, resolved: &Resolved) -> Findings {
         }
     }
     let ports = config.datapath.port_range;
+    let half_open = HalfOpen::new(&config.datapath);
     Findings {
         version: VERSION,
         passed: checks.iter().all(|finding| finding.passed),
-        flow_table_bytes: datapath::flow_table_bytes(config.datapath.max_flows),
+        flow_table_bytes: memory,
+        half_open_per_source: half_open.per_source,
+        half_open_per_service: half_open.per_service,
         flows_per_member_address: u32::from(ports.last - ports.first) + 1,
         checks,
     }
@@ -153,9 +163,12 @@ fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Writ
     write!(out, "{table}")?;
     writeln!(
         out,
-        "\nFlow table: {} MiB of kernel memory. One member address carries at most {} flows from this host.",
+        "\nMaps: {} MiB of kernel memory. One member address carries at most {} flows from this host.\nNot established yet: at \
+         most {} flows of one source with one service, {} of all sources; sockets of this host itself are not counted.",
         findings.flow_table_bytes.div_ceil(1 << 20),
-        findings.flows_per_member_address
+        findings.flows_per_member_address,
+        findings.half_open_per_source,
+        findings.half_open_per_service
     )?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `redirector run` and `redirector uninstall`: the verbs that change the kernel.
 
-use std::{io::IsTerminal as _, path::Path};
+use std::{io::IsTerminal as _, path::Path, sync::Arc};
 
 use anyhow::anyhow;
 use tracing_subscriber::EnvFilter;
@@ -8,20 +8,22 @@ use tracing_subscriber::EnvFilter;
 use super::{Exit, RunArgs, UninstallArgs};
 use crate::{
     agent,
-    config::{self, Resolved},
+    config::{self, Answers, Resolved},
     control::server,
     datapath,
     model::Config,
+    resolve::Resolver,
 };
 
 /// Runs the agent in the foreground.
 pub async fn run(args: &RunArgs) -> Exit {
     log_to_standard_error("info");
-    let (config, resolved) = match read(&args.config).await {
+    let resolver = Arc::default();
+    let (config, resolved) = match read(&args.config, &resolver, agent::answers::read).await {
         Ok(read) => read,
         Err(exit) => return exit,
     };
-    match agent::run(config, resolved, args.kernel_log).await {
+    match agent::run(config, resolved, resolver, args.kernel_log).await {
         Ok(()) => Exit::Done,
         Err(error) => failed(&error),
     }
@@ -47,10 +49,17 @@ pub async fn uninstall(args: &UninstallArgs) -> Exit {
     }
 }
 
-/// A configuration that is valid and fits this host, and the addresses of its members. What is wrong is said.
-pub(super) async fn read(path: &Path) -> Result<(Config, Resolved), Exit> {
+/// A configuration that is valid and fits this host, and the addresses of its members. What is wrong is said. `earlier`
+/// are the answers that hold where the resolver fails, in a state directory.
+pub(super) async fn read(
+    path: &Path,
+    resolver: &Arc<Resolver>,
+    earlier: impl FnOnce(&Path) -> Answers,
+) -> Result<(Config, Resolved), Exit> {
     let loaded = config::load(path).map_err(|error| wrong_configuration(&error))?;
-    let resolved = config::resolve(&loaded).map_err(|error| wrong_configuration(&error))?;
+    let earlier = earlier(&loaded.config.agent.state_dir);
+    let resolved =
+        config::resolve(&loaded, resolver, &earlier).await.map_err(|error| wrong_configuration(&error))?;
     let misfits = datapath::misfits(&loaded.config, &resolved).await.map_err(|error| failed(&error))?;
     match loaded.misfits(&misfits) {
         Some(error) => Err(wrong_configuration(&error)),

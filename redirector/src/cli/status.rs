@@ -13,7 +13,7 @@ use super::{
 };
 use crate::control::{
     client::{self, ClientError},
-    status::{MemberStatus, ServiceState, ServiceStatus, Status, SwitchStatus},
+    status::{AddressStatus, MemberState, MemberStatus, ServiceState, ServiceStatus, Status, SwitchStatus},
 };
 
 /// Writes the status to `out` and errors to `err`, which are standard output and error outside tests.
@@ -84,7 +84,11 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &ServiceStatus, now: Syste
     if service.paused {
         writeln!(f, "paused       yes")?;
     }
-    writeln!(f, "\n{}", members(&service.members, now).to_string().trim_end())
+    writeln!(f, "\n{}", members(&service.members, now).to_string().trim_end())?;
+    if service.members.iter().any(|member| member.address_states.len() > 1) {
+        writeln!(f, "\n{}", addresses(&service.members, now).to_string().trim_end())?;
+    }
+    Ok(())
 }
 
 fn or_none(member: Option<&str>) -> &str {
@@ -118,11 +122,49 @@ fn members(members: &[MemberStatus], now: SystemTime) -> Table<8> {
             member.state.to_string(),
             member.flows.to_string(),
             eligible(member),
-            member.checked_at.as_deref().map_or_else(|| "-".to_owned(), |at| ago(at, now)),
+            checked(member.checked_at.as_deref(), now),
             member.reason.clone(),
         ]);
     }
     table
+}
+
+/// The addresses of the members that have several.
+fn addresses(members: &[MemberStatus], now: SystemTime) -> Table<6> {
+    let mut table = Table::new([
+        ("member", Align::Left),
+        ("address", Align::Left),
+        ("state", Align::Left),
+        ("new flows", Align::Left),
+        ("checked", Align::Right),
+        ("reason", Align::Left),
+    ]);
+    for member in members.iter().filter(|member| member.address_states.len() > 1) {
+        for address in &member.address_states {
+            table.row([
+                member.name.clone(),
+                address.address.clone(),
+                address.state.to_string(),
+                new_flows(address).to_owned(),
+                checked(address.checked_at.as_deref(), now),
+                address.reason.clone(),
+            ]);
+        }
+    }
+    table
+}
+
+/// Whether an address gets new flows.
+fn new_flows(address: &AddressStatus) -> &'static str {
+    match address.state {
+        _ if address.offered => "yes",
+        MemberState::Unknown => "not yet",
+        MemberState::Up | MemberState::Down | MemberState::Drained => "left out",
+    }
+}
+
+fn checked(at: Option<&str>, now: SystemTime) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| ago(at, now))
 }
 
 fn eligible(member: &MemberStatus) -> String {
@@ -140,11 +182,16 @@ fn ago(at: &str, now: SystemTime) -> String {
     };
     // The agent may have stamped it after this process took `now`.
     let age = now.duration_since(time).unwrap_or(Duration::ZERO);
-    match age.as_secs() {
-        0..10 => format!("{:.1}s ago", age.as_secs_f64()),
-        seconds @ 10..120 => format!("{seconds}s ago"),
-        seconds @ 120..7200 => format!("{}m ago", seconds / 60),
-        seconds => format!("{}h ago", seconds / 3600),
+    format!("{} ago", short(age))
+}
+
+/// A time with one unit.
+pub(super) fn short(time: Duration) -> String {
+    match time.as_secs() {
+        0..10 => format!("{:.1}s", time.as_secs_f64()),
+        seconds @ 10..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds => format!("{}h", seconds / 3600),
     }
 }
 
@@ -153,7 +200,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::control::status::{MemberState, SwitchKind, VERSION};
+    use crate::control::status::{SwitchKind, VERSION};
 
     fn member(name: &str, weight: u32, state: MemberState) -> MemberStatus {
         MemberStatus {
@@ -167,6 +214,17 @@ mod tests {
             eligible: true,
             eligible_reason: None,
             flows: 12,
+            address_states: Vec::new(),
+        }
+    }
+
+    fn address(number: u8, state: MemberState, reason: &str) -> AddressStatus {
+        AddressStatus {
+            address: format!("10.2.1.{number}:6379"),
+            state,
+            reason: reason.into(),
+            checked_at: Some("2026-11-21T20:00:00.250Z".into()),
+            offered: state == MemberState::Up,
         }
     }
 
@@ -196,7 +254,16 @@ mod tests {
 
     fn shown(services: Vec<ServiceStatus>) -> String {
         let now = humantime::parse_rfc3339("2026-11-21T20:00:00.500Z").unwrap();
-        Blocks { status: &Status { version: VERSION, services, outcomes: BTreeMap::new() }, now }.to_string()
+        Blocks {
+            status: &Status {
+                version: VERSION,
+                services,
+                outcomes: BTreeMap::new(),
+                collected: BTreeMap::new(),
+            },
+            now,
+        }
+        .to_string()
     }
 
     #[test]
@@ -216,6 +283,20 @@ mod tests {
             members: vec![held],
         };
         insta::assert_snapshot!(shown(vec![orders(), carts]));
+    }
+
+    #[test]
+    fn several_addresses_have_a_table_of_their_own() {
+        let mut service = orders();
+        let one = address(2, MemberState::Up, "ping ok in 0.3 ms");
+        service.members[1].address_states =
+            vec![address(9, MemberState::Up, "not shown: it is the only one")];
+        service.members[0].address_states = vec![
+            one,
+            address(3, MemberState::Down, "ping: connection refused (3 in a row)"),
+            address(4, MemberState::Unknown, "no verdict yet"),
+        ];
+        insta::assert_snapshot!(shown(vec![service]));
     }
 
     #[test]

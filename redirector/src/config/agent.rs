@@ -1,13 +1,13 @@
 //! `[agent]` and `[datapath]`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     address::port_number,
     error::Complaint,
     read::{Section, Written, word},
 };
-use crate::model::{Agent, Attach, Datapath, OnStop, PortRange};
+use crate::model::{Agent, Attach, Datapath, IdleTimeouts, OnStop, PortRange};
 
 /// `sun_path` of `unix(7)` has 108 bytes, the last of them NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -17,6 +17,8 @@ const LONGEST_INTERFACE: usize = 15;
 const LONGEST_VIP_DEVICE: usize = LONGEST_INTERFACE - 2;
 /// Ports below belong to servers, and binding them is a privilege.
 const LOWEST_PORT: u16 = 1024;
+/// A SYN that is lost is sent again after a second.
+const SHORTEST_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Both sections, and where each uplink stands.
 pub(super) fn read(root: &Section<'_>) -> (Agent, Datapath, Vec<Written<String>>) {
@@ -64,6 +66,9 @@ fn datapath(section: &Section<'_>) -> (Datapath, Vec<Written<String>>) {
         pin_dir: pin_dir.map_or_else(|| "/sys/fs/bpf/redirector".into(), |path| path.value),
         max_flows: section.number("max_flows", 16..=1 << 24).unwrap_or(262_144),
         port_range: port_range.map_or(PortRange { first: 10_000, last: 32_767 }, |range| range.value),
+        idle_timeouts: idle_timeouts(&section.sub("idle_timeouts")),
+        half_open_per_source: section.number("half_open_per_source", 1..=1 << 24),
+        half_open_per_service: section.number("half_open_per_service", 1..=1 << 24),
         on_stop: section
             .word("on_stop", &[("keep", OnStop::Keep), ("detach", OnStop::Detach)], &[])
             .unwrap_or(OnStop::Keep),
@@ -72,6 +77,16 @@ fn datapath(section: &Section<'_>) -> (Datapath, Vec<Written<String>>) {
             .unwrap_or(Attach::Auto),
     };
     (datapath, uplinks)
+}
+
+fn idle_timeouts(section: &Section<'_>) -> IdleTimeouts {
+    let defaults = IdleTimeouts::default();
+    let time = |key| section.time(key, SHORTEST_IDLE_TIMEOUT).map(|time| time.value);
+    IdleTimeouts {
+        opening: time("opening").unwrap_or(defaults.opening),
+        established: time("established").unwrap_or(defaults.established),
+        closing: time("closing").unwrap_or(defaults.closing),
+    }
 }
 
 fn hook(text: &str) -> Result<(), Complaint> {

@@ -42,8 +42,21 @@ static DATAPATH: Keys = Keys {
         ("pin_dir", r#"pin_dir = "/sys/fs/bpf/redirector""#),
         ("max_flows", "max_flows = 262144"),
         ("port_range", r#"port_range = "10000-32767""#),
+        ("half_open_per_source", "half_open_per_source = 5000"),
+        ("half_open_per_service", "half_open_per_service = 10000"),
         ("on_stop", r#"on_stop = "keep""#),
         ("attach", r#"attach = "auto""#),
+    ],
+    later: &[],
+    sections: &[("idle_timeouts", &IDLE_TIMEOUTS)],
+};
+
+static IDLE_TIMEOUTS: Keys = Keys {
+    header: "[datapath.idle_timeouts]",
+    built: &[
+        ("opening", r#"opening = "30s""#),
+        ("established", r#"established = "24h""#),
+        ("closing", r#"closing = "2m""#),
     ],
     later: &[],
     sections: &[],

@@ -11,8 +11,8 @@ use std::{
 
 use super::*;
 use crate::model::{
-    Agent, Attach, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy, Initial,
-    Login, Member, OnAllDown, OnStop, PortRange, Secret, Service,
+    Agent, Attach, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy,
+    IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Secret, Service,
 };
 
 mod host;
@@ -105,6 +105,13 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
             pin_dir: "/sys/fs/bpf/redirector".into(),
             max_flows: 262_144,
             port_range: PortRange { first: 10_000, last: 32_767 },
+            idle_timeouts: IdleTimeouts {
+                opening: Duration::from_secs(30),
+                established: Duration::from_secs(24 * 60 * 60),
+                closing: Duration::from_secs(120),
+            },
+            half_open_per_source: None,
+            half_open_per_service: None,
             on_stop: OnStop::Keep,
             attach: Attach::Auto,
         },
@@ -201,6 +208,13 @@ fn every_key_that_is_built_reaches_the_model() {
         pin_dir: "/sys/fs/bpf/other".into(),
         max_flows: 16,
         port_range: PortRange { first: 1024, last: 1024 },
+        idle_timeouts: IdleTimeouts {
+            opening: Duration::from_secs(5),
+            established: Duration::from_secs(3600),
+            closing: Duration::from_secs(10),
+        },
+        half_open_per_source: Some(7),
+        half_open_per_service: Some(9),
         on_stop: OnStop::Detach,
         attach: Attach::Auto,
     };

@@ -14,14 +14,21 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::{
     ErrorDocument,
+    flows::{Filter, FlowStatus, ListEnd, Totals},
     status::{Status, VERSION},
 };
 
 /// How long a request may take. The agent answers within milliseconds, or says within 3 s that it cannot.
 const TIME: Duration = Duration::from_secs(5);
 
+/// The same for a list, which may have many lines.
+const LIST_TIME: Duration = Duration::from_secs(10);
+
 /// Longest answer; a member takes some 400 bytes.
 const LONGEST_ANSWER: usize = 64 << 20;
+
+/// Longest list; a flow takes some 300 bytes.
+const LONGEST_LIST: usize = 2 << 30;
 
 /// Why a request brought nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,22 +101,81 @@ impl ClientError {
 pub async fn status(socket: &Path, service: Option<&str>) -> Result<Status, ClientError> {
     let path = service.map_or_else(|| "/v1/status".to_owned(), |name| format!("/v1/status/{name}"));
     let status: Status = get(socket, &path).await?;
-    if status.version == VERSION {
-        Ok(status)
-    } else {
-        let message = format!("the agent speaks version {}, this command {VERSION}", status.version);
-        Err(ClientError::failed(message, "use the command line of the agent's release"))
+    same_version(status.version)?;
+    Ok(status)
+}
+
+/// How many flows there are of those that `filter` means.
+///
+/// # Errors
+///
+/// As [`status`].
+pub async fn totals(socket: &Path, filter: &Filter) -> Result<Totals, ClientError> {
+    let totals: Totals = get(socket, &format!("/v1/flows/totals?{}", filter.to_query())).await?;
+    same_version(totals.version)?;
+    Ok(totals)
+}
+
+/// A list of flows.
+#[derive(Clone, Debug)]
+pub struct FlowLines {
+    text: String,
+    /// How many flows match; the list may be shorter.
+    pub matched: u64,
+}
+
+impl FlowLines {
+    /// A JSON document for each flow.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.text.lines()
     }
+
+    /// The flows.
+    pub fn flows(&self) -> impl Iterator<Item = serde_json::Result<FlowStatus>> {
+        self.lines().map(serde_json::from_str)
+    }
+}
+
+/// The flows that `filter` means, at most `limit` of them.
+///
+/// # Errors
+///
+/// As [`status`].
+pub async fn flows(socket: &Path, filter: &Filter, limit: u64) -> Result<FlowLines, ClientError> {
+    let filter = filter.to_query();
+    let path = format!("/v1/flows?limit={limit}{}{filter}", if filter.is_empty() { "" } else { "&" });
+    let body = fetch(socket, &path, LIST_TIME, LONGEST_LIST).await?;
+    let broken = |error: &dyn fmt::Display| ClientError::broken(socket, error);
+    let mut text = String::from_utf8(body.into()).map_err(|error| broken(&error))?;
+    // The last line says that the list is whole.
+    let start = text.trim_end().rfind('\n').map_or(0, |end| end + 1);
+    let end: ListEnd = serde_json::from_str(&text[start..]).map_err(|_| broken(&"the list breaks off"))?;
+    text.truncate(start);
+    Ok(FlowLines { text, matched: end.matched })
+}
+
+fn same_version(version: u32) -> Result<(), ClientError> {
+    if version == VERSION {
+        return Ok(());
+    }
+    let message = format!("the agent speaks version {version}, this command {VERSION}");
+    Err(ClientError::failed(message, "use the command line of the agent's release"))
 }
 
 /// `GET`s a JSON document.
 async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
-    let (code, body) = timeout(TIME, exchange(socket, path)).await.unwrap_or_else(|_| {
-        let message = format!("control socket {}: no answer within {} s", socket.display(), TIME.as_secs());
+    let body = fetch(socket, path, TIME, LONGEST_ANSWER).await?;
+    serde_json::from_slice(&body).map_err(|error| ClientError::broken(socket, &error))
+}
+
+/// `GET`s the body of an answer that is one.
+async fn fetch(socket: &Path, path: &str, time: Duration, longest: usize) -> Result<Bytes, ClientError> {
+    let (code, body) = timeout(time, exchange(socket, path, longest)).await.unwrap_or_else(|_| {
+        let message = format!("control socket {}: no answer within {} s", socket.display(), time.as_secs());
         Err(ClientError::failed(message, "repeat, and look at the agent's log"))
     })?;
     if code == StatusCode::OK {
-        return serde_json::from_slice(&body).map_err(|error| ClientError::broken(socket, &error));
+        return Ok(body);
     }
     match serde_json::from_slice::<ErrorDocument>(&body) {
         Ok(ErrorDocument { error, .. }) => Err(ClientError::failed(error.message, error.next)),
@@ -117,7 +183,7 @@ async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Client
     }
 }
 
-async fn exchange(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+async fn exchange(socket: &Path, path: &str, longest: usize) -> Result<(StatusCode, Bytes), ClientError> {
     let broken = |error: &dyn fmt::Display| ClientError::broken(socket, error);
     let stream = UnixStream::connect(socket).await.map_err(|error| ClientError::connect(socket, &error))?;
     let request = Request::get(path)
@@ -129,7 +195,7 @@ async fn exchange(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), Clie
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
         let code = response.status();
-        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+        let body = Limited::new(response.into_body(), longest).collect().await;
         Ok((code, body.map_err(|error| broken(&error))?.to_bytes()))
     };
     // The connection moves the bytes. Its own error, if any, also ends the answer.

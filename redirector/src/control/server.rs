@@ -10,14 +10,15 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     os::unix::net::{UnixListener as StdListener, UnixStream as StdStream},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Response, StatusCode,
-    body::{Bytes, Incoming},
+    body::{Bytes, Frame, Incoming},
     header::{ALLOW, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -26,13 +27,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
     ErrorDocument, ErrorText,
+    flows::{Filter, Totals},
     status::{ServiceStatus, Status, VERSION},
 };
 
@@ -48,6 +51,15 @@ const AGENT_TIME: Duration = Duration::from_secs(3);
 /// Connections at a time: everybody may connect, and the probes need file descriptors too.
 const MAX_CLIENTS: usize = 64;
 
+/// Answers at a time that need the whole flow table.
+const MAX_READERS: usize = 4;
+
+/// Chunks of a list that may wait for the client to read them.
+const CHUNKS: usize = 4;
+
+/// An answer's body; some come in pieces.
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
 /// What the agent's loop is asked. Dropping a `reply` tells the client that the agent is stopping.
 #[derive(Debug)]
 pub enum Request {
@@ -55,6 +67,24 @@ pub enum Request {
     Status {
         /// Where to.
         reply: oneshot::Sender<Status>,
+    },
+    /// Flows, as lines.
+    Flows {
+        /// Which ones.
+        filter: Filter,
+        /// At most so many.
+        limit: u64,
+        /// Where the lines go.
+        lines: mpsc::Sender<Bytes>,
+        /// Whether there is what the filter names.
+        reply: oneshot::Sender<Result<(), ErrorText>>,
+    },
+    /// How many flows there are.
+    Totals {
+        /// Which ones.
+        filter: Filter,
+        /// Where to.
+        reply: oneshot::Sender<Result<Totals, ErrorText>>,
     },
 }
 
@@ -167,6 +197,7 @@ impl Drop for Listener {
 /// Serves until it is dropped; that ends all connections and removes the socket.
 pub async fn serve(listener: Listener, agent: mpsc::Sender<Request>) {
     let mut clients = JoinSet::new();
+    let agent = Agent { requests: agent, readers: Arc::new(Semaphore::new(MAX_READERS)) };
     loop {
         tokio::select! {
             Some(_) = clients.join_next() => {}
@@ -184,12 +215,21 @@ pub async fn serve(listener: Listener, agent: mpsc::Sender<Request>) {
     }
 }
 
+/// The way to the agent's loop.
+#[derive(Clone)]
+struct Agent {
+    requests: mpsc::Sender<Request>,
+    /// One for each answer that needs the whole flow table.
+    readers: Arc<Semaphore>,
+}
+
 /// One connection, one request.
-async fn client(stream: UnixStream, agent: mpsc::Sender<Request>) {
+async fn client(stream: UnixStream, agent: Agent) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let agent = agent.clone();
         async move {
-            let answer = route(request.method(), request.uri().path(), &agent).await;
+            let uri = request.uri();
+            let answer = route(request.method(), uri.path(), uri.query().unwrap_or_default(), &agent).await;
             Ok::<_, Infallible>(answer.unwrap_or_else(Refusal::into_response))
         }
     });
@@ -206,24 +246,70 @@ async fn client(stream: UnixStream, agent: mpsc::Sender<Request>) {
 }
 
 /// Finds out what is asked, and asks the agent.
-async fn route(
-    method: &Method,
-    path: &str,
-    agent: &mpsc::Sender<Request>,
-) -> Result<Response<Full<Bytes>>, Refusal> {
-    let service = match path.strip_prefix("/v1/status") {
-        Some("") => None,
-        Some(rest) if rest.len() > 1 && rest.starts_with('/') => Some(&rest[1..]),
+async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Result<Response<Body>, Refusal> {
+    enum Asked<'a> {
+        Status(Option<&'a str>),
+        Flows,
+        Totals,
+    }
+
+    let asked = match (path, path.strip_prefix("/v1/status")) {
+        ("/v1/flows", _) => Asked::Flows,
+        ("/v1/flows/totals", _) => Asked::Totals,
+        (_, Some("")) => Asked::Status(None),
+        (_, Some(rest)) if rest.len() > 1 && rest.starts_with('/') => Asked::Status(Some(&rest[1..])),
         _ => return Err(Refusal::unknown_path(path)),
     };
     if method != Method::GET {
         return Err(Refusal::wrong_method(method, path));
     }
-    let mut status = ask(agent, |reply| Request::Status { reply }).await?;
-    if let Some(name) = service {
-        status = only(status, name)?;
+    match asked {
+        Asked::Status(service) => {
+            let mut status = ask(agent, |reply| Request::Status { reply }).await?;
+            if let Some(name) = service {
+                status = only(status, name)?;
+            }
+            Ok(json(StatusCode::OK, &status))
+        }
+        Asked::Flows => flows(query, agent).await,
+        Asked::Totals => {
+            let filter = Filter::from_query(query, |_, _| Ok(false)).map_err(Refusal::wrong_query)?;
+            let _alone = reader(agent).await?;
+            let totals = ask(agent, |reply| Request::Totals { filter, reply }).await?;
+            Ok(json(StatusCode::OK, &totals.map_err(Refusal::unknown_name)?))
+        }
     }
-    Ok(json(StatusCode::OK, &status))
+}
+
+/// The lines of a list, as the agent writes them: it waits for the client, and holds a few chunks at most.
+async fn flows(query: &str, agent: &Agent) -> Result<Response<Body>, Refusal> {
+    let mut limit = u64::MAX;
+    let filter = Filter::from_query(query, |key, value| {
+        if key == "limit" {
+            limit = value.parse().map_err(|_| format!("limit={value} is no number"))?;
+        }
+        Ok(key == "limit")
+    });
+    let filter = filter.map_err(Refusal::wrong_query)?;
+    let permit = reader(agent).await?;
+    let (lines, chunks) = mpsc::channel(CHUNKS);
+    ask(agent, |reply| Request::Flows { filter, limit, lines, reply })
+        .await?
+        .map_err(Refusal::unknown_name)?;
+    let frames = ReceiverStream::new(chunks).map(move |chunk| {
+        // It is given back when the last chunk is gone.
+        let _reading = &permit;
+        Ok(Frame::data(chunk))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    Ok(response)
+}
+
+/// The right to have the whole flow table read.
+async fn reader(agent: &Agent) -> Result<OwnedSemaphorePermit, Refusal> {
+    let permit = timeout(AGENT_TIME, Arc::clone(&agent.readers).acquire_owned()).await;
+    permit.map_err(|_| Refusal::crowded())?.map_err(|_| Refusal::stopping())
 }
 
 /// The status of one service.
@@ -236,24 +322,21 @@ fn only(mut status: Status, name: &str) -> Result<Status, Refusal> {
 }
 
 /// Puts a request to the agent's loop.
-async fn ask<T>(
-    agent: &mpsc::Sender<Request>,
-    request: impl FnOnce(oneshot::Sender<T>) -> Request,
-) -> Result<T, Refusal> {
+async fn ask<T>(agent: &Agent, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
     timeout(AGENT_TIME, async {
-        agent.send(request(reply)).await.map_err(|_| Refusal::stopping())?;
+        agent.requests.send(request(reply)).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())
     })
     .await
     .unwrap_or_else(|_| Err(Refusal::busy()))
 }
 
-fn json(code: StatusCode, document: &impl Serialize) -> Response<Full<Bytes>> {
+fn json(code: StatusCode, document: &impl Serialize) -> Response<Body> {
     // The documents are structs of strings and numbers: neither a key nor a value that JSON lacks.
     let mut text = serde_json::to_vec(document).expect("a document without maps serializes");
     text.push(b'\n');
-    let mut response = Response::new(Full::from(text));
+    let mut response = Response::new(Full::from(text).boxed_unsync());
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
@@ -273,7 +356,11 @@ impl Refusal {
 
     fn unknown_path(path: &str) -> Self {
         let message = format!("there is nothing at {path}");
-        Self::new(StatusCode::NOT_FOUND, message, "ask for /v1/status or /v1/status/SERVICE")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            message,
+            "ask for /v1/status, /v1/status/SERVICE, /v1/flows or /v1/flows/totals",
+        )
     }
 
     fn wrong_method(method: &Method, path: &str) -> Self {
@@ -287,6 +374,20 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, message, "check the name, or leave it out to see all services")
     }
 
+    fn unknown_name(error: ErrorText) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error.message, error.next)
+    }
+
+    fn wrong_query(message: String) -> Self {
+        let next = "use service, member, client, state, idle_over_ms, stale, and limit for lists";
+        Self::new(StatusCode::BAD_REQUEST, message, next)
+    }
+
+    fn crowded() -> Self {
+        let message = format!("{MAX_READERS} others are reading flows");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "repeat")
+    }
+
     fn stopping() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping", "start it again and repeat")
     }
@@ -296,7 +397,7 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "repeat, and look at the agent's log")
     }
 
-    fn into_response(self) -> Response<Full<Bytes>> {
+    fn into_response(self) -> Response<Body> {
         let error = ErrorText { message: self.message, next: self.next };
         let mut response = json(self.code, &ErrorDocument { version: VERSION, error });
         if self.code == StatusCode::METHOD_NOT_ALLOWED {

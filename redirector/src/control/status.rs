@@ -19,6 +19,10 @@ pub struct Status {
     /// What became of packets, by outcome, since the maps were made (`docs/datapath.md` lists the outcomes).
     #[serde(default)]
     pub outcomes: BTreeMap<String, OutcomeStatus>,
+    /// Flows that were collected since the agent started, by the reason: `opening`, `established`, `closing` (idle for longer
+    /// than its state allows), `stale` (its member was left, and nobody sent on it), `halves` (its other half was lost).
+    #[serde(default)]
+    pub collected: BTreeMap<String, u64>,
 }
 
 /// Packets of one outcome. A large segment before segmentation counts as one packet.
@@ -93,6 +97,24 @@ pub struct MemberStatus {
     pub eligible_reason: Option<String>,
     /// Flows that it carries.
     pub flows: u64,
+    /// What is known of each of [`Self::addresses`], in the same order.
+    #[serde(default)]
+    pub address_states: Vec<AddressStatus>,
+}
+
+/// One address of a member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AddressStatus {
+    /// `address:port`, IPv6 in brackets.
+    pub address: String,
+    /// What the checks say.
+    pub state: MemberState,
+    /// Why, in words: `ping ok in 0.3 ms`.
+    pub reason: String,
+    /// When the newest probe ended (RFC 3339, UTC).
+    pub checked_at: Option<String>,
+    /// Whether new flows may go there.
+    pub offered: bool,
 }
 
 #[cfg(test)]
@@ -119,8 +141,13 @@ mod tests {
             written.as_object_mut().unwrap().remove("outcomes"),
             Some(Value::Object(Default::default()))
         );
+        assert_eq!(
+            written.as_object_mut().unwrap().remove("collected"),
+            Some(Value::Object(Default::default()))
+        );
         let member = written["services"][0]["members"][0].as_object_mut().unwrap();
         assert_eq!(member.remove("checked_at"), Some(Value::Null));
+        assert_eq!(member.remove("address_states"), Some(Value::Array(Vec::new())));
         assert_eq!(written, serde_json::from_str::<Value>(SAMPLE).unwrap());
     }
 

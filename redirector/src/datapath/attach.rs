@@ -1,9 +1,9 @@
 //! Where the programs run, and how they stay there when the agent goes.
 //!
-//! | way | Linux | what keeps a program on its hook | how it is replaced |
+//! | method | Linux | what keeps a program on its hook | how it is replaced |
 //! |---|---|---|---|
-//! | [`Way::Tcx`] | 6.6 | a link, pinned below the pin directory | `BPF_LINK_UPDATE` |
-//! | [`Way::Clsact`] | 4.5 | a filter of the queueing discipline `clsact` | the filter, in place |
+//! | [`Method::Tcx`] | 6.6 | a link, pinned below the pin directory | `BPF_LINK_UPDATE` |
+//! | [`Method::Clsact`] | 4.5 | a filter of the queueing discipline `clsact` | the filter, in place |
 //!
 //! Either way it is one step: no packet passes without a program, and there is never a second copy on a hook. Both put
 //! the programs behind those of others that are there already. A start that goes the other way than the agent before
@@ -53,17 +53,17 @@ impl Hook {
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Method {
     /// By pinned links.
     Tcx,
     /// By filters.
     Clsact,
 }
 
-impl Way {
+impl Method {
     /// What the configuration wants, if this kernel and this process can do it.
     pub(super) fn choose(wanted: Attach) -> Result<Self> {
-        let way = match wanted {
+        let method = match wanted {
             Attach::Tcx if !has_tcx()? => bail!(
                 "this kernel has no tcx, which came with Linux 6.6; use attach = \"auto\" or \"clsact\" in [datapath]"
             ),
@@ -71,17 +71,23 @@ impl Way {
             Attach::Auto if !has_tcx()? => Self::Clsact,
             Attach::Auto | Attach::Tcx => Self::Tcx,
         };
-        if way == Self::Clsact {
+        if method == Self::Clsact {
             // Asked now: without it the next start would find its own filters no more.
             programs_over(&HashSet::new())?;
         }
-        Ok(way)
+        Ok(method)
     }
 }
 
 /// Lets the programs run at the VIP device and at the uplinks, in the place of an earlier agent's where there are some,
 /// and nowhere else any more.
-pub fn attach(programs: &mut Ebpf, pin_dir: &Path, way: Way, device: u32, uplinks: &[u32]) -> Result<()> {
+pub fn attach(
+    programs: &mut Ebpf,
+    pin_dir: &Path,
+    method: Method,
+    device: u32,
+    uplinks: &[u32],
+) -> Result<()> {
     // The way back is there before the way out is used.
     let uplinks = uplinks.iter().map(|uplink| Place { device: *uplink, hook: Hook::Ingress });
     let places: Vec<_> = uplinks.chain([Place { device, hook: Hook::Egress }]).collect();
@@ -89,15 +95,15 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, way: Way, device: u32, uplink
     let own = own_filters(&control, pin_dir)?;
     for place in &places {
         let program = classifier(programs, place.hook.program())?;
-        match way {
-            Way::Tcx => tcx::attach(program, pin_dir, *place),
-            Way::Clsact => control.attach(program, *place, &own),
+        match method {
+            Method::Tcx => tcx::attach(program, pin_dir, *place),
+            Method::Clsact => control.attach(program, *place, &own),
         }
         .with_context(|| format!("cannot attach {} to {}", place.hook.program(), name_of(place.device)))?;
     }
-    tcx::remove_others(pin_dir, if way == Way::Tcx { &places } else { &[] })?;
+    tcx::remove_others(pin_dir, if method == Method::Tcx { &places } else { &[] })?;
     for filter in own {
-        if way == Way::Tcx || !places.contains(&filter.place) {
+        if method == Method::Tcx || !places.contains(&filter.place) {
             control.remove(&filter)?;
             tracing::info!(
                 "removed the filter of {}, which is not used any more",
@@ -160,7 +166,7 @@ pub(super) fn without_links(pin_dir: &Path, linked: &HashSet<u32>) -> Result<(us
     let here = own_filters(&Control::open()?, pin_dir)?;
     let running = match programs_over(&map_ids(pin_dir)?) {
         Ok(running) => running,
-        // Then there are no filters either: see `Way::choose`.
+        // Then there are no filters either: see `Method::choose`.
         Err(_) if has_tcx()? && here.is_empty() => return Ok((0, true)),
         Err(error) => return Err(error),
     };

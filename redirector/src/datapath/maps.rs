@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
     ptr::NonNull,
@@ -23,16 +23,16 @@ use redirector_common::{
     addr::{Addr, Port},
     decision::Decision,
     flow::{Flow, Standing},
-    layout::{MAX_MEMBERS, MAX_SERVICES, Meta, Name, SLOTS, Slot, VipKey, slot_index},
+    layout::{MAX_MEMBERS, MAX_SERVICES, Meta, Name, VipKey},
     outcome::{Count, Outcome, counter_index},
 };
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::{flows::Flows, programs::maps_dir};
+use super::{collect::HalfOpen, flows::Flows, programs::maps_dir, slots::Slots};
 
 /// An array map of 64-bit words, mapped into the agent: writing is one store, no system call.
 #[derive(Debug)]
-struct Words {
+pub(super) struct Words {
     base: NonNull<AtomicU64>,
     count: usize,
 }
@@ -61,7 +61,7 @@ impl Words {
         Ok(Self { base, count })
     }
 
-    fn get(&self, index: usize) -> &AtomicU64 {
+    pub(super) fn get(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.count, "word {index} of {}", self.count);
         // SAFETY: the index is within the mapping, which is page aligned and lives as long as `self`.
         unsafe { self.base.add(index).as_ref() }
@@ -116,37 +116,17 @@ impl Steering {
     }
 }
 
-/// What a slot holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Filled {
-    pub(super) address: SocketAddr,
-    /// Source addresses of flows to it; the first 8 are taken.
-    pub(super) sources: Vec<IpAddr>,
-    /// New flows may go there.
-    pub(super) offered: bool,
-    /// It is one of this host's own.
-    pub(super) local: bool,
-}
-
-impl Filled {
-    /// As the map holds it, of generation 0.
-    fn slot(&self) -> Slot {
-        let flags = u16::from(self.offered) * Slot::OFFERED + u16::from(self.local) * Slot::LOCAL;
-        Slot::new(self.address, &self.sources, flags)
-    }
-}
-
 /// All maps that the agent reads and writes.
 pub(super) struct Maps {
     pub(super) steering: Arc<Steering>,
     pub(super) flows: Flows,
+    /// How many flows are not established yet.
+    pub(super) half_open: HalfOpen,
     /// Size of the flow table.
     pub(super) max_flows: u32,
-    /// The slots' generations, so that a sweep asks the kernel for none.
-    generations: Vec<u32>,
     vips: HashMap<MapData, VipKey, u32>,
     vip_addresses: HashMap<MapData, Addr, u32>,
-    slots: Array<MapData, Slot>,
+    pub(super) slots: Arc<Slots>,
     names: Array<MapData, Name>,
     meta: Array<MapData, Meta>,
     outcomes: PerCpuArray<MapData, Count>,
@@ -168,23 +148,20 @@ impl Maps {
         let decisions = map("decisions_v2")?;
         let floors = map("floors_v2")?;
         let flows = map("flows_v2")?;
-        let slots: Array<_, Slot> = map("slots_v2")?.try_into()?;
-        let generations = slots.iter().map(|slot| Ok(slot?.generation)).collect::<Result<_>>()?;
         Ok(Self {
             steering: Arc::new(Steering {
                 decisions: Words::map(data_of(&decisions)?.fd().as_fd(), MAX_SERVICES as usize)?,
                 floors: Words::map(data_of(&floors)?.fd().as_fd(), MAX_MEMBERS as usize)?,
             }),
-            generations,
             max_flows: data_of(&flows)?.info()?.max_entries(),
-            flows: Flows::new(
-                data_of(&flows)?.fd().as_fd().try_clone_to_owned()?,
-                flows.try_into()?,
-                map("replies_v2")?.try_into()?,
-            ),
+            flows: Flows::new(data_of(&flows)?.fd().as_fd(), data_of(&map("replies_v2")?)?.fd().as_fd())?,
+            half_open: HalfOpen::new(
+                data_of(&map("half_open_v2")?)?.fd().as_fd(),
+                Words::map(data_of(&map("half_open_sums_v2")?)?.fd().as_fd(), MAX_SERVICES as usize)?,
+            )?,
             vips: map("vips_v2")?.try_into()?,
             vip_addresses: map("vip_addrs_v2")?.try_into()?,
-            slots,
+            slots: Arc::new(Slots::new(map("slots_v2")?.try_into()?)?),
             names: map("names_v2")?.try_into()?,
             meta: map("meta_v2")?.try_into()?,
             outcomes: map("outcomes_v2")?.try_into()?,
@@ -209,42 +186,6 @@ impl Maps {
     /// Gives an id a name.
     pub(super) fn set_name(&mut self, index: u32, name: Name) -> Result<()> {
         Ok(self.names.set(index, name, 0)?)
-    }
-
-    /// One address of a member.
-    pub(super) fn slot(&self, member: u16, slot: u32) -> Result<Slot> {
-        Ok(self.slots.get(&slot_index(member, slot), 0)?)
-    }
-
-    /// Fills, changes or empties a slot. Another address gets another generation: flows to the old one are stale. So
-    /// does one that became this host's own, or is no more: its flows have another source.
-    pub(super) fn set_slot(&mut self, member: u16, slot: u32, wanted: Option<&Filled>) -> Result<()> {
-        let old = self.slot(member, slot)?;
-        let mut new = wanted.map_or(Slot::default(), Filled::slot);
-        let replaced = old.address != new.address || old.port != new.port || old.is_local() != new.is_local();
-        new.generation = old.generation.wrapping_add(u32::from(replaced));
-        if replaced {
-            // A program may read while this is written: it must not take an old address for one of the new
-            // generation.
-            let empty = Slot { generation: new.generation, ..Slot::default() };
-            self.write_slot(member, slot, empty)?;
-            new.generation = new.generation.wrapping_add(1);
-        }
-        if new != old {
-            self.write_slot(member, slot, new)?;
-        }
-        Ok(())
-    }
-
-    /// Takes a member out: all flows to it become stale.
-    pub(super) fn empty_slots(&mut self, member: u16) -> Result<()> {
-        (0..SLOTS).try_for_each(|slot| self.set_slot(member, slot, None))
-    }
-
-    fn write_slot(&mut self, member: u16, slot: u32, value: Slot) -> Result<()> {
-        self.slots.set(slot_index(member, slot), value, 0)?;
-        self.generations[slot_index(member, slot) as usize] = value.generation;
-        Ok(())
     }
 
     /// Makes `wanted` the VIPs, without a moment in which one that stays is missing.
@@ -274,10 +215,12 @@ impl Maps {
 
     /// What decides whether a flow is stale.
     pub(super) fn standing(&self, flow: &Flow) -> Standing {
-        Standing {
-            floor: self.steering.floor(flow.member),
-            generation: self.generations[slot_index(flow.member, flow.slot) as usize],
-        }
+        standing(&self.steering, &self.slots, flow)
+    }
+
+    /// The same for somebody who reads many flows, and keeps nobody waiting meanwhile.
+    pub(super) fn standings(&self) -> Standings {
+        Standings { steering: Arc::clone(&self.steering), slots: Arc::clone(&self.slots) }
     }
 
     /// Packets and bytes of an outcome, over all processors.
@@ -288,6 +231,23 @@ impl Maps {
             bytes: sum.bytes + count.bytes,
         }))
     }
+}
+
+/// What decides whether flows are stale.
+pub(super) struct Standings {
+    steering: Arc<Steering>,
+    slots: Arc<Slots>,
+}
+
+impl Standings {
+    /// Whether a flow's member was left, or its address taken away.
+    pub(super) fn is_stale(&self, flow: &Flow) -> bool {
+        flow.is_stale(&standing(&self.steering, &self.slots, flow))
+    }
+}
+
+fn standing(steering: &Steering, slots: &Slots, flow: &Flow) -> Standing {
+    Standing { floor: steering.floor(flow.member), generation: slots.generation(flow.member, flow.slot) }
 }
 
 /// aya's typed maps do not show what they are made of.

@@ -17,7 +17,7 @@ use super::{attach, links, network::Device};
 use crate::model::{Datapath, PortRange};
 
 /// The kernel programs, built by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
 
 /// Maps that live as long as the pin directory does.
 pub(super) const PINNED: [&str; 14] = [
@@ -41,7 +41,7 @@ pub(super) const PINNED: [&str; 14] = [
 pub(super) const META: &str = "meta_v2";
 
 /// Maps whose size the configuration sets.
-const SIZED: [&str; 2] = ["flows_v2", "replies_v2"];
+pub(super) const SIZED: [&str; 2] = ["flows_v2", "replies_v2"];
 
 /// Caps on flows that are not established yet, of clients without a socket on this host.
 #[derive(Clone, Copy, Debug)]
@@ -53,10 +53,26 @@ pub struct HalfOpen {
 }
 
 impl HalfOpen {
-    /// An eighth and a half of the flow table.
+    /// For a source an eighth of the flow table or a quarter of the source ports, for a service half of either; whichever
+    /// is less. With one source address all flows to one member address share the ports: a flood that took them all
+    /// would refuse everybody else as a full table does.
     #[must_use]
-    pub fn of(max_flows: u32) -> Self {
-        Self { per_source: (max_flows / 8).max(1), per_service: (max_flows / 2).max(1) }
+    pub fn of(max_flows: u32, ports: PortRange) -> Self {
+        let ports = u32::from(ports.last - ports.first) + 1;
+        Self {
+            per_source: (max_flows / 8).min(ports / 4).max(1),
+            per_service: (max_flows / 2).min(ports / 2).max(1),
+        }
+    }
+
+    /// What the configuration says, or else the fractions.
+    #[must_use]
+    pub fn new(config: &Datapath) -> Self {
+        let fractions = Self::of(config.max_flows, config.port_range);
+        Self {
+            per_source: config.half_open_per_source.unwrap_or(fractions.per_source),
+            per_service: config.half_open_per_service.unwrap_or(fractions.per_service),
+        }
     }
 }
 
@@ -79,7 +95,7 @@ impl Settings {
     /// Out of the configuration.
     #[must_use]
     pub fn new(config: &Datapath, device: Device, log: bool) -> Self {
-        let half_open = HalfOpen::of(config.max_flows);
+        let half_open = HalfOpen::new(config);
         Self { device, port_range: config.port_range, max_flows: config.max_flows, half_open, log }
     }
 }
@@ -139,7 +155,7 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         }
     }
     let mut programs = loader.load(OBJECT).context("the kernel programs or their maps do not load")?;
-    for name in [EGRESS, INGRESS].into_iter().chain(Continuation::ALL.map(|(_, name)| name)) {
+    for name in [EGRESS, INGRESS, CLOCK].into_iter().chain(Continuation::ALL.map(|(_, name)| name)) {
         classifier(&mut programs, name)?
             .load()
             .with_context(|| format!("the kernel refuses the program {name}"))?;
@@ -160,13 +176,15 @@ fn set_continuations(programs: &mut Ebpf) -> Result<()> {
 }
 
 /// How many ticks (jiffies) the kernel counts in a second: the resolution of its coarse clock.
-fn ticks_per_second() -> u32 {
+pub(super) fn ticks_per_second() -> u32 {
     let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
     u32::try_from(1_000_000_000 / tick.tv_nsec.max(1)).unwrap_or(u32::MAX)
 }
 
 /// Runs on egress of the VIP device.
 pub const EGRESS: &str = "redirector_egress";
+/// Runs when the agent asks it for the time.
+pub const CLOCK: &str = "redirector_clock";
 /// Runs on ingress of the uplinks.
 pub const INGRESS: &str = "redirector_ingress";
 

@@ -34,6 +34,11 @@ pub(super) struct Assignment {
 }
 
 impl Ids {
+    /// The services of the configuration.
+    pub(super) fn services(&self) -> impl Iterator<Item = ServiceId> {
+        (0..self.services.len()).map(ServiceId)
+    }
+
     pub(super) fn service(&self, service: ServiceId) -> u16 {
         self.services[service.0]
     }

@@ -4,6 +4,8 @@
 //! The application's blocked call returns at once with `ECONNABORTED`. The reset that the kernel sends on behalf of
 //! the socket leaves through the flow, which frees the member's side.
 
+mod find;
+
 use std::io;
 
 use anyhow::{Context as _, Result};
@@ -14,12 +16,17 @@ use rustix::net::{
     netlink::{self, SocketAddrNetlink},
 };
 
+pub(super) use self::find::Finder;
+
 /// Messages sent with one system call; the errors of all of them fit into a socket's receive buffer.
 const BATCH: usize = 128;
 
 const HEADER: usize = 16;
 const REQUEST: usize = 56;
 const MESSAGE: usize = HEADER + REQUEST;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
 
 /// A netlink socket for destroying the sockets of this network namespace.
 #[derive(Debug)]
@@ -29,7 +36,7 @@ pub(super) struct Destroyer {
     orphans: bool,
 }
 
-/// A local socket that is to be destroyed.
+/// A local socket that is to be looked up or destroyed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Victim {
     /// The client side of a flow.
@@ -65,7 +72,7 @@ impl Destroyer {
             let first = batch * BATCH;
             let mut bytes = Vec::with_capacity(victims.len() * MESSAGE);
             for (number, victim) in victims.iter().enumerate() {
-                append(&mut bytes, first + number, victim);
+                append(&mut bytes, SOCK_DESTROY, first + number, victim);
             }
             let kernel = SocketAddrNetlink::new(0, 0);
             rustix::net::sendto(&self.socket, &bytes, SendFlags::empty(), &kernel)
@@ -102,8 +109,7 @@ impl Destroyer {
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2` (`include/uapi/linux/inet_diag.h`).
-fn append(bytes: &mut Vec<u8>, number: usize, victim: &Victim) {
-    const SOCK_DESTROY: u16 = 21;
+fn append(bytes: &mut Vec<u8>, command: u16, number: usize, victim: &Victim) {
     const NLM_F_REQUEST: u16 = 1;
     const IPPROTO_TCP: u8 = 6;
     const ALL_STATES: u32 = u32::MAX;
@@ -114,7 +120,7 @@ fn append(bytes: &mut Vec<u8>, number: usize, victim: &Victim) {
     // The header; length, kind, flags, sequence, port id.
     #[allow(clippy::cast_possible_truncation)] // A constant of 72.
     bytes.extend((MESSAGE as u32).to_ne_bytes());
-    bytes.extend(SOCK_DESTROY.to_ne_bytes());
+    bytes.extend(command.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST.to_ne_bytes());
     bytes.extend(u32::try_from(number).unwrap_or(u32::MAX).to_ne_bytes());
     bytes.extend([0; 4]);

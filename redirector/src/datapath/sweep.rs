@@ -138,10 +138,10 @@ fn sweep(
 }
 
 /// Ends every flow of every service, for good.
-pub(super) fn reset_all(mut maps: Maps) -> Result<()> {
+pub(super) fn reset_all(maps: Maps) -> Result<()> {
     let ids = |count| (0..count).filter_map(|id: u32| u16::try_from(id).ok());
     ids(MAX_SERVICES).for_each(|service| maps.steering.hold(service));
-    ids(MAX_MEMBERS).try_for_each(|member| maps.empty_slots(member))?;
+    ids(MAX_MEMBERS).try_for_each(|member| maps.slots.empty(member))?;
     pass(&Mutex::new(maps), &Destroyer::open()?)?;
     Ok(())
 }
@@ -164,10 +164,10 @@ fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
     // A destroyed socket's own reset took its flow along. What is left of those had nothing to reset: a connection
     // that was still opening, or a socket that is gone. Whoever was refused needs his flow to be reset at all.
     let refused: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
-    let mut maps = lock(maps);
+    let flows = lock(maps).flows.clone();
     for (number, (client_side, flow)) in local.iter().enumerate() {
         if !refused.contains(&number) {
-            maps.flows.remove(client_side, flow)?;
+            flows.remove(client_side, flow)?;
         }
     }
     Ok(Pass { local: local.len() - refused.len(), remote: remote + refused.len() })

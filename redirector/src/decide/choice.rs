@@ -14,7 +14,7 @@
 use std::cmp::Reverse;
 
 use super::{
-    health::Health,
+    member::Member,
     time::{Time, in_words},
 };
 use crate::model::{FailbackMode, Initial, MemberId, MemberState, OnAllDown, Service, SwitchKind};
@@ -55,7 +55,7 @@ pub(super) struct Choice {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Situation<'a> {
     pub(super) service: &'a Service,
-    pub(super) members: &'a [Health],
+    pub(super) members: &'a [Member],
     pub(super) standing: Standing,
     /// No failback before this.
     pub(super) hold_until: Time,

@@ -1,4 +1,4 @@
-//! Health: from single verdicts to "this member is up".
+//! Health: from single verdicts to "this address is up".
 //!
 //! Counting is what HAProxy and keepalived have taught people to expect. `fall` *consecutive* failures make a
 //! passing check fail, `rise` *consecutive* passes make a failing one pass, and a verdict of the other kind
@@ -6,8 +6,8 @@
 //!
 //! Where they differ is the start. HAProxy believes a server to be up until the first probe and takes it down
 //! on the first failure; keepalived believes it to be up too, or with `alpha` to be down. Here a check is
-//! *unknown* first, which is neither. One pass ends that: a member that answers is up, and `rise` is for
-//! members that have been down. `fall` failures end it as well, not one: a single lost packet while the agent
+//! *unknown* first, which is neither. One pass ends that: an address that answers is up, and `rise` is for
+//! those that have been down. `fall` failures end it as well, not one: a single lost packet while the agent
 //! starts says as little as a single lost packet later.
 //!
 //! An inconclusive outcome (the probe's own credentials, no file descriptor left) is shown and otherwise left
@@ -16,14 +16,13 @@
 use super::time::Time;
 use crate::model::{Check, CheckId, Failure, MemberState, Pace, ProbeOutcome, Verdict};
 
-/// One member as its checks see it.
+/// One address of a member as its checks see it.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
     /// In the order of the configuration, as everywhere in the core.
     checks: Vec<CheckHealth>,
     state: MemberState,
-    /// Since when `state` holds without a break.
-    since: Time,
+    /// When the newest probe ended.
     checked_at: Option<Time>,
     pace: Pace,
 }
@@ -37,12 +36,11 @@ pub(super) struct Change {
 }
 
 impl Health {
-    /// Of a member that was never probed; probes begin at the fast pace.
-    pub(super) fn unknown(checks: &[Check], now: Time) -> Self {
+    /// Of an address that was never probed; probes begin at the fast pace.
+    pub(super) fn unknown(checks: &[Check]) -> Self {
         Self {
             checks: checks.iter().map(CheckHealth::unknown).collect(),
             state: MemberState::Unknown,
-            since: now,
             checked_at: None,
             pace: Pace::Fast,
         }
@@ -53,15 +51,12 @@ impl Health {
         self.checks[check.0].on_outcome(outcome);
         self.checked_at = Some(now);
 
-        let state = member_state(&self.checks);
+        let state = state_of(&self.checks);
         let pace = if self.checks.iter().any(CheckHealth::in_doubt) { Pace::Fast } else { Pace::Normal };
         let change = Change {
             state: (state != self.state).then_some(state),
             pace: (pace != self.pace).then_some(pace),
         };
-        if change.state.is_some() {
-            self.since = now;
-        }
         self.state = state;
         self.pace = pace;
         change
@@ -69,11 +64,6 @@ impl Health {
 
     pub(super) fn state(&self) -> MemberState {
         self.state
-    }
-
-    /// Since when the member has been up without a break; `None`: it is not up.
-    pub(super) fn up_since(&self) -> Option<Time> {
-        (self.state == MemberState::Up).then_some(self.since)
     }
 
     /// When the newest probe ended.
@@ -84,23 +74,23 @@ impl Health {
     /// The newest outcome of the check that says most: one that fails, else one that is unknown, else one that
     /// has begun to fail, else the first.
     pub(super) fn reason(&self) -> String {
-        let telling = self.checks.iter().min_by_key(|check| match check.state {
-            CheckState::Failing => 0,
-            CheckState::Unknown => 1,
-            CheckState::Passing if check.failures > 0 => 2,
-            CheckState::Passing => 3,
-        });
+        let telling = self.checks.iter().min_by_key(|check| check.rank());
         telling.map(CheckHealth::reason).unwrap_or_default()
     }
 
-    /// Why the member is down; `None`: it is not.
+    /// How little its [`Self::reason`] says; the smallest says most.
+    pub(super) fn rank(&self) -> u8 {
+        self.checks.iter().map(CheckHealth::rank).min().unwrap_or(u8::MAX)
+    }
+
+    /// Why the address is down; `None`: it is not.
     pub(super) fn down_because(&self) -> Option<String> {
         self.checks.iter().find_map(CheckHealth::fails_because)
     }
 }
 
-/// A member is down when any check fails, up when every check passes, and unknown otherwise.
-fn member_state(checks: &[CheckHealth]) -> MemberState {
+/// An address is down when any check fails, up when every check passes, and unknown otherwise.
+fn state_of(checks: &[CheckHealth]) -> MemberState {
     if checks.iter().any(|check| check.state == CheckState::Failing) {
         MemberState::Down
     } else if checks.iter().all(|check| check.state == CheckState::Passing) {
@@ -110,7 +100,7 @@ fn member_state(checks: &[CheckHealth]) -> MemberState {
     }
 }
 
-/// One check against one member.
+/// One check against one address.
 #[derive(Clone, Debug)]
 struct CheckHealth {
     name: &'static str,
@@ -178,8 +168,17 @@ impl CheckHealth {
         }
     }
 
+    fn rank(&self) -> u8 {
+        match self.state {
+            CheckState::Failing => 0,
+            CheckState::Unknown => 1,
+            CheckState::Passing if self.failures > 0 => 2,
+            CheckState::Passing => 3,
+        }
+    }
+
     /// Whether asking again soon may change the state: nothing was asked yet, or a count towards another state
-    /// has begun. A member that fails steadily is not in doubt, nor is one whose probes say nothing: asking
+    /// has begun. An address that fails steadily is not in doubt, nor is one whose probes say nothing: asking
     /// twenty times a second with a wrong password only fills the member's log.
     fn in_doubt(&self) -> bool {
         match self.state {

@@ -1,5 +1,6 @@
 //! Whole outages in virtual time, and properties over random schedules.
 
+mod addresses;
 mod damping;
 mod failover;
 mod first_choice;

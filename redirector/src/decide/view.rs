@@ -1,6 +1,8 @@
 //! What the core knows, for `status`.
 
-use super::{Core, Switch, Time};
+use std::net::SocketAddr;
+
+use super::{Core, Switch, Time, member::Member};
 use crate::model::{Epoch, MemberId, MemberState, ServiceState};
 
 /// A service at one moment.
@@ -33,6 +35,23 @@ pub struct MemberView {
     pub eligible: bool,
     /// Why not.
     pub eligible_reason: Option<String>,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<AddressView>,
+}
+
+/// An address of a member at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressView {
+    /// The address.
+    pub address: SocketAddr,
+    /// What its checks say.
+    pub state: MemberState,
+    /// Why, in words.
+    pub reason: String,
+    /// When the newest probe ended.
+    pub checked_at: Option<Time>,
+    /// Whether new flows may go there.
+    pub offered: bool,
 }
 
 impl Core {
@@ -67,16 +86,28 @@ impl Core {
 
     fn member_views(&self, now: Time) -> Vec<MemberView> {
         let situation = self.situation(now);
-        let view = |(index, health): (usize, &super::health::Health)| {
+        let view = |(index, member): (usize, &Member)| {
             let eligible_reason = situation.obstacle(MemberId(index));
             MemberView {
-                state: health.state(),
-                reason: health.reason(),
-                checked_at: health.checked_at(),
+                state: member.state(),
+                reason: member.reason(),
+                checked_at: member.checked_at(),
                 eligible: eligible_reason.is_none(),
                 eligible_reason,
+                addresses: address_views(member),
             }
         };
         self.members.iter().enumerate().map(view).collect()
     }
+}
+
+fn address_views(member: &Member) -> Vec<AddressView> {
+    let view = |(address, health, offered): (SocketAddr, &super::health::Health, bool)| AddressView {
+        address,
+        state: health.state(),
+        reason: health.reason(),
+        checked_at: health.checked_at(),
+        offered,
+    };
+    member.addresses().map(view).collect()
 }

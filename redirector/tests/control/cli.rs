@@ -29,7 +29,15 @@ async fn json_is_the_document() {
     let (exit, out, err) = run(agent.socket(), &args(None, Output::Json, false)).await;
     assert_eq!((exit, err.as_str()), (Exit::Done, ""));
     let status: Status = serde_json::from_str(&out).unwrap();
-    assert_eq!(status, Status { version: VERSION, services: two_services(), outcomes: Default::default() });
+    assert_eq!(
+        status,
+        Status {
+            version: VERSION,
+            services: two_services(),
+            outcomes: Default::default(),
+            collected: Default::default()
+        }
+    );
     assert!(out.ends_with("}\n"));
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 use crate::{Agent, socket_in, temp::TempDir, two_services};
 
 /// What `curl -i -X METHOD` shows: the head and the body.
-async fn curl(agent: &Agent, method: &str, path: &str) -> (String, String) {
+pub async fn curl(agent: &Agent, method: &str, path: &str) -> (String, String) {
     let mut stream = UnixStream::connect(agent.socket()).await.expect("the agent listens");
     let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("it reads");
@@ -44,7 +44,15 @@ fn names(status: &Status) -> Vec<&str> {
 async fn all_services_or_one() {
     let agent = Agent::start(two_services());
     let status = client::status(agent.socket(), None).await.unwrap();
-    assert_eq!(status, Status { version: VERSION, services: two_services(), outcomes: Default::default() });
+    assert_eq!(
+        status,
+        Status {
+            version: VERSION,
+            services: two_services(),
+            outcomes: Default::default(),
+            collected: Default::default()
+        }
+    );
     let status = client::status(agent.socket(), Some("carts")).await.unwrap();
     assert_eq!(names(&status), ["carts"]);
 }

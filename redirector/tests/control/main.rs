@@ -9,6 +9,7 @@ use redirector::control::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 mod cli;
+mod flows;
 mod http;
 mod socket;
 #[path = "../support/temp.rs"]
@@ -26,9 +27,14 @@ struct Agent {
 impl Agent {
     fn start(services: Vec<ServiceStatus>) -> Self {
         Self::start_with(move |request| {
-            let Request::Status { reply } = request;
+            let Request::Status { reply } = request else { panic!("{request:?}") };
             reply
-                .send(Status { version: VERSION, services: services.clone(), outcomes: Default::default() })
+                .send(Status {
+                    version: VERSION,
+                    services: services.clone(),
+                    outcomes: Default::default(),
+                    collected: Default::default(),
+                })
                 .expect("the server waits");
         })
     }

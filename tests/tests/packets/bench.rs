@@ -58,6 +58,8 @@ pub struct Seen {
 pub struct Bench {
     pub programs: Ebpf,
     pub names: Names,
+    /// Whose packet was the last one to a VIP.
+    sender: String,
     vip_device: Device,
     pub v6: bool,
     epoch: u32,
@@ -104,12 +106,15 @@ impl Bench {
             device
         });
         let settings =
-            Settings { device, port_range: PORTS, max_flows, half_open: HalfOpen::of(max_flows), log };
+            Settings { device, port_range: PORTS, max_flows, half_open: HalfOpen::of(max_flows, PORTS), log };
         let mut programs = loaded(&settings).unwrap_or_else(|| load(&settings, None).unwrap());
 
         let at = |v4: &str, six: &str| -> SocketAddr { if v6 { six } else { v4 }.parse().unwrap() };
         let names = Names::from([
             ("client", at("192.0.2.9:40000", "[2001:db8::9]:40000")),
+            ("client:2", at("192.0.2.9:40001", "[2001:db8::9]:40001")),
+            ("neighbour", at("192.0.2.10:40000", "[2001:db8::10]:40000")),
+            ("third", at("192.0.2.11:40000", "[2001:db8::11]:40000")),
             ("vip", at("10.255.0.1:6379", "[fd00:255::1]:6379")),
             ("vip:80", at("10.255.0.1:80", "[fd00:255::1]:80")),
             ("member", at("10.2.1.2:6380", "[fd00:2:1::2]:6380")),
@@ -134,7 +139,9 @@ impl Bench {
             slots.set(slot_index(member, 3), slot, 0).unwrap();
         }
         let tap = tap(device.index);
-        let mut bench = Self { programs, names, vip_device: device, v6, epoch: 0, tap, _runtime: runtime };
+        let sender = "client".to_owned();
+        let mut bench =
+            Self { programs, names, sender, vip_device: device, v6, epoch: 0, tap, _runtime: runtime };
         bench.switch(Some(MEMBER), false);
         bench
     }
@@ -184,6 +191,48 @@ impl Bench {
         panic!("the table never filled");
     }
 
+    /// A client sends SYNs from other ports, until it is refused.
+    pub fn flood(&mut self) {
+        self.flood_from("client");
+    }
+
+    /// As [`Bench::flood`], and another one too.
+    pub fn flood_twice(&mut self) {
+        self.flood_from("client");
+        self.flood_from("neighbour");
+    }
+
+    fn flood_from(&mut self, name: &str) {
+        let address = self.names[name].ip();
+        for port in 50_000..50_064 {
+            self.names.insert("flooder", SocketAddr::new(address, port));
+            match self.sent("flooder > vip SYN seq=7").outcome {
+                "opened" => {}
+                "refused_half_open" => return,
+                other => panic!("{other}"),
+            }
+        }
+        panic!("nothing was refused");
+    }
+
+    /// The member refuses the client's connection.
+    pub fn refuse_client(&mut self) {
+        self.sender = "client".to_owned();
+        self.learn_port();
+        assert_eq!(self.came("member > port RST ACK seq=0 ack=101").outcome, "replied");
+    }
+
+    /// Three connections find no source port; then there are some again.
+    pub fn refuse_without_port(&mut self) {
+        self.take_ports();
+        for _ in 0..3 {
+            assert_eq!(self.sent("client > vip SYN seq=100").outcome, "refused_no_port");
+        }
+        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v2");
+        let taken: Vec<_> = replies.keys().map(Result::unwrap).collect();
+        taken.iter().for_each(|key| replies.remove(key).unwrap());
+    }
+
     /// Every source port towards the member is taken.
     pub fn take_ports(&mut self) {
         let source = if self.v6 { "fd00:1::2" } else { "10.1.0.2" }.parse().unwrap();
@@ -230,6 +279,7 @@ impl Bench {
 
     /// Runs a packet through egress of the VIP device.
     pub fn sent(&mut self, words: &str) -> Seen {
+        self.sender = words.split(' ').next().unwrap().to_owned();
         let seen = self.run(EGRESS, words);
         self.learn_port();
         seen
@@ -294,7 +344,7 @@ impl Bench {
 
     /// The table's word `port` means the translated source of the newest flow.
     fn learn_port(&mut self) {
-        let key = Tuple::between(self.names["client"], self.names["vip"]);
+        let key = Tuple::between(self.names[self.sender.as_str()], self.names["vip"]);
         if let Ok(flow) = table::<Tuple, Flow>(&mut self.programs, "flows_v2").get(&key, 0) {
             self.names.insert("port", flow.member_side.near_socket());
         }

@@ -42,6 +42,8 @@ const CASE: Case = Case {
 };
 
 const SYN: Given = Sent("client > vip SYN seq=100 tcpopt=20");
+/// From another port of the client.
+const SYN2: Given = Sent("client:2 > vip SYN seq=100");
 const SYN_ACK: Given = Came("member > port SYN ACK seq=500 ack=101 tcpopt=20");
 const HANDSHAKE_ACK: Given = Sent("client > vip ACK seq=101 ack=501 tcpopt=12");
 const REQUEST: Given = Sent("client > vip PSH ACK seq=101 ack=501 len=30 tcpopt=12");
@@ -190,6 +192,40 @@ pub const TABLE: &[Case] = &[
     Case { says: "data in a refused SYN and padding of the frame are told apart",
         given: &[Do(|bench| bench.switch(None, false))], packet: Sent("client > vip SYN seq=100 len=5 padded"),
         outcome: "refused_no_member", verdict: Redirect, out: "vip > client RST ACK seq=0 ack=106", ..CASE },
+
+    // ------------------------------------------------------------------ half open
+    // Packets of the table have no socket, as those of containers and other machines. The caps are 5 and 10.
+    Case { says: "a source with too many half-open flows is refused",
+        given: &[Do(Bench::flood)], packet: SYN, outcome: "refused_half_open", verdict: Redirect,
+        out: "vip > client RST ACK seq=0 ack=101", left: Some(5), ..CASE },
+    Case { says: "a SYN that is sent again is no further flow",
+        given: &[SYN, Do(Bench::flood)], packet: SYN, outcome: "carried", verdict: Redirect,
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(5), ..CASE },
+    Case { says: "a flow that is opened anew is counted once",
+        given: &[SYN, LEFT_AND_RESET, SYN, Do(Bench::flood)], packet: SYN2, outcome: "refused_half_open",
+        verdict: Redirect, out: "vip > client:2 RST ACK seq=0 ack=101", left: Some(5), ..CASE },
+    Case { says: "another source is not refused because of it",
+        given: &[Do(Bench::flood)], packet: Sent("neighbour > vip SYN seq=100"), outcome: "opened", verdict: Redirect,
+        out: "port > member SYN seq=100", left: Some(6), ..CASE },
+    Case { says: "all sources of a service together have a cap too",
+        given: &[Do(Bench::flood_twice)], packet: Sent("third > vip SYN seq=100"), outcome: "refused_half_open",
+        verdict: Redirect, out: "vip > third RST ACK seq=0 ack=101", left: Some(10), ..CASE },
+    Case { says: "a flow that is established makes room",
+        given: &[SYN, SYN_ACK, Do(Bench::flood), HANDSHAKE_ACK], packet: SYN2, outcome: "opened", verdict: Redirect,
+        out: "port > member SYN seq=100", left: Some(6), ..CASE },
+    Case { says: "an acknowledgement of what the member never sent makes no room",
+        given: &[SYN, SYN_ACK, Do(Bench::flood), Sent("client > vip ACK seq=101 ack=77777")], packet: SYN2,
+        outcome: "refused_half_open", verdict: Redirect, out: "vip > client:2 RST ACK seq=0 ack=101", left: Some(5),
+        ..CASE },
+    Case { says: "a flow that the member refuses makes room",
+        given: &[SYN, Do(Bench::flood), Do(Bench::refuse_client)], packet: SYN2, outcome: "opened",
+        verdict: Redirect, out: "port > member SYN seq=100", left: Some(5), ..CASE },
+    Case { says: "a flow that the client gives up makes room",
+        given: &[SYN, Do(Bench::flood), Sent("client > vip RST seq=101")], packet: SYN2, outcome: "opened",
+        verdict: Redirect, out: "port > member SYN seq=100", left: Some(5), ..CASE },
+    Case { says: "a client that is refused for another reason takes no room",
+        given: &[Do(Bench::refuse_without_port), Do(Bench::flood)], packet: SYN, outcome: "refused_half_open",
+        verdict: Redirect, out: "vip > client RST ACK seq=0 ack=101", left: Some(5), ..CASE },
 
     // ------------------------------------------------------------------ beside TCP
     Case { says: "UDP to a VIP's address is answered with port unreachable, which quotes the datagram",

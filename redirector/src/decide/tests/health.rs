@@ -102,7 +102,7 @@ const PING: CheckId = CheckId(1);
 fn a_member_is_up_when_every_check_passes_and_down_when_any_fails() {
     let mut world = World::new(checked_twice());
     let mut probe = |check, outcome| {
-        world.core.on_probe(world.now, PARIS, check, &outcome);
+        world.core.on_probe(world.now, PARIS, address(PARIS, 0), check, &outcome);
         let member = world.core.view(world.now).members[0].clone();
         (member.state, member.reason)
     };

@@ -3,16 +3,21 @@
 //! Each step of a schedule hands in one thing; [`Witness`] sees what every caller sees, views and actions, and
 //! knows nothing of how the core works.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{
+    collection::vec,
+    option,
+    prelude::*,
+    sample::{select, subsequence},
+};
 
-use super::world::{check, fail, inconclusive, member, orders, pass};
+use super::world::{address, check, fail, inconclusive, member, orders, pass};
 use crate::{
     decide::{Action, Core, Resumed, ResumedSwitch, Switch, Time, View},
     model::{
-        Check, CheckId, Epoch, Failback, FailbackMode, FlowPolicy, Initial, MemberId, MemberState, OnAllDown,
-        Service, SwitchKind, Verdict,
+        Check, CheckId, Epoch, Failback, FailbackMode, FlowPolicy, Initial, MemberId, MemberState, Offer,
+        OnAllDown, Service, SwitchKind, Verdict,
     },
 };
 
@@ -26,11 +31,17 @@ struct Step {
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// Member and check are taken modulo the service's numbers.
+    /// Member and check are taken modulo the service's numbers; the address may be one that the member does not have.
     Probe {
         member: usize,
+        address: usize,
         check: usize,
         verdict: Verdict,
+    },
+    /// Which of the [`pool`].
+    Addresses {
+        member: usize,
+        which: Vec<usize>,
     },
     Deadline,
 }
@@ -98,27 +109,74 @@ fn resumed(members: usize) -> impl Strategy<Value = Resumed> {
     })
 }
 
+/// What a member's addresses are taken from: three of IPv4, two of IPv6.
+fn pool(member: MemberId) -> [SocketAddr; 5] {
+    let v6 =
+        |last: u16| SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, u16::try_from(member.0).unwrap(), last], 6379));
+    [address(member, 0), address(member, 1), address(member, 2), v6(1), v6(2)]
+}
+
+fn which_addresses() -> impl Strategy<Value = Vec<usize>> {
+    subsequence(vec![0, 1, 2, 3, 4], 1..=5)
+}
+
+/// What an earlier agent left of each member: mostly one address that is offered.
+fn known(members: usize) -> impl Strategy<Value = Vec<Vec<Offer>>> {
+    let one = Just(vec![(0, true)]);
+    let any = vec((0_usize..5, any::<bool>()), 0..5).prop_map(|mut known| {
+        known.sort_unstable();
+        known.dedup_by_key(|(number, _)| *number);
+        known
+    });
+    vec(prop_oneof![2 => one, 1 => any], members).prop_map(|all| {
+        let offers = |(member, known): (usize, Vec<(usize, bool)>)| {
+            let offer =
+                |(number, offered): (usize, bool)| Offer { address: pool(MemberId(member))[number], offered };
+            known.into_iter().map(offer).collect()
+        };
+        all.into_iter().enumerate().map(offers).collect()
+    })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let verdict = prop_oneof![
         5 => Just(Verdict::Pass),
         5 => Just(Verdict::Fail),
         1 => Just(Verdict::Inconclusive),
     ];
-    let probe = (0_usize..4, 0_usize..2, verdict).prop_map(|(member, check, verdict)| Event::Probe {
-        member,
-        check,
-        verdict,
-    });
-    let event = prop_oneof![6 => probe, 1 => Just(Event::Deadline)];
+    let which = prop_oneof![3 => Just(0), 2 => 0_usize..5];
+    let probe = (0_usize..4, which, 0_usize..2, verdict)
+        .prop_map(|(member, address, check, verdict)| Event::Probe { member, address, check, verdict });
+    let addresses =
+        (0_usize..4, which_addresses()).prop_map(|(member, which)| Event::Addresses { member, which });
+    let event = prop_oneof![20 => probe, 3 => Just(Event::Deadline), 1 => addresses];
     let wait = prop_oneof![4 => 0_u64..100, 2 => 0_u64..3000, 1 => Just(0)];
     let late = prop_oneof![4 => Just(0), 1 => 0_u64..3000];
     (wait, late, event).prop_map(|(wait, late, event)| Step { wait, late, event })
 }
 
-fn schedule() -> impl Strategy<Value = (Service, Option<Resumed>, Vec<Step>)> {
+/// What a core begins with.
+#[derive(Clone, Debug)]
+struct Start {
+    service: Service,
+    known: Vec<Vec<Offer>>,
+    resumed: Option<Resumed>,
+    /// The first answer of the resolver, for each member.
+    first: Vec<Vec<usize>>,
+}
+
+fn schedule() -> impl Strategy<Value = (Start, Vec<Step>)> {
     service().prop_flat_map(|service| {
-        let resumed = option::of(resumed(service.members.len()));
-        (Just(service), resumed, vec(step(), 0..200))
+        let members = service.members.len();
+        let first = prop_oneof![2 => Just(vec![0]), 1 => which_addresses()];
+        let begin = (known(members), option::of(resumed(members)), vec(first, members));
+        let start = (Just(service), begin).prop_map(|(service, (known, resumed, first))| Start {
+            service,
+            known,
+            resumed,
+            first,
+        });
+        (start, vec(step(), 0..200))
     })
 }
 
@@ -143,8 +201,8 @@ struct Witness {
 }
 
 impl Witness {
-    fn new(service: Service, resumed: Option<Resumed>) -> Self {
-        let core = Core::new(service.clone(), resumed.clone(), START);
+    fn new(Start { service, known, resumed, first }: Start) -> Self {
+        let core = Core::new(service.clone(), &known, resumed.clone(), START);
         let choosing = resumed.as_ref().is_none_or(|resumed| resumed.active.is_none());
         let floor = resumed.as_ref().map_or(Epoch(0), |resumed| resumed.floor);
         let last = resumed.and_then(|resumed| resumed.last).filter(|last| last.kind != SwitchKind::Manual);
@@ -160,7 +218,10 @@ impl Witness {
             floor,
             choosing,
         };
-        witness.look(false);
+        witness.look(false, None);
+        for (member, which) in first.into_iter().enumerate() {
+            witness.call(START, &Event::Addresses { member, which });
+        }
         witness
     }
 
@@ -175,7 +236,19 @@ impl Witness {
     fn call(&mut self, told: Time, event: &Event) {
         self.now = self.now.max(told);
         match *event {
-            Event::Probe { member, check, verdict } => {
+            Event::Addresses { member, ref which } => {
+                let member = MemberId(member % self.service.members.len());
+                let addresses: Vec<_> = which.iter().map(|number| pool(member)[*number]).collect();
+                self.core.on_addresses(told, member, &addresses);
+                let has: Vec<_> = self.core.view(self.now).members[member.0]
+                    .addresses
+                    .iter()
+                    .map(|view| view.address)
+                    .collect();
+                assert_eq!(has, addresses);
+                self.look(false, Some(member));
+            }
+            Event::Probe { member, address, check, verdict } => {
                 let member = MemberId(member % self.service.members.len());
                 let check = CheckId(check % self.service.checks.len());
                 let outcome = match verdict {
@@ -187,24 +260,26 @@ impl Witness {
                         inconclusive()
                     }
                 };
-                self.core.on_probe(told, member, check, &outcome);
-                self.look(verdict == Verdict::Inconclusive);
+                self.core.on_probe(told, member, pool(member)[address], check, &outcome);
+                self.look(verdict == Verdict::Inconclusive, Some(member));
             }
             Event::Deadline => {
                 let early = self.core.next_deadline().is_none_or(|deadline| deadline > self.now);
                 self.core.on_deadline(told);
-                self.look(early);
+                self.look(early, None);
             }
         }
     }
 
-    /// Compares what is with what was. With `nothing`, no switch and no floor may have come of the call.
-    fn look(&mut self, nothing: bool) {
+    /// Compares what is with what was. With `nothing`, no switch, no floor and no change of the addresses may have come of
+    /// the call; none but those of `about` ever.
+    fn look(&mut self, nothing: bool, about: Option<MemberId>) {
         let after = self.core.view(self.now);
         for (since, member) in self.up_since.iter_mut().zip(&after.members) {
             *since = (member.state == MemberState::Up).then(|| since.unwrap_or(self.now));
         }
         let mut switched = None;
+        let mut reset = Vec::new();
         while let Some(action) = self.core.poll_action() {
             match &action {
                 Action::Switch(switch) => {
@@ -222,7 +297,20 @@ impl Witness {
                     );
                     self.floor = *epoch;
                 }
-                Action::Pace { .. } | Action::MemberChanged { .. } => {}
+                Action::Offer { member, addresses } => {
+                    assert!(!nothing && about == Some(*member), "no reason to offer {addresses:?}");
+                    assert_eq!(switched, None, "where flows may go is said before they are sent there");
+                    assert_eq!(*addresses, offers(&after, *member));
+                    assert_ne!(*addresses, offers(&self.before, *member), "said twice");
+                }
+                Action::ResetAddress { member, address, removed } => {
+                    assert!(!nothing, "no reason to reset {address}");
+                    let now = offers(&after, *member).into_iter().find(|offer| offer.address == *address);
+                    assert_eq!(now.is_none(), *removed);
+                    assert!(now.is_none_or(|offer| !offer.offered), "{address} is in use");
+                    reset.push(*address);
+                }
+                Action::Pace { .. } | Action::AddressChanged { .. } | Action::MemberChanged { .. } => {}
             }
             self.actions.push(action);
         }
@@ -230,6 +318,9 @@ impl Witness {
             assert_eq!((after.active, after.epoch), (self.before.active, self.before.epoch));
         }
         self.check_standing(&after);
+        for member in (0..self.service.members.len()).map(MemberId) {
+            self.check_offers(member, &after, &reset);
+        }
         assert!(self.core.next_deadline().is_none_or(|deadline| deadline > self.now), "a busy loop");
         self.before = after;
     }
@@ -311,14 +402,52 @@ impl Witness {
         }
     }
 
+    /// Which addresses of a member new flows may go to, and what becomes of the flows of the others.
+    fn check_offers(&self, member: MemberId, after: &View, reset: &[SocketAddr]) {
+        let (before, now) = (offers(&self.before, member), offers(after, member));
+        let was_offered = |address| before.iter().any(|offer| offer.address == address && offer.offered);
+        let views = &after.members[member.0].addresses;
+        let learned = !now.is_empty() && now != before;
+        for v6 in [false, true] {
+            let version: Vec<_> = views.iter().filter(|view| view.address.is_ipv6() == v6).collect();
+            let some_up = version.iter().any(|view| view.state == MemberState::Up);
+            let some_offered = version.iter().any(|view| view.offered);
+            assert!(version.is_empty() || some_offered || !learned, "nothing is offered");
+            let old_ones = version.iter().any(|view| was_offered(view.address));
+            for view in version {
+                match view.state {
+                    MemberState::Up => assert!(view.offered, "{} is up and left out", view.address),
+                    MemberState::Down => {
+                        assert!(!(some_up && view.offered), "{} is down and offered", view.address);
+                    }
+                    _ if was_offered(view.address) => assert!(view.offered, "left out before a verdict"),
+                    _ => assert!(!(view.offered && (some_up || old_ones)), "{} is not proven", view.address),
+                }
+            }
+        }
+        for left in before.iter().filter(|offer| offer.offered).map(|offer| offer.address) {
+            let policy = match now.iter().find(|offer| offer.address == left) {
+                Some(offer) if offer.offered => continue,
+                Some(_) => self.service.on_failover,
+                None => self.service.on_failback,
+            };
+            assert!(policy != FlowPolicy::Reset || reset.contains(&left), "the flows of {left} go on");
+            assert!(
+                policy != FlowPolicy::Keep || !reset.contains(&left),
+                "the flows of {left} were to go on"
+            );
+        }
+    }
+
     fn is_failback(&self, after: &View) -> bool {
         after.last.as_ref().is_some_and(|last| last.kind == SwitchKind::Failback)
     }
 
     /// Calls only at the deadlines from here on, as an agent whose probes all hang.
     fn run_out(&mut self) {
-        // Each drain, each failback (it goes up in weight) and the first choice want one call at most.
-        for _ in 0..300 {
+        // Each drain, each address that was left, each failback (it goes up in weight) and the first choice want one
+        // call at most.
+        for _ in 0..600 {
             let Some(deadline) = self.core.next_deadline() else {
                 return;
             };
@@ -328,18 +457,23 @@ impl Witness {
     }
 }
 
+fn offers(view: &View, member: MemberId) -> Vec<Offer> {
+    let offer = |view: &crate::decide::AddressView| Offer { address: view.address, offered: view.offered };
+    view.members[member.0].addresses.iter().map(offer).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn what_the_core_promises_holds_in_every_schedule((service, resumed, steps) in schedule()) {
-        let mut witness = Witness::new(service, resumed).run(&steps);
+    fn what_the_core_promises_holds_in_every_schedule((start, steps) in schedule()) {
+        let mut witness = Witness::new(start).run(&steps);
         witness.run_out();
     }
 
     #[test]
-    fn the_same_calls_give_the_same_actions((service, resumed, steps) in schedule()) {
-        let run = || Witness::new(service.clone(), resumed.clone()).run(&steps);
+    fn the_same_calls_give_the_same_actions((start, steps) in schedule()) {
+        let run = || Witness::new(start.clone()).run(&steps);
         let (one, other) = (run(), run());
         prop_assert_eq!(one.actions, other.actions);
         prop_assert_eq!(one.before, other.before);
@@ -347,13 +481,13 @@ proptest! {
 
     /// Calls at deadlines that are not due, or a second time, change nothing: the agent's timers may be sloppy.
     #[test]
-    fn superfluous_deadline_calls_change_nothing((service, resumed, steps) in schedule()) {
-        let plain = Witness::new(service.clone(), resumed.clone()).run(&steps);
+    fn superfluous_deadline_calls_change_nothing((start, steps) in schedule()) {
+        let plain = Witness::new(start.clone()).run(&steps);
         let doubled = steps.iter().flat_map(|step| {
             let again = Step { wait: 0, event: Event::Deadline, ..step.clone() };
             [step.clone(), again.clone(), again]
         });
-        let sloppy = Witness::new(service, resumed).run(&doubled.collect::<Vec<_>>());
+        let sloppy = Witness::new(start).run(&doubled.collect::<Vec<_>>());
         prop_assert_eq!(plain.actions, sloppy.actions);
     }
 }

@@ -3,13 +3,13 @@
 //! Members have a condition that a test changes; [`World::run`] lets probes and deadlines happen in the order
 //! of time, as the agent does, and remembers every action. A run of an hour takes milliseconds.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    decide::{Action, Core, MemberView, Pace, Resumed, Switch, Time, View},
+    decide::{Action, AddressView, Core, MemberView, Pace, Resumed, Switch, Time, View},
     model::{
         Cause, Check, CheckId, CheckKind, Endpoint, Epoch, Failback, FailbackMode, Failure, FlowPolicy,
-        Initial, Login, Member, MemberId, MemberState, OnAllDown, Phase, ProbeOutcome, RedisErrorKind,
+        Initial, Login, Member, MemberId, MemberState, Offer, OnAllDown, Phase, ProbeOutcome, RedisErrorKind,
         Service, ServiceState, SwitchKind,
     },
 };
@@ -89,17 +89,29 @@ pub(super) fn with_oslo(weight: u32) -> Service {
     service
 }
 
+/// The `number`th address of a member: `192.0.2.10:6379`, `192.0.2.11:6379`, …
+pub(super) fn address(member: MemberId, number: u8) -> SocketAddr {
+    let member = u8::try_from(member.0).expect("few members");
+    ([192, 0, 2, 10 * (member + 1) + number], 6379).into()
+}
+
+/// All of `addresses`, offered.
+pub(super) fn offered(addresses: &[SocketAddr]) -> Vec<Offer> {
+    addresses.iter().map(|address| Offer { address: *address, offered: true }).collect()
+}
+
 pub(super) struct World {
     pub(super) core: Core,
     pub(super) now: Time,
     /// Everything that the core wanted done, and when.
     pub(super) done: Vec<(Time, Action)>,
     service: Service,
-    members: Vec<Probed>,
+    members: Vec<Vec<Probed>>,
 }
 
-/// A member with its prober.
+/// An address with its prober.
 struct Probed {
+    address: SocketAddr,
     condition: Condition,
     pace: Pace,
     next_probe: Time,
@@ -113,12 +125,27 @@ impl World {
 
     pub(super) fn resumed(service: Service, resumed: Option<Resumed>) -> Self {
         let now = Time(s(3600));
-        let probed = || Probed { condition: Alive, pace: Pace::Fast, next_probe: now };
-        let members = service.members.iter().map(|_| probed()).collect();
-        let core = Core::new(service.clone(), resumed, now);
+        let addresses: Vec<_> =
+            (0..service.members.len()).map(|member| [address(MemberId(member), 0)]).collect();
+        let known: Vec<_> = addresses.iter().map(|addresses| offered(addresses)).collect();
+        let members = addresses.iter().map(|[address]| vec![Probed::new(*address, now)]).collect();
+        let core = Core::new(service.clone(), &known, resumed, now);
         let mut world = Self { core, now, done: Vec::new(), service, members };
         world.drain_actions();
         world
+    }
+
+    /// A resolver says that these are a member's addresses now. New ones are alive.
+    pub(super) fn has(&mut self, member: MemberId, addresses: &[SocketAddr]) -> &mut Self {
+        let mut before = std::mem::take(&mut self.members[member.0]);
+        for address in addresses {
+            let known = before.iter().position(|probed| probed.address == *address);
+            let probed = known.map_or_else(|| Probed::new(*address, self.now), |at| before.swap_remove(at));
+            self.members[member.0].push(probed);
+        }
+        self.core.on_addresses(self.now, member, addresses);
+        self.drain_actions();
+        self
     }
 
     /// A world in which the first choice was made and every probe runs at the normal pace; its story so far is
@@ -132,24 +159,51 @@ impl World {
 
     /// From now on.
     pub(super) fn is(&mut self, member: MemberId, condition: Condition) -> &mut Self {
-        self.members[member.0].condition = condition;
+        self.members[member.0].iter_mut().for_each(|probed| probed.condition = condition);
         self
     }
 
-    /// One probe more, now, of every check.
+    /// One of several addresses is, from now on.
+    pub(super) fn address_is(&mut self, address: SocketAddr, condition: Condition) -> &mut Self {
+        let probed = self.members.iter_mut().flatten().find(|probed| probed.address == address);
+        probed.expect("an address of a member").condition = condition;
+        self
+    }
+
+    /// One probe more, now, of every check at every address.
     pub(super) fn probe(&mut self, member: MemberId, outcome: &ProbeOutcome) -> &mut Self {
+        for number in 0..self.members[member.0].len() {
+            self.probe_address(member, self.members[member.0][number].address, outcome);
+        }
+        self
+    }
+
+    pub(super) fn probe_address(
+        &mut self,
+        member: MemberId,
+        address: SocketAddr,
+        outcome: &ProbeOutcome,
+    ) -> &mut Self {
         for check in 0..self.service.checks.len() {
-            self.core.on_probe(self.now, member, CheckId(check), outcome);
+            self.core.on_probe(self.now, member, address, CheckId(check), outcome);
             self.drain_actions();
         }
         self
+    }
+
+    /// That many failures in a row at one address, now.
+    pub(super) fn fail_address(&mut self, member: MemberId, address: SocketAddr, times: u32) {
+        for _ in 0..times {
+            self.probe_address(member, address, &fail());
+        }
     }
 
     /// Lets `duration` pass with all that happens in it.
     pub(super) fn run(&mut self, duration: Duration) -> &mut Self {
         let end = self.now + duration;
         loop {
-            let next_probe = self.members.iter().map(|member| member.next_probe).min().unwrap();
+            let probed = self.members.iter().flatten();
+            let next_probe = probed.map(|probed| probed.next_probe).min().unwrap();
             let deadline = self.core.next_deadline().filter(|deadline| *deadline <= next_probe);
             let next = deadline.unwrap_or(next_probe);
             if next > end {
@@ -174,30 +228,40 @@ impl World {
     }
 
     fn probe_due_members(&mut self) {
-        for index in 0..self.members.len() {
-            if self.members[index].next_probe > self.now {
-                continue;
+        for member in 0..self.members.len() {
+            for number in 0..self.members[member].len() {
+                let probed = &self.members[member][number];
+                if probed.next_probe > self.now {
+                    continue;
+                }
+                let outcome = match probed.condition {
+                    Alive => Some(pass()),
+                    Dead => Some(fail()),
+                    WrongPassword => Some(inconclusive()),
+                    NeverProbed => None,
+                };
+                let address = probed.address;
+                if let Some(outcome) = outcome {
+                    self.probe_address(MemberId(member), address, &outcome);
+                }
+                let check = &self.service.checks[0];
+                let probed = &mut self.members[member][number];
+                probed.next_probe = self.now
+                    + match probed.pace {
+                        Pace::Normal => check.interval,
+                        Pace::Fast => check.fast_interval,
+                    };
             }
-            match self.members[index].condition {
-                Alive => self.probe(MemberId(index), &pass()),
-                Dead => self.probe(MemberId(index), &fail()),
-                WrongPassword => self.probe(MemberId(index), &inconclusive()),
-                NeverProbed => self,
-            };
-            let check = &self.service.checks[0];
-            let interval = match self.members[index].pace {
-                Pace::Normal => check.interval,
-                Pace::Fast => check.fast_interval,
-            };
-            self.members[index].next_probe = self.now + interval;
         }
     }
 
     fn drain_actions(&mut self) {
         while let Some(action) = self.core.poll_action() {
-            if let Action::Pace { member, pace } = action {
-                assert_ne!(self.members[member.0].pace, pace, "a pace is said only when it changes");
-                self.members[member.0].pace = pace;
+            if let Action::Pace { member, address, pace } = action {
+                let all = &mut self.members[member.0];
+                let probed = all.iter_mut().find(|probed| probed.address == address).expect("it is probed");
+                assert_ne!(probed.pace, pace, "a pace is said only when it changes");
+                probed.pace = pace;
             }
             self.done.push((self.now, action));
         }
@@ -215,7 +279,27 @@ impl World {
     }
 
     pub(super) fn pace(&self, member: MemberId) -> Pace {
-        self.members[member.0].pace
+        self.members[member.0][0].pace
+    }
+
+    pub(super) fn address(&self, member: MemberId, address: SocketAddr) -> AddressView {
+        let view = self.member(member).addresses.into_iter().find(|view| view.address == address);
+        view.expect("an address of the member")
+    }
+
+    /// The addresses that new flows to a member may go to.
+    pub(super) fn offered(&self, member: MemberId) -> Vec<SocketAddr> {
+        let views = self.member(member).addresses;
+        views.iter().filter(|view| view.offered).map(|view| view.address).collect()
+    }
+
+    /// Addresses whose flows were reset, and when.
+    pub(super) fn resets(&self) -> Vec<(Time, SocketAddr)> {
+        let reset = |(at, action): &(Time, Action)| match action {
+            Action::ResetAddress { address, .. } => Some((*at, *address)),
+            _ => None,
+        };
+        self.done.iter().filter_map(reset).collect()
     }
 
     pub(super) fn switches(&self) -> Vec<&Switch> {
@@ -273,5 +357,11 @@ impl World {
         let switch = self.the_switch();
         assert_eq!((switch.kind, switch.to), (kind, Some(to)));
         assert_eq!(switch.at.since(from), after);
+    }
+}
+
+impl Probed {
+    fn new(address: SocketAddr, now: Time) -> Self {
+        Self { address, condition: Alive, pace: Pace::Fast, next_probe: now }
     }
 }

@@ -133,7 +133,13 @@ impl Table {
         let device = Network::connect()?.ensure_device("redirector0").await?;
         let port_range = PortRange { first: CLIENT_PORT, last: CLIENT_PORT };
         let mut programs = load(
-            &Settings { device, port_range, max_flows: 65_536, half_open: HalfOpen::of(65_536), log: false },
+            &Settings {
+                device,
+                port_range,
+                max_flows: 65_536,
+                half_open: HalfOpen::of(65_536, port_range),
+                log: false,
+            },
             None,
         )?;
 

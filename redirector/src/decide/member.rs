@@ -1,0 +1,209 @@
+//! A member with all its addresses: what their checks say of it, and which of them are offered to new flows.
+//!
+//! Every address has a health of its own. The member is **up** when one of its addresses is up, **down** when all are
+//! down, and else unknown. Where it has addresses of both IP versions, the IPv4 ones say it: were the two counted
+//! together, a member that IPv4 clients cannot reach any more would never be left.
+//!
+//! Which addresses of an IP version are offered:
+//!
+//! * Those that are up, if there are any; and with them those that have no verdict yet but were offered before. A new
+//!   address has to pass its checks, one that a restarted agent finds in use stays in use.
+//! * While none is up: those that were offered. When all addresses fail, taking out the last ones helps nobody, and
+//!   whether to leave the member is not decided here.
+//! * If none of those is left: those that are not down, or else all.
+
+use std::net::SocketAddr;
+
+use super::{
+    health::{Change, Health},
+    time::Time,
+};
+use crate::model::{Check, CheckId, MemberState, Offer, ProbeOutcome};
+
+/// One member as its checks see it.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    /// As the caller gave them.
+    addresses: Vec<Address>,
+    state: MemberState,
+    /// Since when `state` holds without a break.
+    since: Time,
+    checked_at: Option<Time>,
+}
+
+#[derive(Clone, Debug)]
+struct Address {
+    address: SocketAddr,
+    health: Health,
+    offered: bool,
+    /// It was left out because it is down, and its flows were dealt with.
+    left: bool,
+}
+
+impl Member {
+    /// With addresses that were never probed.
+    pub(super) fn new(known: &[Offer], checks: &[Check], now: Time) -> Self {
+        let address =
+            |offer: &Offer| Address { offered: offer.offered, ..Address::new(offer.address, checks) };
+        Self {
+            addresses: known.iter().map(address).collect(),
+            state: MemberState::Unknown,
+            since: now,
+            checked_at: None,
+        }
+    }
+
+    /// Takes a probe's outcome into account. `None`: the address was removed meanwhile.
+    pub(super) fn on_outcome(
+        &mut self,
+        now: Time,
+        address: SocketAddr,
+        check: CheckId,
+        outcome: &ProbeOutcome,
+    ) -> Option<Change> {
+        let found = self.addresses.iter_mut().find(|known| known.address == address)?;
+        let change = found.health.on_outcome(now, check, outcome);
+        self.checked_at = Some(now);
+        self.judge(now);
+        Some(change)
+    }
+
+    /// Makes `wanted` the addresses. Returns those that were there and are not any more.
+    pub(super) fn set_addresses(
+        &mut self,
+        wanted: &[SocketAddr],
+        checks: &[Check],
+        now: Time,
+    ) -> Vec<SocketAddr> {
+        let mut before = std::mem::take(&mut self.addresses);
+        for address in wanted {
+            let known = before.iter().position(|known| known.address == *address);
+            let kept = known.map(|at| before.swap_remove(at));
+            self.addresses.push(kept.unwrap_or_else(|| Address::new(*address, checks)));
+        }
+        self.judge(now);
+        before.iter().map(|gone| gone.address).collect()
+    }
+
+    /// Decides anew which addresses are offered. Returns those that were left out now because they are down.
+    pub(super) fn offer(&mut self) -> Vec<SocketAddr> {
+        self.offer_version(|address| address.address.is_ipv4());
+        self.offer_version(|address| address.address.is_ipv6());
+        let mut left_out = Vec::new();
+        for address in &mut self.addresses {
+            let leaves = !address.offered && address.state() == MemberState::Down;
+            if leaves && !address.left {
+                left_out.push(address.address);
+            }
+            address.left = leaves;
+        }
+        left_out
+    }
+
+    fn offer_version(&mut self, of_version: impl Fn(&Address) -> bool) {
+        let mut version: Vec<_> = self.addresses.iter_mut().filter(|address| of_version(address)).collect();
+        if version.iter().any(|address| address.state() == MemberState::Up) {
+            for address in &mut version {
+                address.offered = match address.state() {
+                    MemberState::Up => true,
+                    MemberState::Down | MemberState::Drained => false,
+                    MemberState::Unknown => address.offered,
+                };
+            }
+        } else if !version.iter().any(|address| address.offered) {
+            let all_down = version.iter().all(|address| address.state() == MemberState::Down);
+            for address in &mut version {
+                address.offered = all_down || address.state() != MemberState::Down;
+            }
+        }
+    }
+
+    /// All addresses, and which of them are offered.
+    pub(super) fn offers(&self) -> Vec<Offer> {
+        self.addresses.iter().map(|known| Offer { address: known.address, offered: known.offered }).collect()
+    }
+
+    pub(super) fn state(&self) -> MemberState {
+        self.state
+    }
+
+    /// Since when the member has been up without a break; `None`: it is not up.
+    pub(super) fn up_since(&self) -> Option<Time> {
+        (self.state == MemberState::Up).then_some(self.since)
+    }
+
+    /// When the newest probe ended.
+    pub(super) fn checked_at(&self) -> Option<Time> {
+        self.checked_at
+    }
+
+    /// The address that says most about the member, and what it says. With several addresses it is named.
+    pub(super) fn reason(&self) -> String {
+        let telling = self.addresses.iter().min_by_key(|known| known.health.rank());
+        let Some(telling) = telling else {
+            return "no address".to_owned();
+        };
+        let reason = telling.health.reason();
+        if self.addresses.len() == 1 {
+            return reason;
+        }
+        let up = self.addresses.iter().filter(|known| known.state() == MemberState::Up).count();
+        format!("{up} of {} addresses up; {}: {reason}", self.addresses.len(), telling.address)
+    }
+
+    /// What the checks say of one of several addresses; `None`: it is the only one, or not there.
+    pub(super) fn reason_of(&self, address: SocketAddr) -> Option<String> {
+        let several = self.addresses.len() > 1;
+        let found = self.addresses.iter().find(|known| several && known.address == address)?;
+        Some(found.health.reason())
+    }
+
+    /// Why the member is down; `None`: it is not.
+    pub(super) fn down_because(&self) -> Option<String> {
+        if self.state != MemberState::Down {
+            return None;
+        }
+        let (first, why) =
+            self.deciding().find_map(|known| Some((known.address, known.health.down_because()?)))?;
+        Some(match self.deciding().count() - 1 {
+            0 if self.addresses.len() == 1 => why,
+            0 => format!("{first}: {why}"),
+            others => format!("{first}: {why}, and {others} more"),
+        })
+    }
+
+    /// Each address with its health and whether it is offered.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (SocketAddr, &Health, bool)> {
+        self.addresses.iter().map(|known| (known.address, &known.health, known.offered))
+    }
+
+    /// The addresses that say how the member is.
+    fn deciding(&self) -> impl Iterator<Item = &Address> {
+        let v4 = self.addresses.iter().any(|known| known.address.is_ipv4());
+        self.addresses.iter().filter(move |known| known.address.is_ipv4() == v4)
+    }
+
+    fn judge(&mut self, now: Time) {
+        let any = |state| self.deciding().any(|known| known.state() == state);
+        let state = if any(MemberState::Up) {
+            MemberState::Up
+        } else if any(MemberState::Down) && !any(MemberState::Unknown) {
+            MemberState::Down
+        } else {
+            MemberState::Unknown
+        };
+        if state != self.state {
+            (self.state, self.since) = (state, now);
+        }
+    }
+}
+
+impl Address {
+    fn new(address: SocketAddr, checks: &[Check]) -> Self {
+        Self { address, health: Health::unknown(checks), offered: false, left: false }
+    }
+
+    fn state(&self) -> MemberState {
+        self.health.state()
+    }
+}
