@@ -174,6 +174,14 @@ impl Half {
     }
 }
 
+/// Whether a sequence number lies between what the other end acknowledged and what was sent. Without an
+/// acknowledgement so far, among the last 64 KiB.
+#[inline(always)]
+const fn is_under_way(sequence: u32, sent: &Half, answers: &Half) -> bool {
+    let from = if answers.has_acknowledged() { answers.acknowledged } else { sent.next.wrapping_sub(0xffff) };
+    !is_after(from, sequence) && !is_after(sequence, sent.next)
+}
+
 /// Whether sequence number `a` lies after `b` (RFC 9293 section 3.4: modulo 2^32).
 #[inline(always)]
 #[must_use]
@@ -307,6 +315,20 @@ impl Flow {
             || (self.client.has_acknowledged() && segment.sequence == self.client.acknowledged)
     }
 
+    /// Whether the client may have sent this sequence number, and not heard of it yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn client_sent(&self, sequence: u32) -> bool {
+        is_under_way(sequence, &self.client, &self.replies)
+    }
+
+    /// Whether the member may have sent this sequence number, and not heard of it yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn member_sent(&self, sequence: u32) -> bool {
+        is_under_way(sequence, &self.replies, &self.client)
+    }
+
     /// Whether both ends sent FIN and both were acknowledged: nothing but a lost last ACK can follow.
     #[inline(always)]
     #[must_use]
@@ -410,6 +432,9 @@ mod tests {
             flags: Flags(flags),
             v6: false,
             tcp_offset: 34,
+            length: 0,
+            fragment: 0,
+            id: 0,
         }
     }
 

@@ -12,6 +12,8 @@
 //! | `replies` | member-side [`crate::addr::Tuple`] → [`crate::flow::Stub`] |
 //! | `half_open` | [`SourceKey`] → flows that are not established yet, of clients without a socket on this host |
 //! | `half_open_sums` | service id → the same, of all sources; mapped into the agent |
+//! | `fragments` | [`FragmentKey`] → [`Fragments`]; the longest unused one makes room |
+//! | `l3_devices` | interface index of a device without Ethernet header → 1 |
 //! | `continuations` | [`Continuation`] → program |
 //! | `outcomes` | [`crate::outcome::counter_index`] → [`crate::outcome::Count`], per processor |
 //! | `names` | services first, then members → [`Name`]; for the next agent, not for programs |
@@ -19,7 +21,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use crate::addr::{Addr, Port};
+use crate::addr::{Addr, Port, Tuple};
 
 /// Version of everything in this crate that a pinned map holds. Part of every map's name.
 pub const VERSION: u32 = 2;
@@ -56,16 +58,70 @@ pub enum Continuation {
     Open = 2,
     /// What is answered with a reset; the outcome to be counted comes along.
     Refuse = 3,
+    /// What cannot be read at a glance: fragments, extension headers, headers that lie out of reach. The [`Side`] comes
+    /// along.
+    Unread = 4,
+    /// ICMP errors that were routed to a VIP.
+    Icmp = 5,
+    /// ICMP errors that an uplink received.
+    IcmpIn = 6,
+    /// The same on an uplink without Ethernet header.
+    IcmpInL3 = 7,
 }
 
 impl Continuation {
     /// All of them, by their place in `continuations`, with the names of their programs.
-    pub const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::FromClient, "redirector_from_client"),
         (Self::FromMember, "redirector_from_member"),
         (Self::Open, "redirector_open"),
         (Self::Refuse, "redirector_refuse"),
+        (Self::Unread, "redirector_unread"),
+        (Self::Icmp, "redirector_icmp"),
+        (Self::IcmpIn, "redirector_icmp_in"),
+        (Self::IcmpInL3, "redirector_icmp_in_l3"),
     ];
+}
+
+/// Where a packet came from, for the program that it is handed on to.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// This host routed it to the VIP device.
+    Host = 0,
+    /// An uplink received it.
+    Uplink = 1,
+}
+
+/// Segments in fragments whose first one was carried a moment ago; the longest unused one makes room.
+pub const MAX_FRAGMENTS: u32 = 4096;
+
+/// What the fragments of a segment have in common.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// Sender.
+    pub near: Addr,
+    /// Receiver.
+    pub far: Addr,
+    /// Identification, as it stands in the packet.
+    pub id: u32,
+}
+
+/// What the first fragment of a segment said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragments {
+    /// As in [`crate::flow::Flow::incarnation`].
+    pub incarnation: u64,
+    /// Key of the flow.
+    pub client_side: Tuple,
+    /// A fragment that ends `n` bytes after the start of the first one reaches this plus `n` in sequence space.
+    pub start: u32,
+    /// 1: towards the member; 0: back.
+    pub to_member: u32,
+    /// Fills the word.
+    pub reserved: u32,
 }
 
 /// A VIP.
@@ -191,7 +247,7 @@ pub struct Meta {
 /// Lets userspace maps hold these types.
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Meta, Name, Service, Slot, SourceKey, VipKey};
+    use super::{FragmentKey, Fragments, Meta, Name, Service, Slot, SourceKey, VipKey};
     use crate::{
         addr::{Addr, Tuple},
         flow::{Flow, Stub},
@@ -204,17 +260,28 @@ mod pod {
             unsafe impl aya::Pod for $type {}
         )+ };
     }
-    plain_data!(Addr, Tuple, Flow, Stub, Count, VipKey, Service, Slot, SourceKey, Name, Meta);
+    plain_data!(
+        Addr,
+        Tuple,
+        Flow,
+        Stub,
+        Count,
+        VipKey,
+        Service,
+        Slot,
+        SourceKey,
+        FragmentKey,
+        Fragments,
+        Name,
+        Meta
+    );
 }
 
 /// Padding would be uninitialised memory in a map key, and a key that differs from itself.
 const _: () = {
     use core::mem::offset_of;
 
-    use crate::{
-        addr::Tuple,
-        flow::{Flow, Half, Stub},
-    };
+    use crate::flow::{Flow, Half, Stub};
     assert!(size_of::<Tuple>() == 36);
     assert!(size_of::<Half>() == 16);
     assert!(size_of::<Flow>() == 40 + 3 * 64);
@@ -224,6 +291,8 @@ const _: () = {
     assert!(size_of::<Stub>() == 8 + 36 + 4);
     assert!(size_of::<VipKey>() == 20);
     assert!(size_of::<SourceKey>() == 20);
+    assert!(size_of::<FragmentKey>() == 36);
+    assert!(size_of::<Fragments>() == 56);
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Slot>() == 32 + 16 * MAX_SOURCES);
     assert!(size_of::<Name>() == 68);

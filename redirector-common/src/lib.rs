@@ -6,6 +6,8 @@
 //! |---|---|
 //! | [`addr`] | addresses, ports and tuples as maps hold them |
 //! | [`packet`] | parsing a frame, and the small trait through which hooks read and write it |
+//! | [`whole`] | what parsing at a glance leaves out: fragments, IPv6 extension headers |
+//! | [`icmp`] | ICMP errors that quote a segment, and their translation |
 //! | [`checksum`] | one's complement arithmetic (RFC 1071, RFC 1624) |
 //! | [`decision`] | the 64-bit word that says where new flows go |
 //! | [`flow`] | the state of one TCP connection, staleness, and what a segment means for it |
@@ -27,7 +29,9 @@ pub mod build;
 pub mod checksum;
 pub mod decision;
 pub mod flow;
+pub mod icmp;
 pub mod layout;
 pub mod outcome;
 pub mod packet;
 pub mod reset;
+pub mod whole;

@@ -70,11 +70,23 @@ outcomes! {
     HalvesMismatched = "halves_mismatched",
     /// Neither to a VIP's address nor of a flow: left alone.
     NotOurs = "not_ours",
-    /// Neither IPv4 nor IPv6, or tagged for a VLAN: left alone.
+    /// An ICMP error about what a client sent was translated for that client.
+    IcmpToClient = "icmp_to_client",
+    /// An ICMP error about what a member sent was translated for that member.
+    IcmpToMember = "icmp_to_member",
+    /// An ICMP error quotes what its receiver cannot have sent just now: left alone.
+    IcmpNotBelieved = "icmp_not_believed",
+    /// A fragment was dropped because the first one of its segment is not known, or was answered with resets.
+    FragmentUnknown = "fragment_unknown",
+    /// In a form that is not carried: left alone.
+    NotCarried = "not_carried",
+    /// Tagged for a VLAN: left to the device of that VLAN.
+    Vlan = "vlan",
+    /// Neither IPv4 nor IPv6: left alone.
     NotIp = "not_ip",
     /// No TCP, and nothing that a VIP's address answers: left alone.
     NotTcp = "not_tcp",
-    /// A fragment of an IP packet: left alone.
+    /// A fragment of a packet that is no TCP, or that is nobody's as far as is known: left alone.
     Fragment = "fragment",
     /// Shorter than its headers say, or with impossible header lengths: left alone.
     Malformed = "malformed",

@@ -10,14 +10,19 @@ use crate::{
 };
 
 /// A word that may be read from and written to a packet.
+///
+/// A byte is none: the compiler makes `start < end` out of the comparison that it lies within, from which the verifier
+/// learns nothing when `start` is an offset that it does not know. Bytes are read with the word that they stand in.
 pub trait Word: Copy {}
-impl Word for u8 {}
 impl Word for u16 {}
 impl Word for u32 {}
 impl Word for [u32; 4] {}
 
-/// How a hook reaches the bytes of a packet. Offsets count from the Ethernet header.
+/// How a hook reaches the bytes of a packet. Offsets count from where the device's frames start.
 pub trait Packet {
+    /// Where the IP header starts: behind the Ethernet header ([`ETHERNET`]), or at 0 on a device without one.
+    const IP: usize;
+
     /// Reads the word at `offset` as it stands; `None` past the end of the packet.
     fn load<T: Word>(&self, offset: usize) -> Option<T>;
 
@@ -29,6 +34,13 @@ pub trait Packet {
 
     /// Length of the frame in bytes.
     fn length(&self) -> u32;
+
+    /// The same number, of which the verifier knows nothing any more: what follows it verifies once, and not for every way
+    /// that led to a number.
+    #[inline(always)]
+    fn forget(&self, number: usize) -> usize {
+        number
+    }
 }
 
 /// Length of an Ethernet header in bytes.
@@ -37,6 +49,9 @@ pub const ETHERNET: usize = 14;
 const ETHERTYPE: usize = 12;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// A VLAN's tag comes first (IEEE 802.1Q), or a provider's (802.1ad).
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_PROVIDER: u16 = 0x88a8;
 
 /// TCP (IANA protocol number).
 pub const PROTOCOL_TCP: u8 = 6;
@@ -46,6 +61,15 @@ pub const PROTOCOL_UDP: u8 = 17;
 pub const PROTOCOL_ICMP: u8 = 1;
 /// ICMPv6.
 pub const PROTOCOL_ICMPV6: u8 = 58;
+
+/// IPv6 extension header: options for every router.
+pub const HOP_BY_HOP: u8 = 0;
+/// IPv6 extension header: routing.
+pub const ROUTING: u8 = 43;
+/// IPv6 extension header: fragment.
+pub const FRAGMENT: u8 = 44;
+/// IPv6 extension header: options for the destination.
+pub const DESTINATION: u8 = 60;
 
 /// Length of an IPv4 header without options, in bytes.
 pub const IPV4: usize = 20;
@@ -58,13 +82,19 @@ pub const TCP: usize = 20;
 pub mod field {
     /// IPv4: total length.
     pub const V4_LENGTH: usize = 2;
+    /// IPv4: identification.
+    pub const V4_ID: usize = 4;
+    /// IPv4: flags and fragment offset.
+    pub const V4_FRAGMENT: usize = 6;
+    /// IPv4: time to live and protocol, then the header checksum.
+    pub const V4_LIFE: usize = 8;
     /// IPv4: header checksum.
     pub const V4_CHECKSUM: usize = 10;
     /// IPv4: source address.
     pub const V4_SOURCE: usize = 12;
     /// IPv4: destination address.
     pub const V4_DESTINATION: usize = 16;
-    /// IPv6: payload length.
+    /// IPv6: payload length, then next header and hop limit.
     pub const V6_LENGTH: usize = 4;
     /// IPv6: source address.
     pub const V6_SOURCE: usize = 8;
@@ -136,11 +166,25 @@ pub struct Segment {
     pub flags: Flags,
     /// Whether the addresses are IPv6.
     pub v6: bool,
-    /// Offset of the TCP header; the IP header starts at [`ETHERNET`].
+    /// Offset of the TCP header; the IP header starts at [`Packet::IP`].
     pub tcp_offset: u16,
+    /// Of a fragment: how long it is, in bytes.
+    pub length: u32,
+    /// The packet is the first fragment of the segment, which reaches further than [`Segment::reach`]: offset of the word
+    /// that says so. 0: it is whole.
+    pub fragment: u16,
+    /// Identification of the fragments, as it stands in the packet.
+    pub id: u32,
 }
 
 impl Segment {
+    /// Whether the packet is the first fragment of the segment.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment != 0
+    }
+
     /// The sequence number that its receiver will expect next.
     #[inline(always)]
     #[must_use]
@@ -160,44 +204,96 @@ pub struct Datagram {
     pub v6: bool,
     /// Offset of what follows the IP header.
     pub offset: u16,
+    /// Bytes from there on.
+    pub length: u32,
+}
+
+/// A fragment of a TCP segment, but not the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Sender and receiver; a fragment has no ports.
+    pub ends: Tuple,
+    /// Identification that it shares with the first one.
+    pub id: u32,
+    /// Whether the addresses are IPv6.
+    pub v6: bool,
+    /// How far it reaches, in bytes from where the first one starts.
+    pub end: u32,
 }
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// A whole TCP segment.
+    /// A TCP segment, or its first fragment.
     Segment(Segment),
     /// Another IP packet, no fragment.
     Datagram(Datagram),
+    /// A fragment that follows another one.
+    Fragment(Fragment),
 }
 
 /// What an IP header says.
-struct Header {
-    protocol: u8,
-    v6: bool,
-    addresses: [Addr; 2],
+#[derive(Clone, Copy)]
+pub(crate) struct Header {
+    pub(crate) protocol: u8,
+    pub(crate) v6: bool,
+    pub(crate) addresses: [Addr; 2],
     /// Offset of what follows.
-    offset: usize,
+    pub(crate) offset: usize,
     /// Length of what follows, in bytes.
-    length: u32,
+    pub(crate) length: u32,
 }
 
-/// Reads a frame. Whatever is no whole IP packet has an outcome and is to be left unchanged.
+/// The IP version of a frame that is neither for a VLAN nor something else.
+#[inline(always)]
+pub(crate) fn version<P: Packet>(packet: &P) -> Result<u8, Outcome> {
+    if P::IP == 0 {
+        let [first, ..] = bytes(packet, 0)?;
+        return match first >> 4 {
+            version @ (4 | 6) => Ok(version),
+            _ => Err(Outcome::NotIp),
+        };
+    }
+    let ethertype: u16 = packet.load(ETHERTYPE).ok_or(Outcome::Malformed)?;
+    match u16::from_be(ethertype) {
+        ETHERTYPE_IPV4 => Ok(4),
+        ETHERTYPE_IPV6 => Ok(6),
+        ETHERTYPE_VLAN | ETHERTYPE_PROVIDER => Err(Outcome::Vlan),
+        _ => Err(Outcome::NotIp),
+    }
+}
+
+/// Four bytes of a header.
+#[inline(always)]
+pub(crate) fn bytes(packet: &impl Packet, start: usize) -> Result<[u8; 4], Outcome> {
+    packet.load::<u32>(start).map(u32::to_ne_bytes).ok_or(Outcome::Malformed)
+}
+
+/// Reads a frame at a glance: a whole TCP segment right behind an IP header, or a datagram. Whatever is no whole IP packet has
+/// an outcome and is to be left unchanged; but of [`Outcome::Fragment`], [`Outcome::NotCarried`] and [`Outcome::Malformed`]
+/// [`crate::whole::parse`] may make more.
 ///
 /// Lengths are taken from the IP header: the frame may be padded, and what it holds beyond is no data.
 #[inline(always)]
 pub fn parse(packet: &impl Packet) -> Result<Parsed, Outcome> {
-    let ethertype: u16 = packet.load(ETHERTYPE).ok_or(Outcome::Malformed)?;
-    let header = match u16::from_be(ethertype) {
-        ETHERTYPE_IPV4 => parse_v4(packet)?,
-        ETHERTYPE_IPV6 => parse_v6(packet)?,
-        _ => return Err(Outcome::NotIp),
+    let header = match version(packet)? {
+        4 => parse_v4(packet)?,
+        _ => parse_v6(packet)?,
     };
+    if header.v6 && is_extension(header.protocol) {
+        return Err(Outcome::NotCarried);
+    }
+    parse_rest(packet, &header)
+}
+
+/// Reads what follows an IP header.
+#[inline(always)]
+pub(crate) fn parse_rest(packet: &impl Packet, header: &Header) -> Result<Parsed, Outcome> {
     if packet.length() < header.offset as u32 + header.length {
         return Err(Outcome::Malformed);
     }
     if header.protocol == PROTOCOL_TCP {
-        return parse_tcp(packet, &header).map(Parsed::Segment);
+        return parse_tcp(packet, header).map(Parsed::Segment);
     }
     let [near, far] = header.addresses;
     Ok(Parsed::Datagram(Datagram {
@@ -205,59 +301,74 @@ pub fn parse(packet: &impl Packet) -> Result<Parsed, Outcome> {
         protocol: header.protocol,
         v6: header.v6,
         offset: header.offset as u16,
+        length: header.length,
     }))
 }
 
+/// Whether an IPv6 header with this number stands between the IP header and what is carried (IANA "IPv6 Extension Header
+/// Types"): hop-by-hop and destination options, routing, fragment. What is authenticated (51) or encrypted (50) is not read.
 #[inline(always)]
-fn parse_v4(packet: &impl Packet) -> Result<Header, Outcome> {
-    const FRAGMENT: u16 = 0x3fff_u16.to_be(); // More-fragments flag and offset, not don't-fragment.
+#[must_use]
+pub const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
+}
 
-    let at = |offset| ETHERNET + offset;
-    let version: u8 = packet.load(at(0)).ok_or(Outcome::Malformed)?;
+#[inline(always)]
+fn parse_v4<P: Packet>(packet: &P) -> Result<Header, Outcome> {
+    let (header, fragment) = read_v4(packet, P::IP)?;
+    // More-fragments flag and offset, not don't-fragment.
+    if fragment & 0x3fff_u16.to_be() != 0 {
+        return Err(Outcome::Fragment);
+    }
+    Ok(header)
+}
+
+/// Reads the IPv4 header at `start`, and its word about fragments as it stands in the packet.
+#[inline(always)]
+pub(crate) fn read_v4(packet: &impl Packet, start: usize) -> Result<(Header, u16), Outcome> {
+    let at = |offset| start + offset;
+    let [version, ..] = bytes(packet, start)?;
     let header = usize::from(version & 0x0f) * 4;
     if version >> 4 != 4 || header < IPV4 {
         return Err(Outcome::Malformed);
     }
-    let protocol: u8 = packet.load(at(9)).ok_or(Outcome::Malformed)?;
-    let fragment: u16 = packet.load(at(6)).ok_or(Outcome::Malformed)?;
-    if fragment & FRAGMENT != 0 {
-        return Err(Outcome::Fragment);
-    }
+    let [_, protocol, ..] = bytes(packet, at(field::V4_LIFE))?;
+    let fragment: u16 = packet.load(at(field::V4_FRAGMENT)).ok_or(Outcome::Malformed)?;
     let length: u16 = packet.load(at(field::V4_LENGTH)).ok_or(Outcome::Malformed)?;
     let source: u32 = packet.load(at(field::V4_SOURCE)).ok_or(Outcome::Malformed)?;
     let destination: u32 = packet.load(at(field::V4_DESTINATION)).ok_or(Outcome::Malformed)?;
-    Ok(Header {
+    let header = Header {
         protocol,
         v6: false,
         addresses: [Addr::from_v4_word(source), Addr::from_v4_word(destination)],
-        offset: ETHERNET + header,
+        offset: at(header),
         length: u32::from(u16::from_be(length)).checked_sub(header as u32).ok_or(Outcome::Malformed)?,
-    })
+    };
+    Ok((header, fragment))
 }
 
 #[inline(always)]
-fn parse_v6(packet: &impl Packet) -> Result<Header, Outcome> {
-    const NEXT_HEADER: usize = 6;
-    const FRAGMENT_HEADER: u8 = 44;
+fn parse_v6<P: Packet>(packet: &P) -> Result<Header, Outcome> {
+    read_v6(packet, P::IP)
+}
 
-    let at = |offset| ETHERNET + offset;
-    let version: u8 = packet.load(at(0)).ok_or(Outcome::Malformed)?;
+/// Reads the IPv6 header at `start`; [`Header::protocol`] may be that of an extension header.
+#[inline(always)]
+pub(crate) fn read_v6(packet: &impl Packet, start: usize) -> Result<Header, Outcome> {
+    let at = |offset| start + offset;
+    let [version, ..] = bytes(packet, start)?;
     if version >> 4 != 6 {
         return Err(Outcome::Malformed);
     }
-    let protocol = packet.load::<u8>(at(NEXT_HEADER)).ok_or(Outcome::Malformed)?;
-    if protocol == FRAGMENT_HEADER {
-        return Err(Outcome::Fragment);
-    }
-    let length: u16 = packet.load(at(field::V6_LENGTH)).ok_or(Outcome::Malformed)?;
+    let [a, b, protocol, _] = bytes(packet, at(field::V6_LENGTH))?;
     let source = packet.load(at(field::V6_SOURCE)).ok_or(Outcome::Malformed)?;
     let destination = packet.load(at(field::V6_DESTINATION)).ok_or(Outcome::Malformed)?;
     Ok(Header {
         protocol,
         v6: true,
         addresses: [Addr(source), Addr(destination)],
-        offset: ETHERNET + IPV6,
-        length: u32::from(u16::from_be(length)),
+        offset: at(IPV6),
+        length: u32::from(u16::from_be_bytes([a, b])),
     })
 }
 
@@ -289,6 +400,9 @@ fn parse_tcp(packet: &impl Packet, ip: &Header) -> Result<Segment, Outcome> {
         flags: Flags(bits),
         v6: ip.v6,
         tcp_offset: ip.offset as u16,
+        length: 0,
+        fragment: 0,
+        id: 0,
     })
 }
 
@@ -297,18 +411,24 @@ fn parse_tcp(packet: &impl Packet, ip: &Header) -> Result<Segment, Outcome> {
 /// `delta` is [`Delta::between`] the segment's ends and `ends`. `None`: the packet could not be written, and may
 /// be half changed.
 #[inline(always)]
-pub fn translate(packet: &mut impl Packet, segment: &Segment, ends: &Tuple, delta: &Delta) -> Option<()> {
+pub fn translate<P: Packet>(packet: &mut P, segment: &Segment, ends: &Tuple, delta: &Delta) -> Option<()> {
     if segment.v6 {
-        packet.store(ETHERNET + field::V6_SOURCE, ends.near.0)?;
-        packet.store(ETHERNET + field::V6_DESTINATION, ends.far.0)?;
+        packet.store(P::IP + field::V6_SOURCE, ends.near.0)?;
+        packet.store(P::IP + field::V6_DESTINATION, ends.far.0)?;
     } else {
-        let header: u16 = packet.load(ETHERNET + field::V4_CHECKSUM)?;
-        packet.store(ETHERNET + field::V4_CHECKSUM, delta.addresses.applied_to(header))?;
-        packet.store(ETHERNET + field::V4_SOURCE, ends.near.v4_word())?;
-        packet.store(ETHERNET + field::V4_DESTINATION, ends.far.v4_word())?;
+        readdress_v4(packet, P::IP, ends, delta)?;
     }
     let tcp = usize::from(segment.tcp_offset);
     packet.store(tcp + field::TCP_SOURCE, ends.near_port.wire())?;
     packet.store(tcp + field::TCP_DESTINATION, ends.far_port.wire())?;
     packet.adjust_tcp_checksum(tcp + field::TCP_CHECKSUM, delta, segment.v6)
+}
+
+/// Gives the IPv4 header at `start` other addresses, and mends its checksum.
+#[inline(always)]
+pub fn readdress_v4(packet: &mut impl Packet, start: usize, ends: &Tuple, delta: &Delta) -> Option<()> {
+    let header: u16 = packet.load(start + field::V4_CHECKSUM)?;
+    packet.store(start + field::V4_CHECKSUM, delta.addresses.applied_to(header))?;
+    packet.store(start + field::V4_SOURCE, ends.near.v4_word())?;
+    packet.store(start + field::V4_DESTINATION, ends.far.v4_word())
 }

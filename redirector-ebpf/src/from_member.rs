@@ -35,7 +35,7 @@ pub fn carry_on<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
 
 /// The flow that a stub leads to, if the two belong together.
 #[inline(always)]
-fn flow_of(member_side: &Tuple, incarnation: u64, client_side: &Tuple) -> Option<&'static mut Flow> {
+pub fn flow_of(member_side: &Tuple, incarnation: u64, client_side: &Tuple) -> Option<&'static mut Flow> {
     // The port tells flows to one member apart: this stub may have been given to another one just now.
     maps::flow(client_side).filter(|flow| {
         flow.incarnation == incarnation

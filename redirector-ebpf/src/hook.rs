@@ -3,8 +3,9 @@
 use aya_ebpf::EbpfContext;
 use redirector_common::{
     addr::Tuple,
+    checksum::Delta,
     flow::{Flow, Route, Way},
-    layout::Continuation,
+    layout::{Continuation, Side},
     outcome::Outcome,
     packet::{Datagram, Packet, Segment},
     reset::Numbers,
@@ -42,6 +43,9 @@ pub trait Hook: Packet {
     /// Makes the reply out of an echo request; `None`: it is none.
     fn become_echo_reply(&mut self, datagram: &Datagram) -> Option<()>;
 
+    /// Gives the IP header other addresses, `delta` apart from those that it has. What follows has no checksum over them.
+    fn readdress(&mut self, ends: &Tuple, delta: &Delta, v6: bool) -> Option<()>;
+
     /// Asks the routing table for the way to the far end of `ends`.
     fn route(&self, ends: &Tuple, v6: bool) -> Option<Route>;
 
@@ -66,6 +70,11 @@ pub trait Hook: Packet {
         maps::continue_in(self.context(), program);
         Verdict::leave(Outcome::NoContinuation)
     }
+
+    /// Hands the packet on to the program that reads it closely.
+    fn read_closely(&mut self, side: Side) -> Verdict<Self>
+    where
+        Self: Sized;
 
     /// Hands the packet on to the program that answers it with a reset.
     fn refuse(&mut self, outcome: Outcome) -> Verdict<Self>

@@ -6,11 +6,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::__sk_buff, helpers, programs::TcContext};
-use redirector_common::{
-    addr::Tuple,
-    flow::Route,
-    packet::{ETHERNET, IPV4},
-};
+use redirector_common::{addr::Tuple, flow::Route, packet::IPV4};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -143,9 +139,16 @@ pub fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, value: &T) -> Option<()>
     (failed == 0).then_some(())
 }
 
-/// Writes an IPv4 header with `options` option words, as [`store`] does.
+/// Makes room for a link-layer header of `length` bytes, filled with zeros, before a packet without one.
 #[inline(always)]
-pub fn store_ipv4_header(skb: *mut __sk_buff, header: &[u32; 15], options: usize) -> Option<()> {
+pub fn push_head(skb: *mut __sk_buff, length: u32) -> Option<()> {
+    // SAFETY: `skb` is the context that the program was given.
+    (unsafe { helpers::generated::bpf_skb_change_head(skb, length, 0) } == 0).then_some(())
+}
+
+/// Writes an IPv4 header with `options` option words at `offset`, as [`store`] does.
+#[inline(always)]
+pub fn store_ipv4_header(skb: *mut __sk_buff, offset: u32, header: &[u32; 15], options: usize) -> Option<()> {
     // The compiler knows the bound from the parser's arithmetic, which the verifier does not follow: without this
     // the comparison would be optimised away.
     let options = core::hint::black_box(options as u32);
@@ -156,7 +159,7 @@ pub fn store_ipv4_header(skb: *mut __sk_buff, header: &[u32; 15], options: usize
     let failed = unsafe {
         helpers::generated::bpf_skb_store_bytes(
             skb,
-            ETHERNET as u32,
+            offset,
             header.as_ptr().cast::<c_void>(),
             IPV4 as u32 + options * 4,
             BPF_F_RECOMPUTE_CSUM,
@@ -258,4 +261,22 @@ pub fn set_note(ctx: &TcContext, word: u32) {
 pub fn note(ctx: &TcContext) -> u32 {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).cb[0] }
+}
+
+/// The same number, by way of the packet's control block (`cb[1]`, at byte 52 of `struct __sk_buff`): the verifier does not
+/// follow what is written there.
+#[inline(always)]
+pub fn forget(ctx: &TcContext, number: u32) -> u32 {
+    let mut number = u64::from(number);
+    // SAFETY: the context is valid while the program runs; its control block is the programs' own at this hook. As
+    // instructions, because the compiler would work out the address first, and the verifier wants it with the context.
+    unsafe {
+        core::arch::asm!(
+            "*(u32 *)({0} + 52) = {1}",
+            "{1} = *(u32 *)({0} + 52)",
+            in(reg) ctx.skb.skb,
+            inout(reg) number
+        );
+    }
+    number as u32
 }

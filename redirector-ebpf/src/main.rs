@@ -1,8 +1,9 @@
 //! The kernel programs. One file per hook, thin: parse, decide, apply. One file per concern.
 //!
-//! A packet's way: [`tc`] takes it from the kernel and hands it to [`from_client`] (towards a member) or to
-//! [`from_member`] (back); [`open`] makes a flow, [`reset`] ends one, [`stray`] answers what is no TCP. What a packet
-//! *means* is decided by the pure functions of `redirector-common`. All calls into the kernel stand in [`kernel`].
+//! A packet's way: [`tc`] takes it from the kernel, as a [`skb`], and hands it to [`from_client`] (towards a member) or to
+//! [`from_member`] (back); [`open`] makes a flow, [`reset`] ends one, [`fragment`] carries what has no ports, [`icmp`]
+//! translates errors, [`stray`] answers what else is no TCP. What a packet *means* is decided by the pure functions of
+//! `redirector-common`. All calls into the kernel stand in [`kernel`].
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)] // For one instruction in `kernel`.
@@ -12,16 +13,19 @@
     reason = "helpers take narrower types than lengths and offsets have"
 )]
 
+mod fragment;
 mod from_client;
 mod from_member;
 mod half_open;
 mod hook;
+mod icmp;
 mod kernel;
 mod log;
 mod maps;
 mod open;
 mod reset;
 mod settings;
+mod skb;
 mod stray;
 mod tc;
 

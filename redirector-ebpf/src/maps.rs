@@ -3,15 +3,15 @@
 use aya_ebpf::{
     EbpfContext,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 use redirector_common::{
     addr::{Addr, Tuple},
     decision::Decision,
     flow::{Flow, Standing, Stub},
     layout::{
-        Continuation, MAX_HALF_OPEN_SOURCES, MAX_MEMBERS, MAX_SERVICES, Meta, Name, SLOTS, Service, Slot,
-        SourceKey, VipKey, slot_index,
+        Continuation, FragmentKey, Fragments, MAX_FRAGMENTS, MAX_HALF_OPEN_SOURCES, MAX_MEMBERS,
+        MAX_SERVICES, Meta, Name, SLOTS, Service, Slot, SourceKey, VipKey, slot_index,
     },
     outcome::{Count, Outcome, counter_index},
 };
@@ -53,8 +53,14 @@ static HALF_OPEN: HashMap<SourceKey, i64> = HashMap::with_max_entries(MAX_HALF_O
 #[map(name = "half_open_sums_v2")]
 static HALF_OPEN_SUMS: Array<i64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
+#[map(name = "fragments_v2")]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragments> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
+
+#[map(name = "l3_devices_v2")]
+static L3_DEVICES: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+
 #[map(name = "continuations_v2")]
-static CONTINUATIONS: ProgramArray = ProgramArray::with_max_entries(8, 0);
+static CONTINUATIONS: ProgramArray = ProgramArray::with_max_entries(16, 0);
 
 #[map(name = "outcomes_v2")]
 static OUTCOMES: PerCpuArray<Count> =
@@ -234,6 +240,26 @@ pub fn insert_half_open(key: &SourceKey) {
 #[inline(always)]
 pub fn half_open_sum(service: u32) -> Option<Counter> {
     HALF_OPEN_SUMS.get_ptr_mut(service).map(Counter)
+}
+
+/// Whether a device has no Ethernet header.
+#[inline(always)]
+pub fn is_l3(device: u32) -> bool {
+    L3_DEVICES.get_ptr(&device).is_some()
+}
+
+/// What the first fragment said.
+#[inline(always)]
+pub fn fragments(key: &FragmentKey) -> Option<Fragments> {
+    // SAFETY: the memory is valid until the program ends. An entry may be given to another segment meanwhile: whose the
+    // copy is, its incarnation says.
+    unsafe { FRAGMENTS.get(key) }.copied()
+}
+
+/// Remembers what the first fragment said.
+#[inline(always)]
+pub fn set_fragments(key: &FragmentKey, fragments: &Fragments) {
+    let _the_next_ones_are_unknown = FRAGMENTS.insert(key, fragments, 0);
 }
 
 /// Forgets a flow, both halves. The stub goes first: a reply that still comes is then nobody's. One that was lost, and

@@ -206,19 +206,14 @@ extern "C" fn take_port(member: u32, slot: u32) -> u32 {
     let Draft { flow: Flow { member_side, .. }, stub } = draft;
     let client_side = &stub.client_side;
     let start = kernel::random();
-    // Each port is tried at every address before the next port. If one number chose both, an even port would always go
-    // with the same one of two addresses: half of the pairs would never be used.
-    let sources = if slot.source_count == 0 { 1 } else { slot.source_count };
     for step in 0..PORT_TRIES {
         if count == 0 {
             break;
         }
         // Word by word: as one the compiler would call memmove, and three frames are more stack than kernels before 6.6
         // allow, which round each up to 32 bytes.
-        member_side.near =
-            Addr(source_of(slot, client_side, (start >> 16).wrapping_add(step)).0.map(black_box));
-        let turn = step / sources;
-        let port = first + start.wrapping_add(turn.wrapping_mul(0x9e37_79b1)) % count;
+        member_side.near = Addr(source_of(slot, client_side, start.wrapping_add(step)).0.map(black_box));
+        let port = first + start.wrapping_add(step.wrapping_mul(0x9e37_79b1)) % count;
         member_side.near_port = Port::new(port as u16);
         match maps::insert_stub(member_side, stub) {
             Ok(()) => return TAKEN,

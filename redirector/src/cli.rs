@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::control::flows::{Clients, FlowState};
 
 pub mod check;
+pub mod doctor;
 pub mod flows;
 pub mod run;
 pub mod status;
@@ -23,7 +24,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/redirector/redirector.toml";
 #[command(name = "redirector", version, arg_required_else_help = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not running, 4 degraded \
-                        (status --exit-code)."
+                        (status --exit-code; doctor)."
 )]
 pub struct Cli {
     /// Control socket of the agent
@@ -51,6 +52,7 @@ impl Cli {
                 Verb::Status(args) => status::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Flows(args) => flows::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
+                Verb::Doctor(args) => doctor::run(&self.socket, &args, &mut out).await,
                 Verb::Uninstall(args) => run::uninstall(&args).await,
             }
         })
@@ -68,6 +70,12 @@ pub enum Verb {
     Flows(FlowsArgs),
     /// Validate the configuration and run every check once; touches nothing
     Check(CheckArgs),
+    /// Say what this host has, what is in the way, and what to do; needs no running agent and changes nothing that stays
+    #[command(
+        after_help = "Exit codes: 0 all good, or worth a note; 1 something prevents running; 2 wrong usage or \
+                             configuration; 4 it runs, but not all of it works."
+    )]
+    Doctor(DoctorArgs),
     /// Remove programs, maps, pins, device and routes; works without a running agent
     Uninstall(UninstallArgs),
 }
@@ -140,6 +148,17 @@ pub struct CheckArgs {
     pub output: Output,
 }
 
+/// `doctor`
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// Configuration file; without it nothing is said about members, VIPs and uplinks
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
 /// `uninstall`
 #[derive(Clone, Debug, Args)]
 pub struct UninstallArgs {
@@ -169,7 +188,7 @@ pub enum Exit {
     WrongUsage = 2,
     /// No agent answers on the control socket.
     NotRunning = 3,
-    /// `status --exit-code`, and a service is not ok.
+    /// `status --exit-code`, and a service is not ok; `doctor`, and not all works.
     Degraded = 4,
 }
 

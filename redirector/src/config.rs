@@ -64,6 +64,14 @@ pub fn load_sections_of_the_host(path: &Path) -> Result<(model::Agent, model::Da
     Ok((agent, datapath))
 }
 
+/// `[agent]` and `[datapath]` of a file that has neither.
+#[must_use]
+pub fn defaults_of_the_host() -> (model::Agent, model::Datapath) {
+    let document = Document::new(Path::new(""), "");
+    let (agent, datapath, _) = agent::read(&Section::root(&document, &toml::de::DeTable::new()));
+    (agent, datapath)
+}
+
 fn read_text(path: &Path) -> Result<String, Error> {
     let bytes = fs::read(path).map_err(|error| {
         Error::from(Fault::at_path(

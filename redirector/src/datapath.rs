@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `preflight` | what the host must offer |
 //! | `host` | whether a configuration fits the host |
+//! | `doctor` | what a host offers and what runs there, for people |
 //! | `network` | VIP device, routes |
 //! | `claim`, `pins` | whose pins these are: taken over, repaired or refused; uninstalling |
 //! | `programs` | loading |
@@ -31,6 +32,7 @@ mod bpf;
 mod claim;
 mod clock;
 mod collect;
+pub mod doctor;
 mod flows;
 mod host;
 mod links;
@@ -75,6 +77,7 @@ use self::{
     collect::Collector,
     maps::{Maps, Steering},
     network::{Device, Network, RouteTo},
+    programs::Uplink,
     registry::{Assignment, Ids, Retired},
     slots::{Slots, Way},
     sweep::{Sweeper, lock},
@@ -165,6 +168,7 @@ impl Datapath {
             service.vips.iter().map(move |vip| (*vip, id))
         });
         maps.set_vips(&vips.collect::<Vec<_>>())?;
+        maps.set_l3_devices(&l3_devices(network, &uplinks, &routes).await?)?;
 
         attach::attach(&mut programs, pins, method, device.index, &uplinks)?;
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
@@ -415,7 +419,7 @@ impl Routes {
 }
 
 /// The devices that replies come in by.
-async fn uplinks(network: &Network, config: &Config, routes: &Routes) -> Result<Vec<u32>> {
+async fn uplinks(network: &Network, config: &Config, routes: &Routes) -> Result<Vec<Uplink>> {
     let mut found = BTreeSet::new();
     if config.datapath.uplinks.is_empty() {
         found.extend(routes.ways.iter().map(|(_, way)| way.device));
@@ -428,7 +432,23 @@ async fn uplinks(network: &Network, config: &Config, routes: &Routes) -> Result<
             )
         })?);
     }
-    Ok(found.into_iter().collect())
+    let mut uplinks = Vec::new();
+    for index in found {
+        uplinks.push(Uplink { index, ethernet: network.has_link_layer_header(index).await? });
+    }
+    Ok(uplinks)
+}
+
+/// The devices without Ethernet header, among those that packets leave or come in by.
+async fn l3_devices(network: &Network, uplinks: &[Uplink], routes: &Routes) -> Result<HashSet<u32>> {
+    let mut found: HashSet<_> =
+        uplinks.iter().filter(|uplink| !uplink.ethernet).map(|uplink| uplink.index).collect();
+    for (_, way) in &routes.ways {
+        if !network.has_link_layer_header(way.device).await? {
+            found.insert(way.device);
+        }
+    }
+    Ok(found)
 }
 
 async fn route_vips(network: &Network, config: &Config, device: Device, routes: &Routes) -> Result<()> {

@@ -10,10 +10,14 @@
     reason = "a test: what is odd shall panic"
 )]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 #[path = "packets/bench.rs"]
 mod bench;
 #[path = "packets/choice.rs"]
 mod choice;
+#[path = "packets/forms.rs"]
+mod forms;
 #[path = "packets/frame.rs"]
 mod frame;
 #[path = "packets/fuzz.rs"]
@@ -22,44 +26,55 @@ mod fuzz;
 mod table;
 
 use bench::{Bench, Seen};
+use forms::FORMS;
+use redirector::datapath::programs::{EGRESS, INGRESS};
+use redirector_common::flow::Way;
 use table::{Case, Given, TABLE};
 
-/// Runs the whole table for one IP version, each case in a namespace of its own, and reports every case that fails.
+/// Runs the tables for one IP version, and reports every case that fails. `REDIRECTOR_CASES` runs only those whose
+/// sentence contains it.
 fn run(v6: bool) {
-    let failures: Vec<_> = TABLE
-        .iter()
-        .filter(|case| !(v6 && case.only_v4))
-        .filter_map(|case| {
-            // A thread of its own: it takes its namespace along when it ends.
-            let thread = std::thread::spawn(move || check(case, v6));
-            let error = match thread.join() {
-                Ok(result) => result.err()?,
-                Err(panic) => format!(
-                    "panicked: {:?}",
-                    panic
-                        .downcast_ref::<String>()
-                        .map(String::as_str)
-                        .or(panic.downcast_ref::<&str>().copied())
-                ),
-            };
-            Some(format!("{}:\n  {error}", case.says))
-        })
-        .collect();
-    assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), TABLE.len(), failures.join("\n"));
+    let only = std::env::var("REDIRECTOR_CASES").unwrap_or_default();
+    let cases = TABLE.iter().chain(FORMS).filter(move |case| !(v6 && case.only_v4) && (v6 || !case.only_v6));
+    // A thread of its own: it takes its namespaces along when it ends.
+    let thread = std::thread::spawn(move || {
+        let mut bench = None;
+        let mut failures = Vec::new();
+        for case in cases.filter(|case| case.says.contains(&only)) {
+            let mut fresh = bench.take().filter(Bench::is_fresh).unwrap_or_else(|| Bench::new(v6, 64, false));
+            let result = catch_unwind(AssertUnwindSafe(|| check(&mut fresh, case)));
+            match result {
+                Ok(result) => {
+                    failures.extend(result.err().map(|error| format!("{}:\n  {error}", case.says)));
+                    fresh.renew();
+                    bench = Some(fresh);
+                }
+                Err(panic) => {
+                    let text = panic.downcast_ref::<String>().map(String::as_str);
+                    let text = text.or(panic.downcast_ref::<&str>().copied());
+                    failures.push(format!("{}:\n  panicked: {text:?}", case.says));
+                }
+            }
+        }
+        failures
+    });
+    let failures = thread.join().unwrap();
+    assert!(failures.is_empty(), "{} cases:\n{}", failures.len(), failures.join("\n"));
 }
 
-fn check(case: &Case, v6: bool) -> Result<(), String> {
-    let mut bench = Bench::for_a_case(v6);
+fn check(bench: &mut Bench, case: &Case) -> Result<(), String> {
     for given in case.given {
         match given {
             Given::Sent(words) => drop(bench.sent(words)),
             Given::Came(words) => drop(bench.came(words)),
-            Given::Do(action) => action(&mut bench),
+            Given::CameL3(words) => drop(bench.came_l3(words)),
+            Given::Do(action) => action(bench),
         }
     }
     let seen = match case.packet {
         Given::Sent(words) => bench.sent(words),
         Given::Came(words) => bench.came(words),
+        Given::CameL3(words) => bench.came_l3(words),
         Given::Do(_) => panic!("a case is about a packet"),
     };
     let wanted = Seen {
@@ -78,7 +93,6 @@ fn check(case: &Case, v6: bool) -> Result<(), String> {
     if case.outcome == "opened" && !bench.port_is_of_the_range() {
         return Err("the source port is not one of the range".into());
     }
-    bench.give_back();
     Ok(())
 }
 
@@ -106,4 +120,61 @@ fn programs_carry_with_the_log_on() {
     let mut bench = Bench::new(false, 64, true);
     assert_eq!(bench.sent("client > vip SYN seq=100").outcome, "opened");
     assert_eq!(bench.sent("client > vip:80 SYN seq=100").outcome, "refused_no_service");
+}
+
+/// To a device without Ethernet header a flow leaves without a neighbour.
+#[test]
+fn a_flow_leaves_by_a_device_without_ethernet_header() {
+    for v6 in [false, true] {
+        let mut bench = Bench::new(v6, 64, false);
+        bench.sent("client > vip SYN seq=100");
+        assert_eq!(bench.way(), Way::Neighbour);
+        bench.renew();
+        bench.lead_over_a_tunnel();
+        assert_eq!(bench.sent("client > vip SYN seq=100").outcome, "opened");
+        assert_eq!(bench.way(), Way::Plain);
+    }
+}
+
+/// The checksum of a segment covers all its fragments, and stands in the first one.
+#[test]
+fn fragments_add_up_to_a_segment_with_a_right_checksum() {
+    let segment = "client > vip PSH ACK seq=101 ack=501 len=101";
+    let answer = "member > port PSH ACK seq=501 ack=202 len=101";
+    for v6 in [false, true] {
+        let mut bench = Bench::new(v6, 64, false);
+        bench.sent("client > vip SYN seq=100");
+        for (program, words, whole) in [
+            (EGRESS, segment, "port > member PSH ACK seq=101 ack=501 len=101"),
+            (INGRESS, answer, "vip > client PSH ACK seq=501 ack=202 len=101"),
+        ] {
+            let mut payload = Vec::new();
+            let mut header = Vec::new();
+            for part in ["frag=0-48", "frag=48-96", "frag=96-"] {
+                let frame = frame::build(&format!("{words} {part}"), &bench.names);
+                let (_, out, _) = bench.run_frame(program, &frame).unwrap();
+                let start = if v6 { 14 + 48 } else { 14 + 20 };
+                payload.extend(&out[start..]);
+                header = out[..if v6 { 14 + 40 } else { start }].to_vec();
+            }
+            assert_eq!(frame::describe(&reassembled(header, &payload), &bench.names), whole);
+        }
+    }
+}
+
+/// The packet that fragments with this header add up to.
+fn reassembled(mut header: Vec<u8>, payload: &[u8]) -> Vec<u8> {
+    let length = payload.len() as u16;
+    if header[12] == 0x86 {
+        header[18..20].copy_from_slice(&length.to_be_bytes());
+        header[20] = 6;
+    } else {
+        header[16..18].copy_from_slice(&(length + 20).to_be_bytes());
+        header[20..22].fill(0);
+        header[24..26].fill(0);
+        let sum = frame::checksum(&[&header[14..]]);
+        header[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    header.extend(payload);
+    header
 }

@@ -67,6 +67,18 @@ impl Fault {
         self.complaint == *complaint
     }
 
+    /// `member "paris" of service "orders"`; empty when it is about none of them.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// What is wrong, without the next step.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        &self.complaint.cause
+    }
+
     /// Where in the file; `None` for a fault of the file as a whole.
     #[must_use]
     pub fn place(&self) -> Option<&Place> {

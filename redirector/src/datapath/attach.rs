@@ -24,7 +24,7 @@ use aya::{
 };
 
 use self::clsact::{Control, Filter};
-use super::programs::{EGRESS, INGRESS, classifier, maps_dir};
+use super::programs::{EGRESS, INGRESS, INGRESS_L3, Uplink, classifier, maps_dir};
 use crate::model::Attach;
 
 /// A hook of a device of this network namespace.
@@ -39,16 +39,6 @@ struct Place {
 enum Hook {
     Ingress,
     Egress,
-}
-
-impl Hook {
-    /// The program that runs there.
-    fn program(self) -> &'static str {
-        match self {
-            Self::Ingress => INGRESS,
-            Self::Egress => EGRESS,
-        }
-    }
 }
 
 /// How programs are attached.
@@ -86,20 +76,24 @@ pub fn attach(
     pin_dir: &Path,
     method: Method,
     device: u32,
-    uplinks: &[u32],
+    uplinks: &[Uplink],
 ) -> Result<()> {
     // The way back is there before the way out is used.
-    let uplinks = uplinks.iter().map(|uplink| Place { device: *uplink, hook: Hook::Ingress });
-    let places: Vec<_> = uplinks.chain([Place { device, hook: Hook::Egress }]).collect();
+    let uplinks = uplinks.iter().map(|uplink| {
+        let name = if uplink.ethernet { INGRESS } else { INGRESS_L3 };
+        (Place { device: uplink.index, hook: Hook::Ingress }, name)
+    });
+    let wanted: Vec<_> = uplinks.chain([(Place { device, hook: Hook::Egress }, EGRESS)]).collect();
+    let places: Vec<_> = wanted.iter().map(|(place, _)| *place).collect();
     let control = Control::open()?;
     let own = own_filters(&control, pin_dir)?;
-    for place in &places {
-        let program = classifier(programs, place.hook.program())?;
+    for (place, name) in &wanted {
+        let program = classifier(programs, name)?;
         match method {
             Method::Tcx => tcx::attach(program, pin_dir, *place),
-            Method::Clsact => control.attach(program, *place, &own),
+            Method::Clsact => control.attach(program, name, *place, &own),
         }
-        .with_context(|| format!("cannot attach {} to {}", place.hook.program(), name_of(place.device)))?;
+        .with_context(|| format!("cannot attach {name} to {}", name_of(place.device)))?;
     }
     tcx::remove_others(pin_dir, if method == Method::Tcx { &places } else { &[] })?;
     for filter in own {
@@ -147,7 +141,7 @@ fn runs_by_tcx(device: &str) -> Result<bool> {
 }
 
 /// Whether a program is one of an agent's, by its name; of that the kernel keeps 15 bytes.
-fn is_an_agents(program: &ProgramInfo) -> bool {
+pub(super) fn is_an_agents(program: &ProgramInfo) -> bool {
     [EGRESS, INGRESS]
         .iter()
         .any(|name| name.as_bytes().starts_with(program.name()) && program.name().len() == 15)

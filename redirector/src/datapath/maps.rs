@@ -127,6 +127,7 @@ pub(super) struct Maps {
     vips: HashMap<MapData, VipKey, u32>,
     vip_addresses: HashMap<MapData, Addr, u32>,
     pub(super) slots: Arc<Slots>,
+    l3_devices: HashMap<MapData, u32, u32>,
     names: Array<MapData, Name>,
     meta: Array<MapData, Meta>,
     outcomes: PerCpuArray<MapData, Count>,
@@ -162,6 +163,7 @@ impl Maps {
             vips: map("vips_v2")?.try_into()?,
             vip_addresses: map("vip_addrs_v2")?.try_into()?,
             slots: Arc::new(Slots::new(map("slots_v2")?.try_into()?)?),
+            l3_devices: map("l3_devices_v2")?.try_into()?,
             names: map("names_v2")?.try_into()?,
             meta: map("meta_v2")?.try_into()?,
             outcomes: map("outcomes_v2")?.try_into()?,
@@ -209,6 +211,19 @@ impl Maps {
             self.vip_addresses.keys().filter_map(Result::ok).filter(|key| !addresses.contains(key)).collect();
         for address in surplus {
             self.vip_addresses.remove(&address)?;
+        }
+        Ok(())
+    }
+
+    /// Says which devices have no Ethernet header. To one of them packets leave without one.
+    pub(super) fn set_l3_devices(&mut self, wanted: &HashSet<u32>) -> Result<()> {
+        for device in wanted {
+            self.l3_devices.insert(device, 1, 0).context("too many devices without Ethernet header")?;
+        }
+        let surplus: Vec<_> =
+            self.l3_devices.keys().filter_map(Result::ok).filter(|device| !wanted.contains(device)).collect();
+        for device in surplus {
+            self.l3_devices.remove(&device)?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         address::AddressAttribute,
-        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
         route::{
             RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType,
         },
@@ -169,6 +169,17 @@ impl Network {
             LinkAttribute::IfName(name) => Some(name),
             _ => None,
         }))
+    }
+
+    /// Whether a device puts a link-layer header before its packets: tunnels do not. The kernel's own list
+    /// (`dev_is_mac_header_xmit`, `include/linux/if_arp.h`).
+    pub async fn has_link_layer_header(&self, device: u32) -> Result<bool> {
+        use LinkLayerType::{Ip6gre, Ipgre, None, Ppp, Rawip, Sit, Tunnel, Tunnel6, Void};
+
+        let link = self.first_link(self.handle.link().get().match_index(device)).await?;
+        let link = link.with_context(|| format!("there is no device with index {device} any more"))?;
+        let kind = link.header.link_layer_type;
+        Ok(!matches!(kind, Tunnel | Tunnel6 | Sit | Ipgre | Ip6gre | Void | None | Rawip | Ppp))
     }
 
     /// The two ends of a VIP device; `None`: there is none, or it is somebody else's.

@@ -30,7 +30,8 @@ pub(super) fn check() -> Result<()> {
     check_capabilities(&fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?)
 }
 
-fn check_kernel(version: KernelVersion) -> Result<()> {
+/// Refuses a kernel by its version.
+pub(super) fn check_kernel(version: KernelVersion) -> Result<()> {
     let (major, minor) = OLDEST;
     if version < KernelVersion::new(major, minor, 0) {
         // Its `Debug` is that of a struct.
@@ -80,7 +81,8 @@ fn ports_apart(range: PortRange, local: &str, reserved: &str) -> Result<()> {
     }
 }
 
-fn check_capabilities(status: &str) -> Result<()> {
+/// Refuses a process, by its `/proc/self/status`, that may not do what an agent does.
+pub(super) fn check_capabilities(status: &str) -> Result<()> {
     /// Numbers of `include/uapi/linux/capability.h`.
     const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
     const SYS_ADMIN: u32 = 21;
@@ -200,7 +202,7 @@ fn lock(path: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Pins live on a BPF file system only, and in a directory of their own there.
-fn check_bpffs(pin_dir: &Path) -> Result<()> {
+pub(super) fn check_bpffs(pin_dir: &Path) -> Result<()> {
     let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let stat = rustix::fs::statfs(existing)
         .with_context(|| format!("cannot read the file system of {}", existing.display()))?;

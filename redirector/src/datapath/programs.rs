@@ -20,7 +20,7 @@ use crate::model::{Datapath, PortRange};
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
 
 /// Maps that live as long as the pin directory does.
-pub(super) const PINNED: [&str; 14] = [
+pub(super) const PINNED: [&str; 16] = [
     "vips_v2",
     "vip_addrs_v2",
     "decisions_v2",
@@ -30,6 +30,8 @@ pub(super) const PINNED: [&str; 14] = [
     "flows_v2",
     "replies_v2",
     "continuations_v2",
+    "fragments_v2",
+    "l3_devices_v2",
     "outcomes_v2",
     "half_open_v2",
     "half_open_sums_v2",
@@ -155,7 +157,8 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         }
     }
     let mut programs = loader.load(OBJECT).context("the kernel programs or their maps do not load")?;
-    for name in [EGRESS, INGRESS, CLOCK].into_iter().chain(Continuation::ALL.map(|(_, name)| name)) {
+    let hooks = [EGRESS, INGRESS, INGRESS_L3, CLOCK];
+    for name in hooks.into_iter().chain(Continuation::ALL.map(|(_, name)| name)) {
         classifier(&mut programs, name)?
             .load()
             .with_context(|| format!("the kernel refuses the program {name}"))?;
@@ -187,11 +190,22 @@ pub const EGRESS: &str = "redirector_egress";
 pub const CLOCK: &str = "redirector_clock";
 /// Runs on ingress of the uplinks.
 pub const INGRESS: &str = "redirector_ingress";
+/// Runs on ingress of uplinks without Ethernet header.
+pub const INGRESS_L3: &str = "redirector_ingress_l3";
 
 /// One of the two programs.
 pub fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let program = programs.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     Ok(program.try_into()?)
+}
+
+/// A device that replies come in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uplink {
+    /// Interface index.
+    pub index: u32,
+    /// Its packets have Ethernet headers; those of a tunnel have none.
+    pub ethernet: bool,
 }
 
 /// Removes every pin, and with it links, programs and maps; then the directory. Nothing to remove is no error, and what

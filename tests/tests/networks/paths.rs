@@ -1,7 +1,7 @@
 //! Narrow paths, and packets with more in front of TCP than usual.
 
 use anyhow::{Context, Result, ensure};
-use redirector_tests::{CONTAINERS, Scenario, first_vips, with_and_without_offloads};
+use redirector_tests::{CONTAINERS, Offloads, Scenario, first_vips, with_and_without_offloads};
 
 use super::{SOON, agent, both_served, quick_bulk};
 
@@ -52,6 +52,10 @@ fn a_narrow_path_behind_forwarded_clients(scenario: Scenario) {
         for client in [&first, &machine, &second] {
             if client.name() == "c2" {
                 lab.masquerade()?;
+            }
+            // The member knows the path of this host's addresses by now, and would ask for small segments itself.
+            for family in ["-4", "-6"] {
+                lab.member("m1").host().ip(&format!("{family} route flush cache"))?;
             }
             let before = agent.outcome("icmp_to_client")?;
             for mut connection in both_served(client, "m1")? {
@@ -165,7 +169,11 @@ fn extension_headers(scenario: Scenario) {
             let context = || format!("{options:?}: {:#}", agent.status().unwrap_or_default()["outcomes"]);
             let mut connection = dial.connect().with_context(context)?;
             ensure!(connection.whoami()? == "m1");
-            quick_bulk(&mut connection).with_context(context)?;
+            // Not large segments behind destination options, which Linux routers cannot measure: `ip6_rcv` takes them
+            // for the TCP header, and of 20 direct connections with them 11 hung (Linux 6.18).
+            if *options == [hops] || lab.offloads() == Offloads::Off {
+                quick_bulk(&mut connection).with_context(context)?;
+            }
         }
         Ok(())
     });

@@ -1,6 +1,6 @@
 //! The programs, loaded in a network namespace of their own and run packet by packet with `BPF_PROG_TEST_RUN`.
 
-use std::{collections::HashMap as StdMap, fs, net::SocketAddr, os::fd::OwnedFd, sync::Mutex};
+use std::{collections::HashMap as StdMap, fs, net::SocketAddr, os::fd::OwnedFd};
 
 use aya::{
     Ebpf,
@@ -9,22 +9,22 @@ use aya::{
 };
 use redirector::{
     datapath::{
-        network::{Device, Network},
-        programs::{EGRESS, HalfOpen, INGRESS, Settings, classifier, load},
+        network::Network,
+        programs::{EGRESS, HalfOpen, INGRESS, INGRESS_L3, Settings, classifier, load},
     },
     model::PortRange,
 };
 use redirector_common::{
     addr::{Addr, Port, Tuple},
     decision::Decision,
-    flow::{Flow, Stub},
-    layout::{SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
+    flow::{Flow, Stub, Way},
+    layout::{FragmentKey, Fragments, SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
 };
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
-use super::frame::{Names, build, describe, is_tcp};
+use super::frame::{Names, build, describe, describe_ip, is_tcp};
 
 /// Ids of the one service and its two members.
 const SERVICE: u16 = 0;
@@ -60,43 +60,18 @@ pub struct Bench {
     pub names: Names,
     /// Whose packet was the last one to a VIP.
     sender: String,
-    vip_device: Device,
+    device: u32,
     pub v6: bool,
     epoch: u32,
+    has_route: bool,
     /// Hears what `bpf_clone_redirect` sends.
     tap: OwnedFd,
     _runtime: tokio::runtime::Runtime,
 }
 
-/// Programs of cases that are over, with the VIP device that they were loaded for. Verifying them takes longer than all
-/// that a case does, and in each new network namespace the VIP device is the same to them.
-static LOADED: Mutex<Vec<(Device, Ebpf)>> = Mutex::new(Vec::new());
-
 impl Bench {
-    /// A small flow table, no log, and the programs of an earlier case, if one gave them back.
-    pub fn for_a_case(v6: bool) -> Self {
-        Self::with(v6, 64, false, |settings| {
-            let mut loaded = LOADED.lock().unwrap();
-            let same = loaded.iter().position(|(device, _)| *device == settings.device);
-            let mut programs = loaded.swap_remove(same?).1;
-            drop(loaded);
-            empty(&mut programs);
-            Some(programs)
-        })
-    }
-
-    /// Lets a later case have the programs.
-    pub fn give_back(self) {
-        LOADED.lock().unwrap().push((self.vip_device, self.programs));
-    }
-
-    /// Loads the programs anew.
-    pub fn new(v6: bool, max_flows: u32, log: bool) -> Self {
-        Self::with(v6, max_flows, log, |_| None)
-    }
-
     /// Moves this thread into a network namespace of its own; the kernel removes it with the thread.
-    fn with(v6: bool, max_flows: u32, log: bool, loaded: impl Fn(&Settings) -> Option<Ebpf>) -> Self {
+    pub fn new(v6: bool, max_flows: u32, log: bool) -> Self {
         // SAFETY: no other thread shares what is unshared.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET).unwrap() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -105,9 +80,10 @@ impl Bench {
             uplink().await;
             device
         });
-        let settings =
-            Settings { device, port_range: PORTS, max_flows, half_open: HalfOpen::of(max_flows, PORTS), log };
-        let mut programs = loaded(&settings).unwrap_or_else(|| load(&settings, None).unwrap());
+        // 5 and 10 in the table, which has room for 64 flows.
+        let half_open = HalfOpen { per_source: max_flows / 12, per_service: max_flows / 6 };
+        let settings = Settings { device, port_range: PORTS, max_flows, half_open, log };
+        let mut programs = load(&settings, None).unwrap();
 
         let at = |v4: &str, six: &str| -> SocketAddr { if v6 { six } else { v4 }.parse().unwrap() };
         let names = Names::from([
@@ -121,7 +97,6 @@ impl Bench {
             ("other", at("10.2.2.2:6381", "[fd00:2:2::2]:6381")),
             ("stranger", at("198.51.100.7:443", "[2001:db8:7::7]:443")),
         ]);
-        let source = at("10.1.0.2:0", "[fd00:1::2]:0").ip();
         table::<VipKey, u32>(&mut programs, "vips_v2")
             .insert(
                 VipKey { address: names["vip"].ip().into(), port: Port::new(6379), protocol: VipKey::TCP },
@@ -132,18 +107,54 @@ impl Bench {
         table::<Addr, u32>(&mut programs, "vip_addrs_v2")
             .insert(Addr::from(names["vip"].ip()), 1, 0)
             .unwrap();
-        let mut slots: Array<_, Slot> = programs.map_mut("slots_v2").unwrap().try_into().unwrap();
-        for (member, name) in [(MEMBER, "member"), (OTHER, "other")] {
-            let slot = Slot::new(names[name], &[source], Slot::OFFERED);
-            // Not the first one: programs look through all of them.
-            slots.set(slot_index(member, 3), slot, 0).unwrap();
-        }
         let tap = tap(device.index);
-        let sender = "client".to_owned();
-        let mut bench =
-            Self { programs, names, sender, vip_device: device, v6, epoch: 0, tap, _runtime: runtime };
-        bench.switch(Some(MEMBER), false);
+        let mut bench = Self {
+            programs,
+            names,
+            sender: "client".to_owned(),
+            device: device.index,
+            v6,
+            epoch: 0,
+            has_route: true,
+            tap,
+            _runtime: runtime,
+        };
+        bench.renew();
         bench
+    }
+
+    /// Whether nothing happened that [`Bench::renew`] cannot undo.
+    pub fn is_fresh(&self) -> bool {
+        self.has_route
+    }
+
+    /// Forgets what happened. Loading the programs anew takes a hundred times as long.
+    pub fn renew(&mut self) {
+        clear::<Tuple, Flow>(&mut self.programs, "flows_v2");
+        clear::<Tuple, Stub>(&mut self.programs, "replies_v2");
+        clear::<FragmentKey, Fragments>(&mut self.programs, "fragments_v2");
+        clear::<SourceKey, i64>(&mut self.programs, "half_open_v2");
+        clear::<u32, u32>(&mut self.programs, "l3_devices_v2");
+        self.set::<i64>("half_open_sums_v2", u32::from(SERVICE), 0);
+        self.set("services_v2", u32::from(SERVICE), Service::default());
+        let source = if self.v6 { "fd00:1::2" } else { "10.1.0.2" }.parse().unwrap();
+        for (member, name) in [(MEMBER, "member"), (OTHER, "other")] {
+            self.set::<u64>("floors_v2", u32::from(member), 0);
+            for slot in 0..SLOTS {
+                self.set("slots_v2", slot_index(member, slot), Slot::default());
+            }
+            // Not the first one: programs look through all of them.
+            let slot = Slot::new(self.names[name], &[source], Slot::OFFERED);
+            self.set("slots_v2", slot_index(member, 3), slot);
+        }
+        self.names.remove("port");
+        self.epoch = 0;
+        self.switch(Some(MEMBER), false);
+    }
+
+    fn set<V: aya::Pod>(&mut self, map: &str, index: u32, value: V) {
+        let mut array: Array<_, V> = self.programs.map_mut(map).unwrap().try_into().unwrap();
+        array.set(index, value, 0).unwrap();
     }
 
     /// A switch of the service, with or without a reset of older flows.
@@ -158,6 +169,18 @@ impl Bench {
                 floors.set(u32::from(member), u64::from(self.epoch), 0).unwrap();
             }
         }
+    }
+
+    /// The device that leads to the members has no Ethernet header.
+    pub fn lead_over_a_tunnel(&mut self) {
+        let uplink = rustix::net::netdevice::name_to_index(&self.tap, "up0").unwrap();
+        table::<u32, u32>(&mut self.programs, "l3_devices_v2").insert(uplink, 1, 0).unwrap();
+    }
+
+    /// The way to the member that the only flow keeps.
+    pub fn way(&mut self) -> Way {
+        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v2");
+        flows.iter().next().unwrap().unwrap().1.route.way()
     }
 
     /// A lease that ended one nanosecond after boot.
@@ -262,6 +285,7 @@ impl Bench {
 
     /// The way to the members is gone.
     pub fn remove_route(&mut self) {
+        self.has_route = false;
         self._runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection().unwrap();
             tokio::spawn(connection);
@@ -317,13 +341,27 @@ impl Bench {
         Some((verdict, out, outcome))
     }
 
+    /// Runs a packet through ingress of an uplink without Ethernet header.
+    pub fn came_l3(&mut self, words: &str) -> Seen {
+        self.run(INGRESS_L3, words)
+    }
+
     fn run(&mut self, program: &str, words: &str) -> Seen {
-        let frame = build(words, &self.names);
+        let mut frame = build(words, &self.names);
+        if program == INGRESS_L3 {
+            frame.drain(..14);
+        }
         let (verdict, out, outcome) = self.run_frame(program, &frame).unwrap();
         if verdict == Verdict::Redirect && !outcome.starts_with("refused") {
             self.learn_port();
         }
-        let packet = if out == frame { "unchanged".into() } else { describe(&out, &self.names) };
+        let packet = if out == frame {
+            "unchanged".into()
+        } else if program == INGRESS_L3 && verdict == Verdict::Leave {
+            describe_ip(&out, &self.names, false)
+        } else {
+            describe(&out, &self.names)
+        };
         Seen { verdict, outcome, packet, copy: self.heard() }
     }
 
@@ -411,7 +449,7 @@ impl Bench {
 
     /// Index of the VIP device.
     pub fn device(&self) -> u32 {
-        self.vip_device.index
+        self.device
     }
 }
 
@@ -422,28 +460,10 @@ pub fn table<'a, K: aya::Pod, V: aya::Pod>(
     programs.map_mut(name).unwrap().try_into().unwrap()
 }
 
-/// Empties what an earlier case has written, but for counters, of which the difference counts.
-fn empty(programs: &mut Ebpf) {
-    fn entries<K: aya::Pod, V: aya::Pod>(programs: &mut Ebpf, name: &str) {
-        let mut table = table::<K, V>(programs, name);
-        let keys: Vec<K> = table.keys().map(Result::unwrap).collect();
-        keys.iter().for_each(|key| table.remove(key).unwrap());
-    }
-    fn elements<V: aya::Pod>(programs: &mut Ebpf, name: &str, elements: std::ops::Range<u32>) {
-        let mut array: Array<_, V> = programs.map_mut(name).unwrap().try_into().unwrap();
-        // SAFETY: the type is plain data, for which zeros are a value.
-        elements.for_each(|index| array.set(index, unsafe { std::mem::zeroed::<V>() }, 0).unwrap());
-    }
-    entries::<VipKey, u32>(programs, "vips_v2");
-    entries::<Addr, u32>(programs, "vip_addrs_v2");
-    entries::<Tuple, Flow>(programs, "flows_v2");
-    entries::<Tuple, Stub>(programs, "replies_v2");
-    entries::<SourceKey, i64>(programs, "half_open_v2");
-    elements::<i64>(programs, "half_open_sums_v2", 0..1);
-    elements::<u64>(programs, "decisions_v2", 0..1);
-    elements::<Service>(programs, "services_v2", 0..1);
-    elements::<u64>(programs, "floors_v2", 0..2);
-    elements::<Slot>(programs, "slots_v2", 0..2 * SLOTS);
+fn clear<K: aya::Pod, V: aya::Pod>(programs: &mut Ebpf, name: &str) {
+    let mut map = table::<K, V>(programs, name);
+    let keys: Vec<K> = map.keys().filter_map(Result::ok).collect();
+    keys.iter().for_each(|key| map.remove(key).unwrap());
 }
 
 /// A device and a gateway towards the members, so that the routing table has an answer.
