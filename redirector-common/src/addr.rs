@@ -27,6 +27,13 @@ impl Addr {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::MAPPED
     }
 
+    /// Whether it is `::1`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v6_loopback(&self) -> bool {
+        (self.0[0] | self.0[1] | self.0[2]) == 0 && self.0[3] == 1_u32.to_be()
+    }
+
     /// The IPv4 address as the word that a packet holds; meaningless for IPv6.
     #[inline(always)]
     #[must_use]

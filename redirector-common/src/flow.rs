@@ -95,8 +95,17 @@ impl Route {
     /// [`Route::family`] of [`Way::Local`].
     const OWN: u32 = u32::MAX;
 
-    /// To an address of this host.
-    pub const LOCAL: Self = Self { family: Self::OWN, next_hop: [0; 4], device: 0 };
+    /// Index of the loopback device, in every network namespace (`LOOPBACK_IFINDEX` in `include/net/flow.h`).
+    const LOOPBACK: u32 = 1;
+
+    /// To an address of this host: by the ingress of the VIP device, which is device 0 here; but to `::1`, which the kernel
+    /// takes from no other device (RFC 4291, 2.5.3), by that of the loopback device.
+    #[inline(always)]
+    #[must_use]
+    pub const fn own(address: &Addr) -> Self {
+        let device = if address.is_v6_loopback() { Self::LOOPBACK } else { 0 };
+        Self { family: Self::OWN, next_hop: [0; 4], device }
+    }
 
     /// By a device without link-layer header.
     #[inline(always)]

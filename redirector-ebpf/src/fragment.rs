@@ -42,6 +42,10 @@ pub fn flow_of(fragment: &Fragment, side: Side) -> Option<(Fragments, &'static m
         return None;
     }
     let flow = maps::flow(&known.client_side).filter(|flow| flow.incarnation == known.incarnation)?;
+    // A flow with one half only carries nothing back.
+    if known.to_member == 0 && !maps::has_stub(&flow.member_side, known.incarnation) {
+        return None;
+    }
     Some((known, flow))
 }
 

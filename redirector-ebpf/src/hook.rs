@@ -53,7 +53,7 @@ pub trait Hook: Packet {
     #[inline(always)]
     fn route_of(&self, flow: &Flow, v6: bool) -> Option<Route> {
         match flow.route.way() {
-            Way::Local => Some(Route::LOCAL),
+            Way::Local => Some(flow.route),
             Way::Neighbour | Way::Plain => self.route(&flow.member_side, v6),
         }
     }

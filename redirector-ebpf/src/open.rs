@@ -89,7 +89,7 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         }
         // The route may depend on source address and port: equal-cost paths are spread by them.
         let route = if slot.is_local() {
-            Some(Route::LOCAL)
+            Some(Route::own(&slot.address))
         } else {
             hook.route(&draft.flow.member_side, segment.v6)
         };

@@ -146,7 +146,8 @@ impl<const START: usize> Hook for Skb<START> {
         match route.way() {
             Way::Neighbour => kernel::redirect_to_neighbour(route),
             Way::Plain => kernel::redirect_plainly(route.device),
-            Way::Local => self.to_client(),
+            Way::Local if route.device == 0 => self.to_client(),
+            Way::Local => self.to_own(route.device),
         }
     }
 
@@ -290,6 +291,16 @@ impl<const START: usize> Skb<START> {
         kernel::store(skb, (icmp + 8) as u32, quote)?;
         kernel::store(skb, icmp as u32, &error)?;
         kernel::store(skb, START as u32, header)
+    }
+
+    /// To the ingress of a device whose Ethernet address is all zeros: the loopback device.
+    #[inline(always)]
+    fn to_own(&mut self, device: u32) -> i32 {
+        let addressed = self.store(0, 0_u32).and_then(|()| self.store(4, 0_u16));
+        match addressed {
+            Some(()) => kernel::redirect_to_ingress(device),
+            None => <Self as Hook>::DROP,
+        }
     }
 
     /// Without the device's own address as destination the stack takes the packet for somebody else's.

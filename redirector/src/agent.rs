@@ -31,7 +31,7 @@ use self::{clock::Clock, history::History, probers::Probers, tasks::Tasks};
 use crate::{
     config::Resolved,
     control::server::{self, Request},
-    datapath::{Claim, Datapath},
+    datapath::{Claim, Datapath, Learner},
     decide::{Action, Core, Resumed, Switch},
     model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
     probe::Report,
@@ -78,7 +78,13 @@ pub async fn run(
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
     let mut tasks = Tasks::default();
     let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks)?;
-    let (changes, mut from_resolver) = mpsc::channel(QUEUE);
+    let (changes, from_resolver) = mpsc::channel(QUEUE);
+    let (learnt, mut from_learner) = mpsc::channel(QUEUE);
+    tasks.spawn(
+        "what learns how addresses are reached",
+        learn(agent.datapath.learner(), from_resolver, learnt),
+    );
+    tasks.spawn("what follows the network", agent.datapath.follow());
     agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
     tasks.spawn("the control socket", server::serve(listener, requests));
@@ -93,7 +99,7 @@ pub async fn run(
             // What moves traffic comes first.
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
-            Some(changed) = from_resolver.recv() => agent.on_changed(changed, &mut tasks).await,
+            Some(changed) = from_learner.recv() => agent.on_changed(changed, &mut tasks),
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(request) = from_control.recv() => agent.on_request(request),
             // Not an orderly stop: what stays in the kernel serves until the next agent comes.
@@ -134,6 +140,20 @@ impl Readiness {
         self.is_told = true;
         tracing::info!("ready");
         let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+}
+
+/// Finds out how new addresses are reached before anything is sent there. Not in the agent's own task: the kernel may take
+/// its time to answer, and a switch does not wait for that.
+async fn learn(learner: Learner, mut from: mpsc::Receiver<Changed>, to: mpsc::Sender<Changed>) {
+    while let Some(changed) = from.recv().await {
+        let Changed { service, member, addresses } = &changed;
+        if let Err(error) = learner.learn(*service, *member, addresses.as_slice()).await {
+            tracing::warn!(%addresses, "how they are reached is not known: {error:#}");
+        }
+        if to.send(changed).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -211,7 +231,7 @@ impl Agent {
         });
     }
 
-    async fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
+    fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
         let config = &self.config.services[service.0];
         tracing::info!(
             service = config.name,
@@ -221,9 +241,6 @@ impl Agent {
             left_out = addresses.left_out,
             "the endpoint has other addresses"
         );
-        if let Err(error) = self.datapath.learn(addresses.as_slice()).await {
-            tracing::warn!(%addresses, "how they are reached is not known: {error:#}");
-        }
         self.resolved.replace(service, member, addresses);
         self.answers.keep(&self.config, &self.resolved);
         self.take_addresses(service, member, tasks);

@@ -99,7 +99,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Error> {
     let tree = DeTable::parse(text).map_err(|error| document.syntax_error(&error))?;
     let root = Section::root(&document, tree.get_ref());
 
-    let (agent, datapath, uplinks) = agent::read(&root);
+    let (agent, datapath, written) = agent::read(&root);
     let drafts: Vec<_> = root.list("service").into_iter().map(service::read).collect();
     if drafts.is_empty() && !root.has("service") {
         root.missing("service");
@@ -107,7 +107,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Error> {
     conflict::check(&drafts);
 
     document.finish()?;
-    let places = Places::new(&document, &uplinks, &drafts);
+    let places = Places::new(&document, &written, &drafts);
     let services = drafts.into_iter().map(|draft| draft.service).collect();
     Ok(Loaded { config: model::Config { agent, datapath, services }, places })
 }

@@ -6,6 +6,8 @@
 //! | `host` | whether a configuration fits the host |
 //! | `doctor` | what a host offers and what runs there, for people |
 //! | `network` | VIP device, routes |
+//! | `routes` | what the ways to the members mean for slots, uplinks and the VIPs' routes |
+//! | `follow`, `events`, `pace` | keeping all of this in step with a network that changes |
 //! | `claim`, `pins` | whose pins these are: taken over, repaired or refused; uninstalling |
 //! | `programs` | loading |
 //! | `attach`, `links` | where programs run, by tcx links or by filters of clsact |
@@ -33,58 +35,65 @@ mod claim;
 mod clock;
 mod collect;
 pub mod doctor;
+mod events;
 mod flows;
+mod follow;
 mod host;
 mod links;
 mod list;
 mod maps;
 mod memory;
 pub mod network;
+mod pace;
 mod pins;
 mod preflight;
 pub mod programs;
 mod registry;
+mod routes;
 mod slots;
 mod sockets;
 mod sweep;
 
 use std::{
-    collections::{BTreeSet, HashSet},
-    net::{IpAddr, SocketAddr},
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
     os::fd::AsFd as _,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use redirector_common::{
     decision::Decision,
     layout,
     outcome::{Count, Outcome},
 };
+use tokio::sync::Notify;
 
 pub use self::{
     claim::{Claim, uninstall},
     collect::Collected,
-    host::misfits,
+    host::{Path, Survey, survey},
     list::{FlowList, ListedFlow},
     memory::{kernel_memory, map_sizes},
     preflight::check_ports,
 };
 
 use self::{
-    attach::Method,
     clock::Clock,
     collect::Collector,
+    events::Events,
+    follow::{Follower, Loaded, Parts},
     maps::{Maps, Steering},
-    network::{Device, Network, RouteTo},
-    programs::Uplink,
+    network::Network,
     registry::{Assignment, Ids, Retired},
-    slots::{Slots, Way},
+    routes::{Reach, View},
+    slots::Slots,
     sweep::{Sweeper, lock},
 };
 use crate::{
     config::Resolved,
-    model::{Config, Epoch, MAX_ADDRESSES, MemberId, Offer, OnStop, ServiceId},
+    model::{self, Config, Epoch, MAX_ADDRESSES, MemberId, Offer, OnStop, ServiceId},
 };
 
 /// What an earlier agent left in the maps for a service.
@@ -101,13 +110,19 @@ pub struct Adopted {
 /// Programs, maps, device and routes of a running agent.
 pub struct Datapath {
     claim: Claim,
+    config: model::Datapath,
     on_stop: OnStop,
     ids: Ids,
     steering: Arc<Steering>,
     slots: Arc<Slots>,
     maps: Arc<Mutex<Maps>>,
-    routes: Routes,
-    sweeper: Sweeper,
+    sweeper: Arc<Sweeper>,
+    reach: Arc<Reach>,
+    /// Tells the follower that there are other addresses.
+    addresses_changed: Arc<Notify>,
+    follower: Arc<tokio::sync::Mutex<Follower>>,
+    /// `None`: given to the follower's task.
+    events: Option<Events>,
     collector: Collector,
     clock: Clock,
 }
@@ -116,7 +131,7 @@ impl Datapath {
     /// Brings the kernel to what `config` says, over what an earlier agent left.
     ///
     /// When it fails, whatever it made itself is removed again; what an earlier agent left stays. That the
-    /// configuration fits the host ([`misfits`]) is the caller's to find out.
+    /// configuration fits the host ([`survey`]) is the caller's to find out.
     pub async fn start(claim: Claim, config: &Config, resolved: &Resolved, kernel_log: bool) -> Result<Self> {
         match Self::build(claim.clone(), config, resolved, kernel_log).await {
             Ok(datapath) => Ok(datapath),
@@ -129,20 +144,24 @@ impl Datapath {
 
     async fn build(claim: Claim, config: &Config, resolved: &Resolved, kernel_log: bool) -> Result<Self> {
         let (network, pins) = (&claim.network, claim.pin_dir.path());
+        // Whatever changes from here on is looked at again.
+        let events = Events::open()?;
+        let reach = Arc::new(Reach::new(config, resolved));
+        let addresses = reach.addresses();
         // What may fail because of the host comes before anything changes.
-        let routes = Routes::find(network, config, resolved).await?;
-        let uplinks = uplinks(network, config, &routes).await?;
         claim.refuse_taken_device().await?;
 
-        let method = Method::choose(config.datapath.attach)?;
+        let way = attach::Way::choose(config.datapath.attach)?;
         claim.repair()?;
-        let device = network.ensure_device(&config.datapath.device).await?;
-        let settings = programs::Settings::new(&config.datapath, device, kernel_log);
-        let mut programs = programs::load(&settings, Some(pins))?;
-        if kernel_log {
-            forward_kernel_log(&mut programs)?;
+        let localnet = follow::leads_to_loopback(&addresses);
+        let ensured = network.ensure_device(&config.datapath.device, localnet).await?;
+        if !ensured.done.is_empty() && !claim.device_is_new {
+            tracing::warn!("the VIP device {}: {}", config.datapath.device, ensured.done.join("; "));
         }
-        let mut maps = Maps::take(&mut programs)?;
+        let device = ensured.device;
+        let settings = programs::Settings::new(&config.datapath, device, kernel_log);
+        let mut loaded = Loaded::load(settings, pins.to_owned(), way)?;
+        let mut maps = Maps::take(loaded.programs())?;
         claim::sign(&mut maps)?;
         if maps.max_flows != config.datapath.max_flows {
             tracing::warn!(
@@ -161,36 +180,60 @@ impl Datapath {
         for (index, name) in written {
             maps.set_name(index, name)?;
         }
+        let view = follow::look(network, config, &ids, &maps.slots, &addresses).await?;
+        view.routes.keys().for_each(|address| reach.set_way(*address, view.way(*address)));
         // Which addresses members have is the core's to say; how they are reached may have changed.
-        maps.slots.reroute(ids.members(), |address| routes.way(address))?;
+        maps.slots.reroute(ids.members(), |address| reach.way(address))?;
         let vips = config.services.iter().enumerate().flat_map(|(at, service)| {
             let id = ids.service(ServiceId(at));
             service.vips.iter().map(move |vip| (*vip, id))
         });
-        maps.set_vips(&vips.collect::<Vec<_>>())?;
-        maps.set_l3_devices(&l3_devices(network, &uplinks, &routes).await?)?;
+        let vips: HashMap<_, _> = vips.collect();
+        maps.set_vips(&vips)?;
+        maps.set_l3_devices(&view.without_headers())?;
 
-        attach::attach(&mut programs, pins, method, device.index, &uplinks)?;
+        let before = if config.datapath.uplinks.is_empty() { attach::uplinks(pins)? } else { Vec::new() };
+        let before = follow::still_used(network, &maps, &view, before).await?;
+        let uplinks = follow::uplinks(network, config, &view, &before).await?;
+        loaded.attach(device, &uplinks)?;
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
         let maps = Arc::new(Mutex::new(maps));
-        // Whatever is stale already: an agent that died between a switch and its sweep, or a member that is gone. Its
-        // resets need the routes that are there.
-        let sweeper = Sweeper::start(Arc::clone(&maps))?;
-        let clock = Clock::new(programs::classifier(&mut programs, programs::CLOCK)?.fd()?.as_fd())?;
+        // Whatever is stale already: an agent that died between a switch and its sweep, or a member or VIP that is gone.
+        // Its resets need the routes that are there.
+        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), &vips)?);
+        let clock = Clock::new(programs::classifier(loaded.programs(), programs::CLOCK)?.fd()?.as_fd())?;
         let (timeouts, cap) = (&config.datapath.idle_timeouts, settings.half_open.per_service);
         let collector = Collector::start(Arc::clone(&maps), clock.clone(), timeouts, cap)?;
-        route_vips(network, config, device, &routes).await?;
+        let parts = Parts {
+            network: network.clone(),
+            config: config.clone(),
+            ids: ids.clone(),
+            reach: Arc::clone(&reach),
+            slots: Arc::clone(&slots),
+            maps: Arc::clone(&maps),
+            sweeper: Arc::clone(&sweeper),
+            loaded,
+        };
+        let mut follower = Follower::new(parts, &view, device, uplinks);
+        let routes = view.vip_routes(config, &addresses, device.index);
+        let addresses: HashSet<_> = routes.keys().copied().collect();
+        follower.route_vips(routes, Instant::now()).await?;
+        network.remove_other_routes(device.index, &addresses).await?;
         Ok(Self {
             on_stop: config.datapath.on_stop,
-            claim,
+            config: config.datapath.clone(),
             ids,
             steering,
             slots,
             maps,
-            routes,
             sweeper,
+            reach,
+            addresses_changed: Arc::default(),
+            follower: Arc::new(tokio::sync::Mutex::new(follower)),
+            events: Some(events),
             collector,
             clock,
+            claim,
         })
     }
 
@@ -218,19 +261,26 @@ impl Datapath {
         self.ids.members_of(service).map(|member| self.slots.held(member)).collect()
     }
 
-    /// Finds out how addresses are reached that were not known before.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub async fn learn(&mut self, addresses: &[SocketAddr]) -> Result<()> {
-        for address in addresses {
-            if self.routes.to(*address).is_none()
-                && let Some(way) = self.claim.network.route_to(address.ip()).await?
-            {
-                self.routes.ways.push((*address, way));
+    /// To find out how addresses are reached that members get while the agent runs.
+    #[must_use]
+    pub fn learner(&self) -> Learner {
+        Learner {
+            network: self.claim.network.clone(),
+            reach: Arc::clone(&self.reach),
+            changed: Arc::clone(&self.addresses_changed),
+            config: self.config.clone(),
+        }
+    }
+
+    /// Follows links, addresses and routes from now on. To be called once, and to run as long as the agent does.
+    pub fn follow(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        let follower = Arc::clone(&self.follower);
+        let (events, changed) = (self.events.take(), Arc::clone(&self.addresses_changed));
+        async move {
+            if let Some(events) = events {
+                follow::run(follower, events, changed).await;
             }
         }
-        Ok(())
     }
 
     /// Makes these the addresses of a member, and sends new flows to those that are offered.
@@ -252,7 +302,7 @@ impl Datapath {
         if self.slots.offer(
             member,
             addresses,
-            |address| self.routes.way(address).unwrap_or_default(),
+            |address| self.reach.way(address).unwrap_or_default(),
             flows,
         )? {
             self.sweeper.sweep();
@@ -331,8 +381,38 @@ impl Datapath {
         let Claim { network, pin_dir, device, .. } = &self.claim;
         match self.on_stop {
             OnStop::Keep => Ok(()),
-            OnStop::Detach => claim::remove(network, pin_dir.path(), device).await,
+            OnStop::Detach => {
+                // Nothing is restored any more.
+                let follower = self.follower.lock().await;
+                follower.settle();
+                claim::remove(network, pin_dir.path(), device).await
+            }
         }
+    }
+}
+
+/// Finds out how addresses are reached that were not known before.
+#[derive(Clone)]
+pub struct Learner {
+    network: Network,
+    reach: Arc<Reach>,
+    changed: Arc<Notify>,
+    config: model::Datapath,
+}
+
+impl Learner {
+    /// A member has these addresses from now on.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn learn(&self, service: ServiceId, member: MemberId, addresses: &[SocketAddr]) -> Result<()> {
+        let view = View::look(&self.network, &self.config, addresses.iter().map(SocketAddr::ip)).await?;
+        for address in addresses {
+            self.reach.set_way(address.ip(), view.way(address.ip()));
+        }
+        self.reach.set_addresses(service, member, addresses);
+        self.changed.notify_one();
+        Ok(())
     }
 }
 
@@ -370,108 +450,4 @@ fn forget_strangers(steering: &Steering, config: &Config, ids: &Ids) {
             steering.hold(id);
         }
     }
-}
-
-/// How this host reaches every address of every member.
-struct Routes {
-    ways: Vec<(SocketAddr, RouteTo)>,
-}
-
-impl Routes {
-    async fn find(network: &Network, config: &Config, resolved: &Resolved) -> Result<Self> {
-        let mut ways = Vec::new();
-        for (at, service) in config.services.iter().enumerate() {
-            for (number, member) in service.members.iter().enumerate() {
-                for address in resolved.addresses(ServiceId(at), MemberId(number)).iter() {
-                    let Some(way) = network.route_to(address.ip()).await? else {
-                        bail!(
-                            "member {:?} of service {:?}: this host has no route to {address} any more; add one, then \
-                             start again",
-                            member.name,
-                            service.name
-                        );
-                    };
-                    ways.push((address, way));
-                }
-            }
-        }
-        Ok(Self { ways })
-    }
-
-    fn to(&self, address: SocketAddr) -> Option<&RouteTo> {
-        self.ways.iter().find(|(known, _)| *known == address).map(|(_, way)| way)
-    }
-
-    /// What flows to an address need to know.
-    fn way(&self, address: SocketAddr) -> Option<Way> {
-        self.to(address).map(|way| Way { sources: way.source.into_iter().collect(), local: way.local })
-    }
-
-    /// The smallest MTU on the way to any member.
-    fn mtu(&self) -> u32 {
-        self.ways.iter().map(|(_, way)| way.mtu).min().unwrap_or(1500)
-    }
-
-    /// The source that most programs would use for addresses of this family.
-    fn source(&self, v6: bool) -> Option<IpAddr> {
-        self.ways.iter().find(|(address, _)| address.is_ipv6() == v6).and_then(|(_, way)| way.source)
-    }
-}
-
-/// The devices that replies come in by.
-async fn uplinks(network: &Network, config: &Config, routes: &Routes) -> Result<Vec<Uplink>> {
-    let mut found = BTreeSet::new();
-    if config.datapath.uplinks.is_empty() {
-        found.extend(routes.ways.iter().map(|(_, way)| way.device));
-    }
-    for name in &config.datapath.uplinks {
-        let index = network.find(name).await?;
-        found.insert(index.with_context(|| {
-            format!(
-                "this host has no device {name:?} any more; correct `uplinks` in [datapath], then start again"
-            )
-        })?);
-    }
-    let mut uplinks = Vec::new();
-    for index in found {
-        uplinks.push(Uplink { index, ethernet: network.has_link_layer_header(index).await? });
-    }
-    Ok(uplinks)
-}
-
-/// The devices without Ethernet header, among those that packets leave or come in by.
-async fn l3_devices(network: &Network, uplinks: &[Uplink], routes: &Routes) -> Result<HashSet<u32>> {
-    let mut found: HashSet<_> =
-        uplinks.iter().filter(|uplink| !uplink.ethernet).map(|uplink| uplink.index).collect();
-    for (_, way) in &routes.ways {
-        if !network.has_link_layer_header(way.device).await? {
-            found.insert(way.device);
-        }
-    }
-    Ok(found)
-}
-
-async fn route_vips(network: &Network, config: &Config, device: Device, routes: &Routes) -> Result<()> {
-    let vips: HashSet<IpAddr> =
-        config.services.iter().flat_map(|service| service.vips.iter().map(SocketAddr::ip)).collect();
-    for vip in &vips {
-        network.set_vip_route(*vip, device.index, routes.source(vip.is_ipv6()), routes.mtu()).await?;
-    }
-    network.remove_other_routes(device.index, &vips).await
-}
-
-/// Hands what the programs log to the agent's own log.
-fn forward_kernel_log(programs: &mut aya::Ebpf) -> Result<()> {
-    use tokio::io::{Interest, unix::AsyncFd};
-
-    let logger = aya_log::EbpfLogger::init(programs).context("cannot read the programs' log")?;
-    // SAFETY: the logger owns its descriptor and lives as long as the registration.
-    let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE)? };
-    tokio::spawn(async move {
-        while let Ok(mut ready) = logger.readable_mut().await {
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
-        }
-    });
-    Ok(())
 }

@@ -51,6 +51,9 @@ pub struct Datapath {
     pub max_flows: u32,
     /// Source ports of the member side.
     pub port_range: PortRange,
+    /// Further addresses of this host that flows may have as their sources, where the device that the route leaves by has
+    /// them.
+    pub source_addresses: Vec<IpAddr>,
     /// After which time without a segment a flow is collected.
     pub idle_timeouts: IdleTimeouts,
     /// How many flows that are not established yet one source may have with one service; `None`: a fraction of what

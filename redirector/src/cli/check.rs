@@ -1,6 +1,12 @@
 //! `redirector check`: what a configuration means on this host, before it is run. Touches nothing.
 
-use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -28,9 +34,28 @@ struct Findings {
     /// How many flows that are not established yet one source may have with one service, and all sources together.
     half_open_per_source: u32,
     half_open_per_service: u32,
-    /// How many flows one member address can carry from this host: source ports of the member side.
-    flows_per_member_address: u32,
+    /// How many flows any member address can carry from this host.
+    flows_per_member_address: u64,
+    /// What this host does not have yet, in words.
+    warnings: Vec<String>,
+    addresses: Vec<Address>,
     checks: Vec<Finding>,
+}
+
+/// How this host reaches one address of a member.
+#[derive(Debug, Serialize)]
+struct Address {
+    service: String,
+    member: String,
+    address: String,
+    /// In words; `null`: there is no route.
+    way: Option<String>,
+    /// Largest packet, in bytes.
+    mtu: Option<u32>,
+    /// The source addresses of flows to it.
+    sources: Vec<IpAddr>,
+    /// How many flows it can carry from this host: source ports of the member side, for each source address.
+    flows: u64,
 }
 
 /// One check of one member.
@@ -51,18 +76,19 @@ struct Finding {
 /// Validates, runs every check once, prints what was found.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     run::log_to_standard_error("warn");
-    let (config, resolved) = match run::read(&args.config, &Arc::default(), |_| Answers::default()).await {
+    let fitting = match run::read(&args.config, &Arc::default(), |_| Answers::default()).await {
         Ok(read) => read,
         Err(exit) => return exit,
     };
-    if let Err(error) = datapath::check_ports(config.datapath.port_range) {
+    if let Err(error) = datapath::check_ports(fitting.config.datapath.port_range) {
         return run::failed(&error);
     }
-    let memory = match datapath::kernel_memory(config.datapath.max_flows) {
+    let memory = match datapath::kernel_memory(fitting.config.datapath.max_flows) {
         Ok(memory) => memory,
         Err(error) => return run::failed(&error),
     };
-    let findings = probe_all(&config, &resolved, memory).await;
+    let checks = probe_all(&fitting.config, &fitting.resolved).await;
+    let findings = findings(fitting, checks, memory);
     match write(&findings, &args.config, args.output, out) {
         Ok(()) if findings.passed => Exit::Done,
         Ok(()) => Exit::Failed,
@@ -70,7 +96,7 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     }
 }
 
-async fn probe_all(config: &Config, resolved: &Resolved, memory: u64) -> Findings {
+async fn probe_all(config: &Config, resolved: &Resolved) -> Vec<Finding> {
     let mut checks = Vec::new();
     for (at, service) in config.services.iter().enumerate() {
         for (number, member) in service.members.iter().enumerate() {
@@ -82,15 +108,33 @@ async fn probe_all(config: &Config, resolved: &Resolved, memory: u64) -> Finding
             }
         }
     }
-    let ports = config.datapath.port_range;
+    checks
+}
+
+fn findings(fitting: run::Fitting, checks: Vec<Finding>, memory: u64) -> Findings {
+    let run::Fitting { config, paths, warnings, .. } = fitting;
     let half_open = HalfOpen::new(&config.datapath);
+    let address = |path: &datapath::Path| {
+        let service = &config.services[path.service.0];
+        Address {
+            service: service.name.clone(),
+            member: service.members[path.member.0].name.clone(),
+            address: path.address.to_string(),
+            way: (!path.way.is_empty()).then(|| path.way.clone()),
+            mtu: path.mtu,
+            sources: path.sources.clone(),
+            flows: path.flows,
+        }
+    };
     Findings {
         version: VERSION,
         passed: checks.iter().all(|finding| finding.passed),
         flow_table_bytes: memory,
         half_open_per_source: half_open.per_source,
         half_open_per_service: half_open.per_service,
-        flows_per_member_address: u32::from(ports.last - ports.first) + 1,
+        flows_per_member_address: paths.iter().map(|path| path.flows).min().unwrap_or(0),
+        warnings,
+        addresses: paths.iter().map(address).collect(),
         checks,
     }
 }
@@ -160,16 +204,43 @@ fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Writ
         ]);
     }
     writeln!(out, "{} is valid.\n", config.display())?;
-    write!(out, "{table}")?;
+    writeln!(out, "{table}")?;
+    write_addresses(&findings.addresses, out)?;
     writeln!(
         out,
-        "\nMaps: {} MiB of kernel memory. One member address carries at most {} flows from this host.\nNot established yet: at \
+        "\nMaps: {} MiB of kernel memory. A member's address carries as many flows from this host as there are ports in \
+         `port_range` for each of its sources; a wider range, or more `source_addresses`, carry more.\nNot established yet: at \
          most {} flows of one source with one service, {} of all sources; sockets of this host itself are not counted.",
         findings.flow_table_bytes.div_ceil(1 << 20),
-        findings.flows_per_member_address,
         findings.half_open_per_source,
         findings.half_open_per_service
     )?;
+    for warning in &findings.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    Ok(())
+}
+
+fn write_addresses(addresses: &[Address], out: &mut impl Write) -> Result<()> {
+    let mut table = Table::new([
+        ("service", Align::Left),
+        ("member", Align::Left),
+        ("address", Align::Left),
+        ("flows at most", Align::Right),
+        ("MTU", Align::Right),
+        ("reached", Align::Left),
+    ]);
+    for address in addresses {
+        table.row([
+            address.service.clone(),
+            address.member.clone(),
+            address.address.clone(),
+            address.flows.to_string(),
+            address.mtu.map_or_else(String::new, |mtu| mtu.to_string()),
+            address.way.clone().unwrap_or_else(|| "by no route".into()),
+        ]);
+    }
+    write!(out, "{table}")?;
     Ok(())
 }
 

@@ -119,12 +119,12 @@ async fn configured(loaded: &Loaded) -> Result<(Vec<Row>, Vec<String>)> {
         }
     };
     rows.extend(configuration::names(config, asked.elapsed()));
-    let misfits = datapath::misfits(config, &resolved).await?;
+    let misfits = datapath::survey(config, &resolved).await?.misfits;
     if let Some(error) = loaded.misfits(&misfits) {
         rows.extend(configuration::faults("misfit", &error));
     }
     let ways = routes::ways(config, &resolved).await?;
-    rows.extend(configuration::members(config, &ways, &misfits));
+    rows.extend(configuration::members(config, &ways));
     rows.extend(configuration::mtu(config, &ways));
     Ok((rows, configuration::uplinks(config, &ways)))
 }

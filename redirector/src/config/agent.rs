@@ -1,9 +1,9 @@
 //! `[agent]` and `[datapath]`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use super::{
-    address::port_number,
+    address::{port_number, unusable},
     error::Complaint,
     read::{Section, Written, word},
 };
@@ -20,10 +20,16 @@ const LOWEST_PORT: u16 = 1024;
 /// A SYN that is lost is sent again after a second.
 const SHORTEST_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Both sections, and where each uplink stands.
-pub(super) fn read(root: &Section<'_>) -> (Agent, Datapath, Vec<Written<String>>) {
-    let (datapath, uplinks) = datapath(&root.sub("datapath"));
-    (agent(&root.sub("agent")), datapath, uplinks)
+/// What of `[datapath]` only the host can judge, and where it stands.
+pub(super) struct DatapathWritten {
+    pub(super) uplinks: Vec<Written<String>>,
+    pub(super) sources: Vec<Written<IpAddr>>,
+}
+
+/// Both sections.
+pub(super) fn read(root: &Section<'_>) -> (Agent, Datapath, DatapathWritten) {
+    let (datapath, written) = datapath(&root.sub("datapath"));
+    (agent(&root.sub("agent")), datapath, written)
 }
 
 fn agent(section: &Section<'_>) -> Agent {
@@ -45,7 +51,7 @@ fn agent(section: &Section<'_>) -> Agent {
     }
 }
 
-fn datapath(section: &Section<'_>) -> (Datapath, Vec<Written<String>>) {
+fn datapath(section: &Section<'_>) -> (Datapath, DatapathWritten) {
     // `tc` is the only hook, so that the model does not carry it.
     section.texts("hooks", hook);
     let device = section.text("device", |text| interface("device", text, LONGEST_VIP_DEVICE));
@@ -60,12 +66,14 @@ fn datapath(section: &Section<'_>) -> (Datapath, Vec<Written<String>>) {
     let uplinks = uplinks.unwrap_or_default();
     let pin_dir = section.text("pin_dir", |text| absolute("pin_dir", text));
     let port_range = section.text("port_range", port_range);
+    let sources = section.texts("source_addresses", source_address).unwrap_or_default();
     let datapath = Datapath {
         device,
         uplinks: uplinks.iter().map(|name| name.value.clone()).collect(),
         pin_dir: pin_dir.map_or_else(|| "/sys/fs/bpf/redirector".into(), |path| path.value),
         max_flows: section.number("max_flows", 16..=1 << 24).unwrap_or(262_144),
         port_range: port_range.map_or(PortRange { first: 10_000, last: 32_767 }, |range| range.value),
+        source_addresses: sources.iter().map(|source| source.value).collect(),
         idle_timeouts: idle_timeouts(&section.sub("idle_timeouts")),
         half_open_per_source: section.number("half_open_per_source", 1..=1 << 24),
         half_open_per_service: section.number("half_open_per_service", 1..=1 << 24),
@@ -76,7 +84,7 @@ fn datapath(section: &Section<'_>) -> (Datapath, Vec<Written<String>>) {
             .word("attach", &[("auto", Attach::Auto), ("tcx", Attach::Tcx), ("clsact", Attach::Clsact)], &[])
             .unwrap_or(Attach::Auto),
     };
-    (datapath, uplinks)
+    (datapath, DatapathWritten { uplinks, sources })
 }
 
 fn idle_timeouts(section: &Section<'_>) -> IdleTimeouts {
@@ -94,6 +102,20 @@ fn hook(text: &str) -> Result<(), Complaint> {
         return Err(Complaint::new(format!("hook `{text}` is not built yet"), r#"use hooks = ["tc"]"#));
     }
     word("hooks", text, &[("tc", ())], &[])
+}
+
+/// An address that packets may leave this host with.
+fn source_address(text: &str) -> Result<IpAddr, Complaint> {
+    let next = "give addresses of this host, like \"10.1.0.3\" or \"fd00:1::3\"";
+    let wrong = |why: &str| Complaint::new(format!("source address {text:?} {why}"), next);
+    let address = text.parse::<IpAddr>().map_err(|_| wrong("is not an address"))?;
+    if let Some(why) = unusable(address) {
+        return Err(wrong(&format!("is {why}")));
+    }
+    if address.is_loopback() {
+        return Err(wrong("is a loopback address, which no packet may leave a host with"));
+    }
+    Ok(address)
 }
 
 fn absolute(key: &str, text: &str) -> Result<PathBuf, Complaint> {

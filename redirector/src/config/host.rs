@@ -2,12 +2,13 @@
 //!
 //! The datapath finds it, by netlink; this module knows the places and the words.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{
     Loaded,
+    agent::DatapathWritten,
     error::{Complaint, Error, Fault, Place},
-    read::{Document, Written},
+    read::Document,
     service::Draft,
 };
 use crate::model::{MemberId, ServiceId};
@@ -31,16 +32,7 @@ pub enum Misfit {
         /// Where the host routes it to; `None`: nowhere, it refuses or loses the packets.
         device: Option<String>,
     },
-    /// Translated flows leave by an uplink; this member would be reached without one.
-    MemberIsOwn {
-        /// The member's service.
-        service: ServiceId,
-        /// The member.
-        member: MemberId,
-        /// Its address.
-        address: SocketAddr,
-    },
-    /// The host knows no way to a member.
+    /// The host knows no way to a member. A warning: routes come late, and are followed.
     NoRoute {
         /// The member's service.
         service: ServiceId,
@@ -49,17 +41,31 @@ pub enum Misfit {
         /// Its address.
         address: SocketAddr,
     },
-    /// The host has no device of this name.
+    /// The host has no device of this name. A warning: devices come late, and are followed.
     NoUplink {
         /// Number of the uplink in the configuration.
         uplink: usize,
     },
+    /// The host does not have this source address. A warning: it is used as soon as it has.
+    NoSource {
+        /// The address.
+        source: IpAddr,
+    },
+}
+
+impl Misfit {
+    /// Whether an agent runs all the same.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        matches!(self, Self::NoRoute { .. } | Self::NoUplink { .. } | Self::NoSource { .. })
+    }
 }
 
 /// Where everything stands that only the resolver or the host can judge.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
     uplinks: Vec<Place>,
+    sources: Vec<Place>,
     /// By service.
     vips: Vec<Vec<Place>>,
     /// By service.
@@ -68,14 +74,15 @@ pub(super) struct Places {
 
 impl Places {
     /// For a document without a fault: every draft is complete then.
-    pub(super) fn new(document: &Document<'_>, uplinks: &[Written<String>], drafts: &[Draft<'_>]) -> Self {
+    pub(super) fn new(document: &Document<'_>, written: &DatapathWritten, drafts: &[Draft<'_>]) -> Self {
         let vips = |draft: &Draft<'_>| draft.vips.iter().map(|vip| document.place(vip.at)).collect();
         let endpoints = |draft: &Draft<'_>| {
             let endpoints = draft.members.iter().flat_map(|member| &member.endpoint);
             endpoints.map(|endpoint| document.place(endpoint.at)).collect()
         };
         Self {
-            uplinks: uplinks.iter().map(|uplink| document.place(uplink.at)).collect(),
+            uplinks: written.uplinks.iter().map(|uplink| document.place(uplink.at)).collect(),
+            sources: written.sources.iter().map(|source| document.place(source.at)).collect(),
             vips: drafts.iter().map(vips).collect(),
             endpoints: drafts.iter().map(endpoints).collect(),
         }
@@ -83,10 +90,18 @@ impl Places {
 }
 
 impl Loaded {
-    /// The misfits in words; `None` when there is none.
+    /// The misfits that no agent runs with, in words; `None` when there is none.
     #[must_use]
     pub fn misfits(&self, misfits: &[Misfit]) -> Option<Error> {
-        Error::of(misfits.iter().map(|misfit| self.fault(misfit)).collect())
+        let grave = misfits.iter().filter(|misfit| !misfit.is_warning());
+        Error::of(grave.map(|misfit| self.fault(misfit)).collect())
+    }
+
+    /// The other ones in words, each on a line.
+    #[must_use]
+    pub fn warnings(&self, misfits: &[Misfit]) -> Vec<String> {
+        let warnings = misfits.iter().filter(|misfit| misfit.is_warning());
+        warnings.map(|misfit| self.fault(misfit).to_string()).collect()
     }
 
     fn fault(&self, misfit: &Misfit) -> Fault {
@@ -111,24 +126,29 @@ impl Loaded {
                 );
                 self.vip_fault(*service, *vip, Complaint::new(cause, next))
             }
-            Misfit::MemberIsOwn { service, member, address } => {
-                let cause = format!("{} is an address of this host", address.ip());
-                let next =
-                    "give an address of another host: members on the agent's own host are not supported yet";
-                self.member_fault(*service, *member, Complaint::new(cause, next))
-            }
             Misfit::NoRoute { service, member, address } => {
                 let cause = format!("this host has no route to {}", address.ip());
-                let next = "add one (`ip route`), or correct the endpoint";
+                let next =
+                    "add one (`ip route`), or correct the endpoint; connections to it are refused until then";
                 self.member_fault(*service, *member, Complaint::new(cause, next))
             }
             Misfit::NoUplink { uplink } => {
                 let name = &self.config.datapath.uplinks[*uplink];
                 let complaint = Complaint::new(
                     format!("this host has no device {name:?}"),
-                    "correct `uplinks`, or leave it out to use every device that leads to a member",
+                    "correct `uplinks`, or leave it out to use every device that leads to a member; it is an uplink as soon \
+                     as it is there",
                 );
                 Fault::new(self.places.uplinks[*uplink].clone(), String::new(), complaint)
+            }
+            Misfit::NoSource { source } => {
+                let given = &self.config.datapath.source_addresses;
+                let at = given.iter().position(|given| given == source).unwrap_or_default();
+                let complaint = Complaint::new(
+                    format!("the source address {source} is no address of this host"),
+                    "add it (`ip address`), or correct `source_addresses`; it is used as soon as it is there",
+                );
+                Fault::new(self.places.sources[at].clone(), String::new(), complaint)
             }
         }
     }

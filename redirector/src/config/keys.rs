@@ -42,6 +42,7 @@ static DATAPATH: Keys = Keys {
         ("pin_dir", r#"pin_dir = "/sys/fs/bpf/redirector""#),
         ("max_flows", "max_flows = 262144"),
         ("port_range", r#"port_range = "10000-32767""#),
+        ("source_addresses", r#"source_addresses = ["10.1.0.2", "10.1.0.3"]"#),
         ("half_open_per_source", "half_open_per_source = 5000"),
         ("half_open_per_service", "half_open_per_service = 10000"),
         ("on_stop", r#"on_stop = "keep""#),

@@ -104,6 +104,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
             uplinks: Vec::new(),
             pin_dir: "/sys/fs/bpf/redirector".into(),
             max_flows: 262_144,
+            source_addresses: Vec::new(),
             port_range: PortRange { first: 10_000, last: 32_767 },
             idle_timeouts: IdleTimeouts {
                 opening: Duration::from_secs(30),
@@ -207,6 +208,7 @@ fn every_key_that_is_built_reaches_the_model() {
         uplinks: vec!["eth0".to_owned(), "eth1".to_owned()],
         pin_dir: "/sys/fs/bpf/other".into(),
         max_flows: 16,
+        source_addresses: vec!["10.1.0.3".parse().unwrap(), "fd01::3".parse().unwrap()],
         port_range: PortRange { first: 1024, last: 1024 },
         idle_timeouts: IdleTimeouts {
             opening: Duration::from_secs(5),

@@ -1,9 +1,9 @@
 //! Where the programs run, and how they stay there when the agent goes.
 //!
-//! | method | Linux | what keeps a program on its hook | how it is replaced |
+//! | way | Linux | what keeps a program on its hook | how it is replaced |
 //! |---|---|---|---|
-//! | [`Method::Tcx`] | 6.6 | a link, pinned below the pin directory | `BPF_LINK_UPDATE` |
-//! | [`Method::Clsact`] | 4.5 | a filter of the queueing discipline `clsact` | the filter, in place |
+//! | [`Way::Tcx`] | 6.6 | a link, pinned below the pin directory | `BPF_LINK_UPDATE` |
+//! | [`Way::Clsact`] | 4.5 | a filter of the queueing discipline `clsact` | the filter, in place |
 //!
 //! Either way it is one step: no packet passes without a program, and there is never a second copy on a hook. Both put
 //! the programs behind those of others that are there already. A start that goes the other way than the agent before
@@ -24,8 +24,17 @@ use aya::{
 };
 
 use self::clsact::{Control, Filter};
-use super::programs::{EGRESS, INGRESS, INGRESS_L3, Uplink, classifier, maps_dir};
+use super::programs::{EGRESS, INGRESS, INGRESS_L3, classifier, maps_dir};
 use crate::model::Attach;
+
+/// A device that replies come in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Interface index.
+    pub index: u32,
+    /// Its packets have a link-layer header; those of a tunnel have none.
+    pub ethernet: bool,
+}
 
 /// A hook of a device of this network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,17 +52,17 @@ enum Hook {
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub enum Way {
     /// By pinned links.
     Tcx,
     /// By filters.
     Clsact,
 }
 
-impl Method {
+impl Way {
     /// What the configuration wants, if this kernel and this process can do it.
     pub(super) fn choose(wanted: Attach) -> Result<Self> {
-        let method = match wanted {
+        let way = match wanted {
             Attach::Tcx if !has_tcx()? => bail!(
                 "this kernel has no tcx, which came with Linux 6.6; use attach = \"auto\" or \"clsact\" in [datapath]"
             ),
@@ -61,43 +70,37 @@ impl Method {
             Attach::Auto if !has_tcx()? => Self::Clsact,
             Attach::Auto | Attach::Tcx => Self::Tcx,
         };
-        if method == Self::Clsact {
+        if way == Self::Clsact {
             // Asked now: without it the next start would find its own filters no more.
             programs_over(&HashSet::new())?;
         }
-        Ok(method)
+        Ok(way)
     }
 }
 
 /// Lets the programs run at the VIP device and at the uplinks, in the place of an earlier agent's where there are some,
 /// and nowhere else any more.
-pub fn attach(
-    programs: &mut Ebpf,
-    pin_dir: &Path,
-    method: Method,
-    device: u32,
-    uplinks: &[Uplink],
-) -> Result<()> {
+pub fn attach(programs: &mut Ebpf, pin_dir: &Path, way: Way, device: u32, uplinks: &[Uplink]) -> Result<()> {
     // The way back is there before the way out is used.
-    let uplinks = uplinks.iter().map(|uplink| {
-        let name = if uplink.ethernet { INGRESS } else { INGRESS_L3 };
-        (Place { device: uplink.index, hook: Hook::Ingress }, name)
+    let received = uplinks.iter().map(|uplink| {
+        let program = if uplink.ethernet { INGRESS } else { INGRESS_L3 };
+        (Place { device: uplink.index, hook: Hook::Ingress }, program)
     });
-    let wanted: Vec<_> = uplinks.chain([(Place { device, hook: Hook::Egress }, EGRESS)]).collect();
-    let places: Vec<_> = wanted.iter().map(|(place, _)| *place).collect();
+    let programs_at: Vec<_> = received.chain([(Place { device, hook: Hook::Egress }, EGRESS)]).collect();
+    let places: Vec<_> = programs_at.iter().map(|(place, _)| *place).collect();
     let control = Control::open()?;
     let own = own_filters(&control, pin_dir)?;
-    for (place, name) in &wanted {
+    for (place, name) in &programs_at {
         let program = classifier(programs, name)?;
-        match method {
-            Method::Tcx => tcx::attach(program, pin_dir, *place),
-            Method::Clsact => control.attach(program, name, *place, &own),
+        match way {
+            Way::Tcx => tcx::attach(program, pin_dir, *place),
+            Way::Clsact => control.attach(program, name, *place, &own),
         }
         .with_context(|| format!("cannot attach {name} to {}", name_of(place.device)))?;
     }
-    tcx::remove_others(pin_dir, if method == Method::Tcx { &places } else { &[] })?;
+    tcx::remove_others(pin_dir, if way == Way::Tcx { &places } else { &[] })?;
     for filter in own {
-        if method == Method::Tcx || !places.contains(&filter.place) {
+        if way == Way::Tcx || !places.contains(&filter.place) {
             control.remove(&filter)?;
             tracing::info!(
                 "removed the filter of {}, which is not used any more",
@@ -106,6 +109,14 @@ pub fn attach(
         }
     }
     Ok(())
+}
+
+/// The devices whose ingress runs the program of this pin directory, by index.
+pub(super) fn uplinks(pin_dir: &Path) -> Result<Vec<u32>> {
+    let filters = own_filters(&Control::open()?, pin_dir)?;
+    let by_filter = filters.iter().map(|filter| filter.place);
+    let places = tcx::places(pin_dir)?.into_iter().chain(by_filter);
+    Ok(places.filter(|place| place.hook == Hook::Ingress).map(|place| place.device).collect())
 }
 
 /// Refuses a device that runs programs of an agent with another pin directory. Programs of others are welcome.
@@ -160,7 +171,7 @@ pub(super) fn without_links(pin_dir: &Path, linked: &HashSet<u32>) -> Result<(us
     let here = own_filters(&Control::open()?, pin_dir)?;
     let running = match programs_over(&map_ids(pin_dir)?) {
         Ok(running) => running,
-        // Then there are no filters either: see `Method::choose`.
+        // Then there are no filters either: see `Way::choose`.
         Err(_) if has_tcx()? && here.is_empty() => return Ok((0, true)),
         Err(error) => return Err(error),
     };

@@ -27,7 +27,7 @@ pub struct Claim {
     pub(super) pin_dir: Arc<PinDir>,
     pub(super) device: String,
     /// There was none before: an agent that fails to start leaves nothing behind.
-    device_is_new: bool,
+    pub(super) device_is_new: bool,
 }
 
 impl Claim {

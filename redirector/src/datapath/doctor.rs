@@ -22,6 +22,6 @@ pub use self::{
     hooks::{Direction, Hook, Program},
     kernel::Kernel,
     pins::Pins,
-    routes::{Subnet, Way},
+    routes::{Reached, Subnet, Way},
     trial::{Trial, Trials},
 };

@@ -1,28 +1,105 @@
-//! Whether a configuration fits this host. Asks, and changes nothing.
+//! How a configuration fits this host. Asks, and changes nothing.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::Result;
 
-use super::network::{Network, SingleRoute};
+use super::{
+    network::{Network, SingleRoute},
+    routes::View,
+};
 use crate::{
     config::{Misfit, Resolved},
-    model::{Config, MemberId, ServiceId},
+    model::{Config, MemberId, Service, ServiceId},
 };
 
-/// Everything that the configuration says and this host contradicts. Needs no privileges, but a tokio runtime.
+/// What this host says to a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Everything that it contradicts.
+    pub misfits: Vec<Misfit>,
+    /// How it reaches every address of every member.
+    pub paths: Vec<Path>,
+}
+
+/// How this host reaches an address of a member.
+#[derive(Clone, Debug)]
+pub struct Path {
+    /// Whose it is.
+    pub service: ServiceId,
+    /// Whose it is.
+    pub member: MemberId,
+    /// The address.
+    pub address: SocketAddr,
+    /// In words; empty: no route leads there.
+    pub way: String,
+    /// Largest packet, in bytes.
+    pub mtu: Option<u32>,
+    /// The source addresses of flows to it.
+    pub sources: Vec<IpAddr>,
+    /// How many flows it can carry from this host: source ports of the member side, for each source address.
+    pub flows: u64,
+}
+
+/// Compares a configuration with this host. Needs no privileges, but a tokio runtime.
 ///
 /// # Errors
 /// When the kernel does not answer.
-pub async fn misfits(config: &Config, resolved: &Resolved) -> Result<Vec<Misfit>> {
+pub async fn survey(config: &Config, resolved: &Resolved) -> Result<Survey> {
     let network = Network::connect()?;
     let own = network.addresses().await?;
+    let mut survey = Survey { misfits: vip_misfits(&network, config, &own).await?, paths: Vec::new() };
+    for (uplink, name) in config.datapath.uplinks.iter().enumerate() {
+        if network.find(name).await?.is_none() {
+            survey.misfits.push(Misfit::NoUplink { uplink });
+        }
+    }
+    for source in config.datapath.source_addresses.iter().filter(|source| !own.contains(source)) {
+        survey.misfits.push(Misfit::NoSource { source: *source });
+    }
+    let members = |(at, service): (usize, &Service)| {
+        (0..service.members.len()).map(move |number| (ServiceId(at), MemberId(number)))
+    };
+    let members: Vec<_> = config.services.iter().enumerate().flat_map(members).collect();
+    let all = members.iter().flat_map(|(service, member)| resolved.addresses(*service, *member).iter());
+    let view = View::look(&network, &config.datapath, all.map(|address| address.ip())).await?;
+    for (service, member) in members {
+        for address in resolved.addresses(service, member).iter() {
+            let path = path(config, &view, service, member, address);
+            if path.way.is_empty() {
+                survey.misfits.push(Misfit::NoRoute { service, member, address });
+            }
+            survey.paths.push(path);
+        }
+    }
+    Ok(survey)
+}
+
+fn path(config: &Config, view: &View, service: ServiceId, member: MemberId, address: SocketAddr) -> Path {
+    let way = view.way(address.ip()).unwrap_or_default();
+    // A member on this host sees the VIP as its client.
+    let vips = config.services[service.0].vips.iter().filter(|vip| vip.is_ipv4() == address.is_ipv4());
+    let sources = if way.local { vips.map(SocketAddr::ip).collect() } else { way.sources };
+    let ports = config.datapath.port_range;
+    let ports = u64::from(ports.last - ports.first) + 1;
+    Path {
+        service,
+        member,
+        address,
+        way: view.describe(address.ip()),
+        mtu: view.mtu(address.ip()),
+        flows: ports * sources.len().max(1) as u64,
+        sources,
+    }
+}
+
+async fn vip_misfits(network: &Network, config: &Config, own: &HashSet<IpAddr>) -> Result<Vec<Misfit>> {
     let device = network.find(&config.datapath.device).await?;
     let routes = network.routes_to_single_addresses().await?;
     let mut misfits = Vec::new();
-    for (uplink, name) in config.datapath.uplinks.iter().enumerate() {
-        if network.find(name).await?.is_none() {
-            misfits.push(Misfit::NoUplink { uplink });
-        }
-    }
     for (at, from) in config.services.iter().enumerate() {
         let service = ServiceId(at);
         for (vip, address) in from.vips.iter().enumerate() {
@@ -32,20 +109,10 @@ pub async fn misfits(config: &Config, resolved: &Resolved) -> Result<Vec<Misfit>
                 misfits.push(Misfit::VipIsOwn { service, vip });
             } else if let Some(route) = foreign {
                 let device = match route.device {
-                    Some(index) => network.name_of(index).await?,
+                    Some(index) => network.device(index).await?.map(|link| link.name),
                     None => None,
                 };
                 misfits.push(Misfit::VipIsRouted { service, vip, device });
-            }
-        }
-        for number in 0..from.members.len() {
-            let member = MemberId(number);
-            for address in resolved.addresses(service, member).iter() {
-                match network.route_to(address.ip()).await? {
-                    None => misfits.push(Misfit::NoRoute { service, member, address }),
-                    Some(way) if way.local => misfits.push(Misfit::MemberIsOwn { service, member, address }),
-                    Some(_) => {}
-                }
             }
         }
     }

@@ -3,7 +3,7 @@
 //! The agent writes decisions, floors and tables. It never writes a flow: see [`super::flows`].
 
 use std::{
-    collections::HashSet,
+    collections::{self, HashSet},
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -191,7 +191,7 @@ impl Maps {
     }
 
     /// Makes `wanted` the VIPs, without a moment in which one that stays is missing.
-    pub(super) fn set_vips(&mut self, wanted: &[(SocketAddr, u16)]) -> Result<()> {
+    pub(super) fn set_vips(&mut self, wanted: &collections::HashMap<SocketAddr, u16>) -> Result<()> {
         let mut keys = HashSet::new();
         let mut addresses = HashSet::new();
         for (vip, service) in wanted {

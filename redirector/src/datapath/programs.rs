@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{Ebpf, EbpfLoader, maps::ProgramArray, programs::SchedClassifier, util::KernelVersion};
 
 use redirector_common::layout::Continuation;
+use tokio::task::JoinHandle;
 
 use super::{attach, links, network::Device};
 use crate::model::{Datapath, PortRange};
@@ -178,6 +179,21 @@ fn set_continuations(programs: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
+/// Hands what the programs log to the agent's own log, until the task ends.
+pub(super) fn forward_log(programs: &mut Ebpf) -> Result<JoinHandle<()>> {
+    use tokio::io::{Interest, unix::AsyncFd};
+
+    let logger = aya_log::EbpfLogger::init(programs).context("cannot read the programs' log")?;
+    // SAFETY: the logger owns its descriptor and lives as long as the registration.
+    let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE)? };
+    Ok(tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    }))
+}
+
 /// How many ticks (jiffies) the kernel counts in a second: the resolution of its coarse clock.
 pub(super) fn ticks_per_second() -> u32 {
     let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
@@ -197,15 +213,6 @@ pub const INGRESS_L3: &str = "redirector_ingress_l3";
 pub fn classifier<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     let program = programs.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     Ok(program.try_into()?)
-}
-
-/// A device that replies come in by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Uplink {
-    /// Interface index.
-    pub index: u32,
-    /// Its packets have Ethernet headers; those of a tunnel have none.
-    pub ethernet: bool,
 }
 
 /// Removes every pin, and with it links, programs and maps; then the directory. Nothing to remove is no error, and what

@@ -4,7 +4,8 @@
 //! by the same compare as in the kernel; so a sweep may come late, twice, or after a restart of the agent.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
@@ -61,9 +62,11 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    /// Resets whatever is stale already, and starts the thread.
-    pub(super) fn start(maps: Arc<Mutex<Maps>>) -> Result<Self> {
+    /// Resets whatever is stale already, and what goes through other VIPs than these (with their services); then starts
+    /// the thread.
+    pub(super) fn start(maps: Arc<Mutex<Maps>>, vips: &HashMap<SocketAddr, u16>) -> Result<Self> {
         let destroyer = Destroyer::open()?;
+        end_without_vip(&maps, &destroyer, vips)?;
         pass(&maps, &destroyer)?.report(Instant::now());
         let (switches, requests) = mpsc::channel();
         let (alive, ended) = watch::channel(());
@@ -143,6 +146,31 @@ pub(super) fn reset_all(maps: Maps) -> Result<()> {
     ids(MAX_SERVICES).for_each(|service| maps.steering.hold(service));
     ids(MAX_MEMBERS).try_for_each(|member| maps.slots.empty(member))?;
     pass(&Mutex::new(maps), &Destroyer::open()?)?;
+    Ok(())
+}
+
+/// Ends flows through VIPs that their services do not have any more. Nothing makes them stale: member, slot and epoch are
+/// what they were. The sockets of local clients are destroyed, and the kernel's own reset ends the member's side; flows
+/// of other clients are deleted, and both sides are refused with their next segment.
+fn end_without_vip(maps: &Mutex<Maps>, destroyer: &Destroyer, vips: &HashMap<SocketAddr, u16>) -> Result<()> {
+    let maps = lock(maps);
+    let mut orphans = Vec::new();
+    maps.flows.for_each(|client_side, flow| {
+        let vip = SocketAddr::new(client_side.far.into(), client_side.far_port.number());
+        if vips.get(&vip) != Some(&flow.service) && !flow.is_stale(&maps.standing(flow)) {
+            orphans.push((*client_side, *flow));
+        }
+    })?;
+    let local = orphans.iter().filter(|(_, flow)| flow.cookie != 0 && destroyer.may_destroy(flow));
+    let victims = local.map(|(client_side, flow)| Victim { client_side: *client_side, cookie: flow.cookie });
+    // Whoever is refused goes the way of the others.
+    let _refused = destroyer.destroy(&victims.collect::<Vec<_>>())?;
+    for (client_side, flow) in &orphans {
+        maps.flows.remove(client_side, flow)?;
+    }
+    if !orphans.is_empty() {
+        tracing::info!(flows = orphans.len(), "ended the flows through VIPs that are gone");
+    }
     Ok(())
 }
 

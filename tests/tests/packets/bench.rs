@@ -76,7 +76,8 @@ impl Bench {
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET).unwrap() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let device = runtime.block_on(async {
-            let device = Network::connect().unwrap().ensure_device("redirector0").await.unwrap();
+            let device =
+                Network::connect().unwrap().ensure_device("redirector0", false).await.unwrap().device;
             uplink().await;
             device
         });
@@ -133,9 +134,8 @@ impl Bench {
         clear::<Tuple, Flow>(&mut self.programs, "flows_v2");
         clear::<Tuple, Stub>(&mut self.programs, "replies_v2");
         clear::<FragmentKey, Fragments>(&mut self.programs, "fragments_v2");
-        clear::<SourceKey, i64>(&mut self.programs, "half_open_v2");
         clear::<u32, u32>(&mut self.programs, "l3_devices_v2");
-        self.set::<i64>("half_open_sums_v2", u32::from(SERVICE), 0);
+        self.forget_half_open();
         self.set("services_v2", u32::from(SERVICE), Service::default());
         let source = if self.v6 { "fd00:1::2" } else { "10.1.0.2" }.parse().unwrap();
         for (member, name) in [(MEMBER, "member"), (OTHER, "other")] {
@@ -147,9 +147,16 @@ impl Bench {
             let slot = Slot::new(self.names[name], &[source], Slot::OFFERED);
             self.set("slots_v2", slot_index(member, 3), slot);
         }
+        self.sender = "client".to_owned();
         self.names.remove("port");
         self.epoch = 0;
         self.switch(Some(MEMBER), false);
+    }
+
+    /// What the agent's counting anew comes to, when none is half open.
+    pub fn forget_half_open(&mut self) {
+        clear::<SourceKey, i64>(&mut self.programs, "half_open_v2");
+        self.set::<i64>("half_open_sums_v2", u32::from(SERVICE), 0);
     }
 
     fn set<V: aya::Pod>(&mut self, map: &str, index: u32, value: V) {

@@ -164,12 +164,12 @@ fn a_restart_with_a_wrong_file_changes_nothing() {
         let attempt = || Attempt::new(lab);
         // Found here: a member that the new file does not have was retired before the start failed.
         let without_m1 = || attempt().replace("name = \"m1\"", "name = \"m9\"");
-        without_m1().replace("[datapath]", "[datapath]\nuplinks = [\"eth9\"]").refused(
+        without_m1().replace("10.255.0.1:6379", "10.1.0.2:6379").refused(
             "run",
             2,
-            &["no device \"eth9\""],
+            &["VIP 10.1.0.2:6379 is an address of this host"],
         )?;
-        serving.is_undisturbed(lab).context("an uplink that is not there")?;
+        serving.is_undisturbed(lab).context("a VIP that is the host's own address")?;
         without_m1().replace(&socket, "/proc/nosuch/socket").refused(
             "run",
             FAILED,

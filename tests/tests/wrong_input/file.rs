@@ -55,24 +55,6 @@ const CASES: &[Case<'_>] = &[
         &["service \"orders6\"", "VIP [fd01::2]:6379 is an address of this host", "choose"],
     ),
     (
-        "a member on this host",
-        [M1, "\"10.1.0.2:6379\""],
-        "\"10.1.0.2:6379\"",
-        &["member \"m1\" of service \"orders\"", "10.1.0.2 is an address of this host", "another host"],
-    ),
-    (
-        "a member on the loopback device",
-        [M1, "\"localhost:6379\""],
-        "\"localhost:6379\"",
-        &["member \"m1\" of service \"orders\"", "127.0.0.1 is an address of this host", "another host"],
-    ),
-    (
-        "a member that nothing leads to",
-        [M1, "\"10.9.9.9:6379\""],
-        "\"10.9.9.9:6379\"",
-        &["member \"m1\" of service \"orders\"", "no route to 10.9.9.9", "add one"],
-    ),
-    (
         "a name that does not resolve",
         [M1, "\"nosuch.invalid:6379\""],
         "\"nosuch.invalid:6379\"",
@@ -101,10 +83,10 @@ const CASES: &[Case<'_>] = &[
         &["hook `connect` is not built yet", "use hooks = [\"tc\"]"],
     ),
     (
-        "an uplink that the host does not have",
-        ["[datapath]", "[datapath]\nuplinks = [\"eth0\", \"eth9\"]"],
-        "\"eth9\"",
-        &["no device \"eth9\"", "correct `uplinks`"],
+        "a source address that no packet may have",
+        ["[datapath]", "[datapath]\nsource_addresses = [\"127.0.0.1\"]"],
+        "\"127.0.0.1\"",
+        &["source address \"127.0.0.1\" is a loopback address", "give addresses of this host"],
     ),
     (
         "a file that is no TOML",

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::row::{Area, Row};
 use crate::{
-    config::{Error, Misfit},
+    config::Error,
     datapath::doctor::{Subnet, Way},
     model::Config,
 };
@@ -39,15 +39,9 @@ pub(super) fn faults(check: &'static str, error: &Error) -> Vec<Row> {
     error.faults().iter().map(row).collect()
 }
 
-/// The way to each address of each member. `misfits` have rows of their own.
-pub(super) fn members(config: &Config, ways: &[Way], misfits: &[Misfit]) -> Vec<Row> {
-    let refused = |way: &&Way| {
-        misfits.iter().any(|misfit| match misfit {
-            Misfit::NoRoute { address, .. } | Misfit::MemberIsOwn { address, .. } => *address == way.address,
-            _ => false,
-        })
-    };
-    ways.iter().filter(|way| !refused(way)).map(|way| member(config, way)).collect()
+/// The way to each address of each member.
+pub(super) fn members(config: &Config, ways: &[Way]) -> Vec<Row> {
+    ways.iter().map(|way| member(config, way)).collect()
 }
 
 fn member(config: &Config, way: &Way) -> Row {
@@ -68,25 +62,28 @@ fn member(config: &Config, way: &Way) -> Row {
     if route.local {
         return row(Row::good(Area::Configuration, "route", "an address of this host itself"));
     }
-    let device = way.device.as_deref().unwrap_or("a device that is gone");
-    let source = route.source.map_or_else(|| "none".to_owned(), |source| source.to_string());
-    let found = format!("by {device}, source {source}, MTU {}", route.mtu);
-    if device == vip_device {
+    let (devices, sources): (_, Vec<_>) =
+        (route.devices.join(", "), route.sources.iter().map(ToString::to_string).collect());
+    let source = if sources.is_empty() { "none".to_owned() } else { sources.join(", ") };
+    let found = format!("by {devices}, source {source}, MTU {}", route.mtu);
+    if route.devices.contains(vip_device) {
         let next = format!(
             "packets to it would go round in a circle; remove that route (`ip route get {}` shows it)",
             way.address.ip()
         );
         return row(Row::bad(Area::Configuration, "route", found, next));
     }
-    if !uplinks.is_empty() && !uplinks.iter().any(|uplink| uplink == device) {
+    if !uplinks.is_empty()
+        && let Some(device) = route.devices.iter().find(|device| !uplinks.contains(device))
+    {
         let next = format!(
             "what comes back by {device} is not translated; add it to `uplinks` in [datapath], or leave `uplinks` out"
         );
         return row(Row::warning(Area::Configuration, "route", found, next));
     }
-    if route.source.is_none() {
+    if sources.is_empty() {
         let next =
-            format!("{device} has no address that flows could come from; give it one (`ip address add`)");
+            format!("{devices} has no address that flows could come from; give it one (`ip address add`)");
         return row(Row::warning(Area::Configuration, "route", found, next));
     }
     row(Row::good(Area::Configuration, "route", found))
@@ -96,7 +93,8 @@ fn member(config: &Config, way: &Way) -> Row {
 pub(super) fn mtu(config: &Config, ways: &[Way]) -> Option<Row> {
     /// Of Ethernet.
     const USUAL: u32 = 1500;
-    let remote = || ways.iter().filter_map(|way| Some((way, way.route.filter(|route| !route.local)?.mtu)));
+    let remote =
+        || ways.iter().filter_map(|way| Some((way, way.route.as_ref().filter(|route| !route.local)?.mtu)));
     let (narrowest, smallest) = remote().min_by_key(|(_, mtu)| *mtu)?;
     let largest = remote().map(|(_, mtu)| mtu).max()?;
     if smallest == largest && smallest >= USUAL {
@@ -151,8 +149,8 @@ pub(super) fn uplinks(config: &Config, ways: &[Way]) -> Vec<String> {
         return config.datapath.uplinks.clone();
     }
     let mut found = Vec::new();
-    let remote = ways.iter().filter(|way| way.route.is_some_and(|route| !route.local));
-    for device in remote.filter_map(|way| way.device.as_ref()) {
+    let remote = ways.iter().filter_map(|way| way.route.as_ref()).filter(|route| !route.local);
+    for device in remote.flat_map(|route| &route.devices) {
         if !found.contains(device) && *device != config.datapath.device {
             found.push(device.clone());
         }
@@ -164,16 +162,15 @@ pub(super) fn uplinks(config: &Config, ways: &[Way]) -> Vec<String> {
 #[cfg(test)]
 fn way(address: &str, device: &str, mtu: u32) -> Way {
     use crate::{
-        datapath::network::RouteTo,
+        datapath::doctor::Reached,
         model::{MemberId, ServiceId},
     };
-    let source = Some("10.1.0.2".parse().unwrap());
+    let sources = vec!["10.1.0.2".parse().unwrap()];
     Way {
         service: ServiceId(0),
         member: MemberId(0),
         address: address.parse().unwrap(),
-        route: Some(RouteTo { device: 2, source, mtu, local: false }),
-        device: Some(device.into()),
+        route: Some(Reached { devices: vec![device.into()], sources, mtu, local: false }),
     }
 }
 
@@ -203,13 +200,13 @@ mod tests {
         assert_eq!((row.verdict, row.found.as_str()), (Good, "by eth0, source 10.1.0.2, MTU 1500"));
         assert_eq!(row.subject.as_deref(), Some("paris 10.2.1.2:6379"));
 
-        let nowhere = Way { route: None, device: None, ..usual.clone() };
+        let nowhere = Way { route: None, ..usual.clone() };
         assert_eq!(member(&config, &nowhere).verdict, Warning);
         assert_eq!(member(&config, &way("10.2.1.2:6379", "redirector0", 1500)).verdict, Bad);
         let row = member(&config, &way("10.2.1.2:6379", "eth1", 1500));
         assert!(row.verdict == Warning && row.next.unwrap().contains("eth1"));
         let mut no_source = usual.clone();
-        no_source.route.as_mut().unwrap().source = None;
+        no_source.route.as_mut().unwrap().sources.clear();
         assert_eq!(member(&config, &no_source).verdict, Warning);
         let mut own = way("127.0.0.1:6379", "lo", 65_536);
         own.route.as_mut().unwrap().local = true;

@@ -14,14 +14,21 @@ fn what_does_not_fit_is_said_with_its_place() {
         Misfit::VipIsOwn { service, vip: 1 },
         Misfit::VipIsRouted { service, vip: 0, device: Some("redirector1".to_owned()) },
         Misfit::VipIsRouted { service, vip: 0, device: None },
-        Misfit::MemberIsOwn { service, member, address },
-        Misfit::NoRoute { service, member, address },
     ] {
+        assert_eq!(loaded.warnings(std::slice::from_ref(&misfit)), [] as [&str; 0]);
         table.push(loaded.misfits(&[misfit]).unwrap().to_string());
     }
-    loaded =
-        parse(Path::new("redirector.toml"), &format!("datapath.uplinks = [\"eth0\", \"eth9\"]\n{MINIMAL}"))
-            .unwrap();
-    table.push(loaded.misfits(&[Misfit::NoUplink { uplink: 1 }]).unwrap().to_string());
+    let late = Misfit::NoRoute { service, member, address };
+    assert_eq!(loaded.misfits(std::slice::from_ref(&late)), None, "routes come late");
+    table.extend(loaded.warnings(&[late]));
+    loaded = parse(
+        Path::new("redirector.toml"),
+        &format!(
+            "datapath.uplinks = [\"eth0\", \"eth9\"]\ndatapath.source_addresses = [\"10.1.0.3\"]\n{MINIMAL}"
+        ),
+    )
+    .unwrap();
+    let source = "10.1.0.3".parse().unwrap();
+    table.extend(loaded.warnings(&[Misfit::NoUplink { uplink: 1 }, Misfit::NoSource { source }]));
     insta::assert_snapshot!(table.join("\n"));
 }

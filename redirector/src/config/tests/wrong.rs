@@ -129,6 +129,31 @@ fn agent_and_datapath() {
         ("flow table beyond every integer", "max_flows = 16", "max_flows = 0xffffffffffffffffffffffffff"),
         ("flow table that is a string", "max_flows = 16", "max_flows = \"16\""),
         ("flow table that is a fraction", "max_flows = 16", "max_flows = 1.5"),
+        (
+            "source address that is a name",
+            "source_addresses = [\"10.1.0.3\", \"fd01::3\"]",
+            "source_addresses = [\"eth0\"]",
+        ),
+        (
+            "source address with a port",
+            "source_addresses = [\"10.1.0.3\", \"fd01::3\"]",
+            "source_addresses = [\"10.1.0.3:80\"]",
+        ),
+        (
+            "loopback source address",
+            "source_addresses = [\"10.1.0.3\", \"fd01::3\"]",
+            "source_addresses = [\"127.0.0.1\"]",
+        ),
+        (
+            "unspecified source address",
+            "source_addresses = [\"10.1.0.3\", \"fd01::3\"]",
+            "source_addresses = [\"::\"]",
+        ),
+        (
+            "source address twice",
+            "source_addresses = [\"10.1.0.3\", \"fd01::3\"]",
+            "source_addresses = [\"10.1.0.3\", \"10.1.0.3\"]",
+        ),
         ("one port", "port_range = \"1024-1024\"", "port_range = \"10000\""),
         ("range that is no range", "port_range = \"1024-1024\"", "port_range = \"low-high\""),
         ("range with a sign", "port_range = \"1024-1024\"", "port_range = \"+2000-3000\""),

@@ -77,6 +77,28 @@ pub(super) fn attach(program: &mut SchedClassifier, pin_dir: &Path, place: Place
     Ok(())
 }
 
+/// The places of all pinned links that are attached.
+pub(super) fn places(pin_dir: &Path) -> Result<Vec<Place>> {
+    let entries = match fs::read_dir(links_dir(pin_dir)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context("cannot read the directory of links"),
+    };
+    let mut places = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        // A link of another kind than these is repaired elsewhere.
+        let Ok(Some(link)) = links::look(&path) else { continue };
+        for hook in [Hook::Ingress, Hook::Egress] {
+            let place = Place { device: link.device, hook };
+            if pin(pin_dir, place) == path {
+                places.push(place);
+            }
+        }
+    }
+    Ok(places)
+}
+
 /// Removes the links to all places but these.
 pub(super) fn remove_others(pin_dir: &Path, wanted: &[Place]) -> Result<()> {
     let entries = match fs::read_dir(links_dir(pin_dir)) {

@@ -26,9 +26,20 @@ pub struct Way {
     /// One of its addresses.
     pub address: SocketAddr,
     /// `None`: it does not reach it.
-    pub route: Option<RouteTo>,
-    /// The device that the route leads to, by name.
-    pub device: Option<String>,
+    pub route: Option<Reached>,
+}
+
+/// What a route says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// The devices that it leads to, by name: of equal-cost paths all.
+    pub devices: Vec<String>,
+    /// The source addresses that it prefers.
+    pub sources: Vec<IpAddr>,
+    /// Largest packet, as far as this host knows, in bytes.
+    pub mtu: u32,
+    /// Whether the address is one of this host's own.
+    pub local: bool,
 }
 
 /// The ways to all members.
@@ -42,16 +53,30 @@ pub async fn ways(config: &Config, resolved: &Resolved) -> Result<Vec<Way>> {
         for number in 0..from.members.len() {
             let (service, member) = (ServiceId(at), MemberId(number));
             for address in resolved.addresses(service, member).iter() {
-                let route = network.route_to(address.ip()).await?;
-                let device = match &route {
-                    Some(route) => network.name_of(route.device).await?,
+                let route = match network.route_to(address.ip()).await? {
+                    Some(route) => reached(&network, route).await?,
                     None => None,
                 };
-                ways.push(Way { service, member, address, route, device });
+                ways.push(Way { service, member, address, route });
             }
         }
     }
     Ok(ways)
+}
+
+/// `None`: its devices went away in between.
+async fn reached(network: &Network, route: RouteTo) -> Result<Option<Reached>> {
+    let mut links = Vec::new();
+    for index in route.devices {
+        links.extend(network.device(index).await?);
+    }
+    let mtus = links.iter().map(|link| link.mtu).chain(route.mtu);
+    Ok(mtus.min().map(|mtu| Reached {
+        devices: links.iter().map(|link| link.name.clone()).collect(),
+        sources: route.sources,
+        mtu,
+        local: route.local,
+    }))
 }
 
 /// The addresses that a device is directly connected to.
@@ -100,7 +125,7 @@ pub async fn subnets() -> Result<Vec<Subnet>> {
             continue;
         };
         if let std::collections::btree_map::Entry::Vacant(entry) = names.entry(index) {
-            entry.insert(network.name_of(index).await?);
+            entry.insert(network.device(index).await?.map(|link| link.name));
         }
         if let Some(device) = names[&index].clone() {
             subnets.push(Subnet { device, address, prefix });

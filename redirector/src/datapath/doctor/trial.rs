@@ -27,7 +27,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::super::{
     maps::Maps,
-    network::{Device, Network},
+    network::{Device, Network, VipRoute},
     programs::{self, EGRESS, HalfOpen, Settings, classifier},
     sockets::{Destroyer, Victim},
 };
@@ -177,11 +177,12 @@ const UPLINK: &str = "uplink0";
 
 async fn device() -> Result<Device> {
     let network = Network::connect()?;
-    let device = network.ensure_device(VIP_DEVICE).await?;
-    let uplink = network.ensure_device(UPLINK).await?;
+    let device = network.ensure_device(VIP_DEVICE, false).await?.device;
+    let uplink = network.ensure_device(UPLINK, false).await?.device;
     let families = [Connection::V4, Connection::V6].into_iter().take(if has_ipv6() { 2 } else { 1 });
     for connection in families {
-        network.set_vip_route(connection.member().ip(), uplink.index, None, 1500).await?;
+        let route = VipRoute { device: uplink.index, source: None, mtu: 1500 };
+        network.set_vip_route(connection.member().ip(), &route).await?;
     }
     Ok(device)
 }

@@ -130,7 +130,7 @@ struct Table {
 impl Table {
     /// In the application's namespace, which has a route to the member.
     async fn new(lab: &Lab, v6: bool) -> Result<Self> {
-        let device = Network::connect()?.ensure_device("redirector0").await?;
+        let device = Network::connect()?.ensure_device("redirector0", false).await?.device;
         let port_range = PortRange { first: CLIENT_PORT, last: CLIENT_PORT };
         let mut programs = load(
             &Settings {
