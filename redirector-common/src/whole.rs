@@ -108,6 +108,8 @@ fn walk(packet: &impl Packet, mut header: Header) -> Result<(Header, Part), Outc
         if header.offset > REACH - TCP || kind == ROUTING && d != 0 {
             return Err(Outcome::NotCarried);
         }
+        // The compiler would leave out the bound that each access has; the verifier of Linux 6.1 needs it.
+        header.offset = packet.forget(header.offset);
     }
     if is_extension(header.protocol) { Err(Outcome::NotCarried) } else { Ok((header, part)) }
 }

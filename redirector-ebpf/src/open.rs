@@ -1,5 +1,7 @@
 //! Opening a flow: the choice of the member, a source port towards it, and both halves of the entry.
 
+use core::hint::black_box;
+
 use redirector_common::{
     addr::{Addr, Port, Tuple},
     checksum::Delta,
@@ -48,6 +50,9 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
 fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Outcome> {
     let draft = maps::draft().ok_or(Outcome::RefusedTableFull)?;
     for _ in 0..CHOICES {
+        // Pointers to its fields would be worked out before the loop, and kept on the stack, where kernels before 6.6 have
+        // no room for them (see `take_port`).
+        let draft = black_box(&mut *draft);
         let decision = maps::decision(service);
         let member = decision.active.ok_or(Outcome::RefusedNoMember)?;
         let deadline = maps::deadline(service);
@@ -126,10 +131,8 @@ fn undo<T>(draft: &mut Draft, outcome: Outcome) -> Result<T, Outcome> {
 #[inline(always)]
 fn choose_slot(member: u16, segment: &Segment) -> Option<u32> {
     let (member, fingerprint) = (u32::from(member), segment.ends.fingerprint());
-    let mut best = 0;
-    for half in 0..2 {
-        best = best.max(best_slot(member, fingerprint, u32::from(segment.v6), half * HALF_OF_SLOTS));
-    }
+    let half = |first| best_slot(member, fingerprint, u32::from(segment.v6), first);
+    let best = half(0).max(half(HALF_OF_SLOTS));
     (best != 0).then_some(best as u32 & 0xff)
 }
 
@@ -146,16 +149,22 @@ extern "C" fn best_slot(member: u32, fingerprint: u32, v6: u32, first: u32) -> u
     /// Above every rank: tells the lowest one from none.
     const FOUND: u64 = 1 << 40;
 
-    let mut best = 0;
-    for step in 0..HALF_OF_SLOTS {
+    // The turn's end is a jump back, for which Linux 6.1 asks: to it, an instruction that falls into the head of a loop that
+    // was entered there makes the loop endless ("back-edge").
+    let (mut best, mut step) = (0, 0);
+    loop {
         let number = (first + step) % SLOTS;
-        let Some(slot) = maps::slot(member as u16, number) else { continue };
-        if slot.is_offered(v6 != 0) {
+        if let Some(slot) = maps::slot(member as u16, number)
+            && slot.is_offered(v6 != 0)
+        {
             let rank = u64::from(rank(fingerprint, &slot.address, slot.port));
             best = best.max(FOUND | rank << 8 | u64::from(number));
         }
+        step += 1;
+        if step == HALF_OF_SLOTS {
+            return best;
+        }
     }
-    best
 }
 
 /// Fills in what does not depend on the source port.
@@ -204,7 +213,10 @@ extern "C" fn take_port(member: u32, slot: u32) -> u32 {
         if count == 0 {
             break;
         }
-        member_side.near = *source_of(slot, client_side, (start >> 16).wrapping_add(step));
+        // Word by word: as one the compiler would call memmove, and three frames are more stack than kernels before 6.6
+        // allow, which round each up to 32 bytes.
+        member_side.near =
+            Addr(source_of(slot, client_side, (start >> 16).wrapping_add(step)).0.map(black_box));
         let turn = step / sources;
         let port = first + start.wrapping_add(turn.wrapping_mul(0x9e37_79b1)) % count;
         member_side.near_port = Port::new(port as u16);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::Member;
+use crate::{Member, slowness};
 
 /// VIP of the service `orders`, whose members have IPv4 endpoints.
 pub const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
@@ -38,6 +38,13 @@ impl Timing {
         timeout: Duration::from_millis(100),
         fall: 2,
     };
+
+    /// What a slow machine needs to keep up.
+    fn slowed(self) -> Self {
+        let Self { interval, fast_interval, timeout, fall } = self;
+        let slow = |time: Duration| time * slowness();
+        Self { interval: slow(interval), fast_interval: slow(fast_interval), timeout: slow(timeout), fall }
+    }
 }
 
 /// A configuration in the making; `to_string()` is the file.
@@ -69,7 +76,7 @@ impl AgentConfig {
                 .map(|member| (member.name().to_owned(), member.v4().to_string(), member.v6().to_string()))
                 .collect(),
             device: "redirector0".to_owned(),
-            timing: Some(Timing::QUICK),
+            timing: Some(Timing::QUICK.slowed()),
             password_file: None,
             one_service: false,
             more: Vec::new(),

@@ -70,16 +70,23 @@ pub use waiting::{WaitingClient, Wake};
 pub use workers::{Load, Workers};
 
 use std::{
-    thread,
+    env, thread,
     time::{Duration, Instant},
 };
+
+/// How many times slower than a real machine this one is, by `REDIRECTOR_LAB_SLOWNESS`; 1 when that is not set. An emulated
+/// one needs more time for everything, probes included: their times and the bounds of waiting grow with it.
+#[must_use]
+pub fn slowness() -> u32 {
+    env::var("REDIRECTOR_LAB_SLOWNESS").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
 
 /// Asks `ready` every few milliseconds until it answers yes. No wait in the lab is without a bound.
 ///
 /// # Errors
 /// After `within`, with `what` in the message.
 pub fn wait_until(what: &str, within: Duration, mut ready: impl FnMut() -> bool) -> anyhow::Result<Duration> {
-    let start = Instant::now();
+    let (start, within) = (Instant::now(), within * slowness());
     while !ready() {
         anyhow::ensure!(start.elapsed() < within, "{what}: not so within {within:?}");
         thread::sleep(Duration::from_millis(2));

@@ -13,6 +13,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
+use crate::slowness;
+
 /// Older lines are forgotten: somebody is to read this.
 const MOST_LINES: usize = 500;
 
@@ -113,6 +115,7 @@ impl Process {
     /// # Errors
     /// When it still runs after `within`.
     pub fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
+        let within = within * slowness();
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -154,6 +157,7 @@ fn keep_output(output: PipeReader, log: &Log) {
 /// # Errors
 /// When it does not start, or still runs after `within`; then it is killed.
 pub(crate) fn output(mut command: Command, within: Duration) -> Result<Output> {
+    let within = within * slowness();
     let shown = format!("{command:?}");
     belong_to_this_process(&mut command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

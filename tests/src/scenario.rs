@@ -17,6 +17,7 @@ use crate::{
     diagnostics::Collector,
     network::{self, End},
     process::all_logs,
+    slowness,
 };
 
 /// What this machine lacks for a lab; `None`: nothing. Found out once, by doing it.
@@ -96,7 +97,7 @@ impl Scenario {
             return;
         }
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let _in_time = Watchdog::start(self.limit);
+        let _in_time = Watchdog::start(self.limit * slowness());
         let _last_words = Collector::start();
         let lab = self.builder.build().unwrap_or_else(|error| panic!("the lab cannot be built: {error:?}"));
         let result = body(&lab).and_then(|()| lab.assert_no_checksum_errors());

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Connection, Failure, Host, Stopper, Value};
+use crate::{Connection, Failure, Host, Stopper, Value, slowness};
 
 /// How a wait ended.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl WaitingClient {
     /// When it still waits after `within`.
     pub fn wait_woken(&self, within: Duration) -> Result<Wake> {
         self.woken
-            .recv_timeout(within)
+            .recv_timeout(within * slowness())
             .with_context(|| format!("a client waiting at {} was not woken within {within:?}", self.member))
     }
 

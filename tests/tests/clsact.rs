@@ -42,7 +42,10 @@ fn foreign_filter(lab: &Lab, priority: u16) -> Result<()> {
 /// Takes it away.
 fn remove(lab: &Lab, filter: &Filter) -> Result<()> {
     let (priority, handle) = (u16::try_from(filter.priority)?, filter.handle.into());
-    lab.app().run(|| Ok(drop(SchedClassifierLink::attached(UPLINK.0, UPLINK.1, priority, handle, None)?)))
+    lab.app().run(|| {
+        drop(SchedClassifierLink::attached(UPLINK.0, UPLINK.1, priority, handle, None)?);
+        Ok(())
+    })
 }
 
 /// The next agent gets another file.

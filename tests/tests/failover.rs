@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use redirector_tests::{
     Agent, Application, CHANNEL, Lab, Load, Member, QUEUE, Scenario, VIP_PORT, VIP_V4, Value, WaitingClient,
-    Workers, vip_addresses, wait_until, waiting_at, with_and_without_offloads,
+    Workers, slowness, vip_addresses, wait_until, waiting_at, with_and_without_offloads,
 };
 
 const START: Duration = Duration::from_secs(10);
@@ -63,6 +63,7 @@ fn fails_over(
     agent.wait_active("m1", START)?;
     let application = Application::start(lab, 3, "m1")?;
     let epochs = epochs(&agent)?;
+    let bound = bound * slowness();
 
     let since = Instant::now();
     fault(lab, lab.member("m1"))?;

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use self::kernels::Extent;
+
 mod kernels;
 mod run;
 mod setup;
@@ -27,10 +29,15 @@ enum Verb {
     Build,
     /// Runs everything that CI runs: format, clippy, build, all tests (as root)
     Test {
-        /// Instead of that, the datapath's tests on Debian's kernels 6.1, 6.12 and the newest, each in a virtual machine
-        #[arg(long, conflicts_with = "cargo_test")]
-        kernels: bool,
-        /// Goes to `cargo test`: a filter, or for example `-p redirector -- --nocapture`
+        /// Instead of that, the datapath's tests on Debian's kernels, each in a virtual machine: those that are named (6.1,
+        /// 6.12, newest), or all
+        #[arg(long, value_name = "NAME", num_args = 0..)]
+        kernels: Option<Vec<String>>,
+        /// With --kernels: only what is run without it on Linux 6.1
+        #[arg(long, requires = "kernels")]
+        short: bool,
+        /// Goes to `cargo test`: a filter, or for example `-p redirector -- --nocapture`. With --kernels, a test program and
+        /// what it is told: `packets table --nocapture`
         #[arg(last = true)]
         cargo_test: Vec<String>,
     },
@@ -69,8 +76,10 @@ fn act(verb: Verb) -> Result<()> {
             println!("{} ({}.{} MB)", binary.display(), size / 1_000_000, size / 100_000 % 10);
             Ok(())
         }
-        Verb::Test { kernels: true, .. } => test::kernels(),
-        Verb::Test { kernels: false, cargo_test } => test::test(&cargo_test),
+        Verb::Test { kernels: Some(names), short, cargo_test } => {
+            test::kernels(&names, if short { Extent::Short } else { Extent::All }, &cargo_test)
+        }
+        Verb::Test { kernels: None, cargo_test, .. } => test::test(&cargo_test),
         Verb::Demo { arguments } => show("demo", &arguments),
         Verb::Bench { arguments } => show("bench", &arguments),
     }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
-    kernels::{self, Programs},
+    kernels::{self, Extent, Programs},
     run::{self, REDIRECTOR_BIN, REDIRECTOR_UPGRADE_BIN, cargo},
     setup, toolchain,
 };
@@ -47,18 +47,19 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
     // Somebody who asks for one test does not want all of them on another kernel.
     if cargo_test.is_empty() && kernels::can_run() {
         steps.step(kernels::WITHOUT_TCX.step, || {
-            kernels::test(&kernels::WITHOUT_TCX, &Programs::build(&redirector)?)
+            kernels::test(&kernels::WITHOUT_TCX, &Programs::build(&redirector)?, &Extent::Short.runs())
         })?;
     }
     steps.summary();
     Ok(())
 }
 
-/// Runs the datapath's tests on other kernels.
-pub(crate) fn kernels() -> Result<()> {
+/// Runs the datapath's tests, or the given program, on other kernels: the named ones, or all.
+pub(crate) fn kernels(names: &[String], extent: Extent, program: &[String]) -> Result<()> {
     if !kernels::can_run() {
         bail!("the kernels that are tested are for x86_64, this is {}", env::consts::ARCH);
     }
+    let releases = kernels::named(names)?;
     let mut steps = Steps::default();
     steps.step("setup", setup::ensure_with_emulator)?;
     let redirector = match env::var_os(REDIRECTOR_BIN) {
@@ -66,8 +67,12 @@ pub(crate) fn kernels() -> Result<()> {
         None => steps.step("release binary", || run::build_release(&[]))?,
     };
     let programs = steps.step("tests are built", || Programs::build(&redirector))?;
-    for release in &kernels::ALL {
-        steps.step(release.step, || kernels::test(release, &programs))?;
+    let runs = match program {
+        [] => extent.runs(),
+        words => vec![words.to_vec()],
+    };
+    for release in &releases {
+        steps.step(release.step, || kernels::test(release, &programs, &runs))?;
     }
     steps.summary();
     Ok(())

@@ -83,6 +83,16 @@ fn login(username: &str, password: &str) -> Login {
 }
 
 #[test]
+fn programs_are_attached_in_the_way_that_is_said() {
+    for (word, attach) in [("auto", Attach::Auto), ("tcx", Attach::Tcx), ("clsact", Attach::Clsact)] {
+        let text = format!("[datapath]\nattach = \"{word}\"\n{MINIMAL}");
+        assert_eq!(parse(Path::new("redirector.toml"), &text).unwrap().config.datapath.attach, attach);
+    }
+    let message = Directory::new().message(&format!("[datapath]\nattach = \"xdp\"\n{MINIMAL}"));
+    assert!(message.contains(r#"`attach` does not know "xdp"; use "auto", "tcx" or "clsact""#), "{message}");
+}
+
+#[test]
 fn what_is_not_said_has_the_defaults_of_the_contract() {
     let expected = Config {
         agent: Agent {

@@ -50,16 +50,6 @@ enum Hook {
     Egress,
 }
 
-impl Hook {
-    /// The program that runs there, by the name that filters have.
-    fn program(self) -> &'static str {
-        match self {
-            Self::Ingress => INGRESS,
-            Self::Egress => EGRESS,
-        }
-    }
-}
-
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -104,7 +94,7 @@ pub fn attach(programs: &mut Ebpf, pin_dir: &Path, way: Way, device: u32, uplink
         let program = classifier(programs, name)?;
         match way {
             Way::Tcx => tcx::attach(program, pin_dir, *place),
-            Way::Clsact => control.attach(program, *place, &own),
+            Way::Clsact => control.attach(program, name, *place, &own),
         }
         .with_context(|| format!("cannot attach {name} to {}", name_of(place.device)))?;
     }

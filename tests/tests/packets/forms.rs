@@ -6,7 +6,7 @@ use super::{
     table::{CASE, Case, Given, HANDSHAKE_ACK, LEFT_AND_RESET, REQUEST, RESPONSE, SYN, SYN_ACK},
 };
 use Given::{Came, CameL3, Do, Sent};
-use Verdict::{Drop, Leave, Redirect};
+use Verdict::{Drop, Redirect};
 
 #[rustfmt::skip]
 pub const FORMS: &[Case] = &[

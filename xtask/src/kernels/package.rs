@@ -47,7 +47,7 @@ pub(crate) const WITHOUT_TCX: Release = Release {
 };
 
 /// All that `--kernels` runs.
-pub(crate) const ALL: [Release; 3] = [
+const ALL: [Release; 3] = [
     WITHOUT_TCX,
     Release { name: "6.12", step: "Linux 6.12", meta: "linux-image-6.12-cloud-amd64", suites: BOOKWORM },
     Release {
@@ -57,6 +57,18 @@ pub(crate) const ALL: [Release; 3] = [
         suites: &[Suite::Main("sid")],
     },
 ];
+
+/// The releases with these names; all, if there are none.
+pub(crate) fn named(names: &[String]) -> Result<Vec<Release>> {
+    let known = || ALL.iter().map(|release| release.name).collect::<Vec<_>>().join(", ");
+    if let Some(unknown) = names.iter().find(|name| ALL.iter().all(|release| release.name != **name)) {
+        bail!("no kernel is called {unknown}; there are {}", known());
+    }
+    Ok(ALL
+        .into_iter()
+        .filter(|release| names.is_empty() || names.iter().any(|name| name == release.name))
+        .collect())
+}
 
 /// An unpacked kernel is taken as it is for this long; afterwards the archive is asked for a newer one.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);

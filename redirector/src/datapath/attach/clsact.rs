@@ -83,23 +83,29 @@ impl Control {
     }
 
     /// Lets `program` run on a hook: in the place of the first of `own` filters that is there, or at the end of all.
-    pub(super) fn attach(&self, program: &SchedClassifier, place: Place, own: &[Filter]) -> Result<()> {
+    pub(super) fn attach(
+        &self,
+        program: &SchedClassifier,
+        name: &str,
+        place: Place,
+        own: &[Filter],
+    ) -> Result<()> {
         let mut there = own.iter().filter(|filter| filter.place == place);
         match there.next() {
-            Some(filter) => self.set(program, filter, 0).context("cannot replace the filter")?,
-            None => self.add(program, place)?,
+            Some(filter) => self.set(program, name, filter, 0).context("cannot replace the filter")?,
+            None => self.add(program, name, place)?,
         }
         // There is one; whatever made a second one is no reason to keep it.
         there.try_for_each(|filter| self.remove(filter))
     }
 
-    fn add(&self, program: &SchedClassifier, place: Place) -> Result<()> {
+    fn add(&self, program: &SchedClassifier, name: &str, place: Place) -> Result<()> {
         let made = if self.ensure_qdisc(place.device)? { MADE_QDISC } else { 0 };
         loop {
             let taken = self.filters(place)?;
             let is_free = |handle: &u32| taken.iter().all(|filter| filter.handle & !MADE_QDISC != *handle);
             let handle = (FIRST_HANDLE..).find(is_free).unwrap_or(FIRST_HANDLE) | made;
-            match self.set(program, &Filter { place, handle, program: 0 }, NLM_F_CREATE | NLM_F_EXCL) {
+            match self.set(program, name, &Filter { place, handle, program: 0 }, NLM_F_CREATE | NLM_F_EXCL) {
                 // Another agent took the handle in between.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 other => return other.context("cannot make a filter"),
@@ -108,12 +114,12 @@ impl Control {
     }
 
     /// Makes a filter, or changes what it runs.
-    fn set(&self, program: &SchedClassifier, filter: &Filter, flags: u16) -> io::Result<()> {
+    fn set(&self, program: &SchedClassifier, name: &str, filter: &Filter, flags: u16) -> io::Result<()> {
         let program = program.fd().map_err(io::Error::other)?;
         let descriptor = program.as_fd().as_raw_fd().cast_unsigned();
         let options = vec![
             TcOption::Bpf(TcFilterBpfOption::ProgFd(descriptor)),
-            TcOption::Bpf(TcFilterBpfOption::ProgName(filter.place.hook.program().to_owned())),
+            TcOption::Bpf(TcFilterBpfOption::ProgName(name.to_owned())),
             // What the program returns is what becomes of the packet.
             TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
         ];

@@ -110,6 +110,10 @@ pub(super) fn remove_others(pin_dir: &Path, wanted: &[Place]) -> Result<()> {
     for entry in entries {
         let path = entry?.path();
         if !wanted.contains(&path) {
+            // At once: the pin alone would keep it for a moment longer.
+            if let Err(error) = links::detach(&path) {
+                tracing::warn!("{} ends only when the kernel frees it: {error}", path.display());
+            }
             fs::remove_file(&path)?;
             tracing::info!(link = %path.display(), "removed a link that is not used any more");
         }
