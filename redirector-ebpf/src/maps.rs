@@ -233,7 +233,7 @@ pub fn half_open(key: &SourceKey) -> Option<Counter> {
 /// Begins to count a source, with 1. A full map counts nobody more.
 #[inline(always)]
 pub fn insert_half_open(key: &SourceKey) {
-    let _counts_for_its_service_only = HALF_OPEN.insert(key, &1, BPF_NOEXIST);
+    let _counts_for_its_service_only = HALF_OPEN.insert(key, 1, BPF_NOEXIST);
 }
 
 /// How many flows of a service are half open.
@@ -245,7 +245,7 @@ pub fn half_open_sum(service: u32) -> Option<Counter> {
 /// Whether a device has no Ethernet header.
 #[inline(always)]
 pub fn is_l3(device: u32) -> bool {
-    L3_DEVICES.get_ptr(&device).is_some()
+    L3_DEVICES.get_ptr(device).is_some()
 }
 
 /// What the first fragment said.
@@ -276,7 +276,7 @@ pub fn remove(client_side: &Tuple, member_side: &Tuple, incarnation: u64) {
 #[inline(always)]
 pub fn continue_in(ctx: &impl EbpfContext, program: Continuation) {
     // SAFETY: the map holds programs of this object only, which take the same context.
-    let _not_there = unsafe { CONTINUATIONS.tail_call(ctx, program as u32) };
+    unsafe { CONTINUATIONS.tail_call(ctx, program as u32) };
 }
 
 /// Counts a packet.

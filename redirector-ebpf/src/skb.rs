@@ -147,7 +147,7 @@ impl<const START: usize> Hook for Skb<START> {
             Way::Neighbour => kernel::redirect_to_neighbour(route),
             Way::Plain => kernel::redirect_plainly(route.device),
             Way::Local if route.device == 0 => self.to_client(),
-            Way::Local => self.to_own(route.device),
+            Way::Local => self.enter_at(route.device),
         }
     }
 
@@ -295,7 +295,7 @@ impl<const START: usize> Skb<START> {
 
     /// To the ingress of a device whose Ethernet address is all zeros: the loopback device.
     #[inline(always)]
-    fn to_own(&mut self, device: u32) -> i32 {
+    fn enter_at(&mut self, device: u32) -> i32 {
         let addressed = self.store(0, 0_u32).and_then(|()| self.store(4, 0_u16));
         match addressed {
             Some(()) => kernel::redirect_to_ingress(device),
