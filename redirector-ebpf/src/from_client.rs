@@ -52,7 +52,7 @@ pub fn carry_on<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
 /// Decides and applies.
 #[inline(always)]
 pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
-    match decide(segment) {
+    match decide(hook, segment) {
         Plan::Continue(program) => hook.continue_in(program),
         Plan::Leave(outcome) => Verdict::leave(outcome),
         Plan::Drop(outcome) => Verdict::drop(outcome, None),
@@ -63,7 +63,7 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
 }
 
 #[inline(always)]
-fn decide(segment: &Segment) -> Plan {
+fn decide<H: Hook>(hook: &H, segment: &Segment) -> Plan {
     if let Some(flow) = maps::flow(&segment.ends) {
         let stale = flow.is_stale(&maps::standing(flow));
         let mut step = on_client_segment(flow, segment, stale);
@@ -75,6 +75,14 @@ fn decide(segment: &Segment) -> Plan {
         {
             step = if segment.flags.is_open() { Step::OpenAnew } else { Step::ResetBoth };
         }
+        // Not sent again, but another socket's, which got the port of one that gave up: what is known of that one is wrong for it.
+        if step == Step::Carry
+            && segment.flags.is_open()
+            && !flow.replies.started()
+            && flow.cookie != hook.socket_cookie()
+        {
+            step = Step::OpenAnew;
+        }
         let carried = match (stale, flow.client.started()) {
             (true, _) => Outcome::ResetPassed,
             (false, true) => Outcome::Carried,
@@ -85,8 +93,12 @@ fn decide(segment: &Segment) -> Plan {
             Step::CarryLast => return Plan::Carry { flow, outcome: carried, last: true },
             Step::ResetBoth => return Plan::ResetBoth(flow),
             Step::OpenAnew => {
+                let (member_side, incarnation) = (flow.member_side, flow.incarnation);
+                if !Flow::is_of(maps::incarnation_now(flow), &segment.ends) {
+                    return Plan::Drop(Outcome::DroppedRace);
+                }
                 half_open::on_end(flow, segment.ends.near);
-                maps::remove(&segment.ends, &flow.member_side, flow.incarnation);
+                maps::remove(&segment.ends, &member_side, incarnation);
             }
         }
     }
@@ -133,9 +145,11 @@ fn carry<H: Hook>(
     }
     half_open::on_client_segment(flow, segment);
     flow.client = flow.client_after(segment, now);
+    // Before the entry may be another flow's.
+    let action = hook.to_member(&flow.route);
     if last || (flow.client.finished() && flow.has_ended()) {
         half_open::on_end(flow, segment.ends.near);
         maps::remove(&segment.ends, &member_side, flow.incarnation);
     }
-    Verdict { outcome, member, action: hook.to_member(&flow.route) }
+    Verdict { outcome, member, action }
 }

@@ -52,8 +52,10 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
     let client_side = stub.client_side;
     let Some(flow) = flow_of(&member_side, stub.incarnation, &client_side) else {
         // A half without its other half carries nothing. The host's stack, which knows no such connection either,
-        // answers the member with a reset.
-        maps::remove_stub(&member_side);
+        // answers the member with a reset. Where there is no entry at all, the flow may be one that is being opened.
+        if maps::flow(&client_side).is_some() {
+            maps::remove_stub(&member_side);
+        }
         return Verdict::leave(Outcome::HalvesMismatched);
     };
     let stale = flow.is_stale(&maps::standing(flow));

@@ -63,6 +63,10 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         let slot = maps::slot(member, slot_number).ok_or(Outcome::RefusedNoMember)?;
 
         prepare(draft, segment, slot);
+        // It may have been emptied, or left out, since it was chosen.
+        if !slot.is_offered(segment.v6) {
+            continue;
+        }
         draft.flow.service = service;
         draft.flow.member = member;
         draft.flow.slot = slot_number;

@@ -318,15 +318,16 @@ impl Skb<0> {
     /// [`Hook::to_client`] to fill in.
     #[inline(always)]
     pub fn as_frame(&mut self, v6: bool, go_on: impl Fn(&mut Frame) -> Verdict<Frame>) -> Verdict<Self> {
-        const ETHERTYPE: u32 = 12;
+        const ETHERTYPE: usize = 12;
         let skb = self.ctx.skb.skb;
         let ethertype: u16 = if v6 { 0x86dd } else { 0x0800 };
-        if kernel::push_head(skb, ETHERNET as u32).is_none()
-            || kernel::store(skb, ETHERTYPE, &ethertype.to_be()).is_none()
-        {
+        let pushed = kernel::push_head(skb, ETHERNET as u32);
+        let mut frame = Frame { ctx: TcContext::new(skb) };
+        // A plain store: the sum of a `CHECKSUM_COMPLETE` packet does not cover this header.
+        if pushed.and_then(|()| frame.store(ETHERTYPE, ethertype.to_be())).is_none() {
             return Verdict::drop(Outcome::DroppedKernel, None);
         }
-        let Verdict { outcome, member, action } = go_on(&mut Frame { ctx: TcContext::new(skb) });
+        let Verdict { outcome, member, action } = go_on(&mut frame);
         Verdict { outcome, member, action }
     }
 }

@@ -192,8 +192,7 @@ impl Datapath {
         maps.set_vips(&vips)?;
         maps.set_l3_devices(&view.without_headers())?;
 
-        let before = if config.datapath.uplinks.is_empty() { attach::uplinks(pins)? } else { Vec::new() };
-        let before = follow::still_used(network, &maps, &view, before).await?;
+        let before = follow::still_used(network, &maps, &view, attach::uplinks(pins)?).await?;
         let uplinks = follow::uplinks(network, config, &view, &before).await?;
         loaded.attach(device, &uplinks)?;
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));

@@ -10,7 +10,7 @@ use aya::programs::{
 };
 use redirector_tests::{
     Agent, Application, Filter, Lab, Scenario, filters, foreign_program, has_clsact, has_tcx,
-    new_connections_are_served_by, nothing_is_left, one_program_on_each_hook, programs,
+    new_connections_are_served_by, nothing_is_left, one_program_on_each_hook, programs, wait_until,
     with_and_without_offloads,
 };
 
@@ -22,6 +22,7 @@ const UPLINK: (&str, TcAttachType) = ("eth0", TcAttachType::Ingress);
 with_and_without_offloads! {
     a_program_is_replaced_in_its_place,
     the_queueing_discipline_goes_with_who_made_it,
+    a_filter_that_is_taken_away_comes_back,
     the_way_may_change_under_load,
 }
 
@@ -123,6 +124,20 @@ fn the_queueing_discipline_goes_with_who_made_it(scenario: Scenario) {
         agent.uninstall()?;
         ensure!(on_the_uplink(lab)?.is_empty() && has_clsact(lab.app(), UPLINK.0)?, "it was there before");
         Ok(())
+    });
+}
+
+/// A tool for shaping or monitoring clears what it finds: without the program no answer of a member would be translated.
+fn a_filter_that_is_taken_away_comes_back(scenario: Scenario) {
+    scenario.run(|lab| {
+        let agent = lab.agent(&lab.config().attach("clsact"))?;
+        agent.wait_active("m1", START)?;
+        for filter in on_the_uplink(lab)? {
+            remove(lab, &filter)?;
+        }
+        wait_until("the filter is back", START, || on_the_uplink(lab).is_ok_and(|found| found.len() == 1))?;
+        agent.wait_logged(&["taken away by somebody else"], START)?;
+        new_connections_are_served_by(lab, "m1")
     });
 }
 

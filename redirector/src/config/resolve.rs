@@ -151,7 +151,7 @@ pub async fn resolve(
 /// Judges an answer that comes while the agent runs, for a member of `service`.
 ///
 /// # Errors
-/// When no member can have any of the addresses, or one of them is a VIP's.
+/// When no member can have any of the addresses, none has the IP version of any VIP of the service, or one of them is a VIP's.
 pub fn accept(config: &Config, service: ServiceId, answer: &[SocketAddr]) -> Result<MemberAddresses, String> {
     let addresses = usable(answer).map_err(|cause| format!("it {cause}"))?;
     let vips: BTreeSet<IpAddr> =
@@ -159,7 +159,12 @@ pub fn accept(config: &Config, service: ServiceId, answer: &[SocketAddr]) -> Res
     if let Some(vip) = addresses.iter().find(|address| vips.contains(&address.ip())) {
         return Err(format!("it resolves to {}, which is the address of a VIP", vip.ip()));
     }
-    Ok(addresses.of_use_to(&config.services[service.0].vips))
+    let vips = &config.services[service.0].vips;
+    // Its flows would be ended for a slip in a zone file, and no failover would follow: the member is up where nobody goes.
+    if !vips.iter().any(|vip| addresses.serves(*vip)) {
+        return Err("it resolves to no address of the IP version of any VIP of its service".into());
+    }
+    Ok(addresses.of_use_to(vips))
 }
 
 pub(super) type Answer = io::Result<Vec<SocketAddr>>;

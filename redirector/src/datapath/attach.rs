@@ -119,6 +119,15 @@ pub(super) fn uplinks(pin_dir: &Path) -> Result<Vec<u32>> {
     Ok(places.filter(|place| place.hook == Hook::Ingress).map(|place| place.device).collect())
 }
 
+/// Whether the programs of this pin directory run at the VIP device and all these uplinks.
+pub(super) fn run_at(pin_dir: &Path, device: u32, uplinks: &[u32]) -> Result<bool> {
+    let filters = own_filters(&Control::open()?, pin_dir)?;
+    let by_filter = filters.iter().map(|filter| filter.place);
+    let places: Vec<_> = tcx::places(pin_dir)?.into_iter().chain(by_filter).collect();
+    let mut wanted = uplinks.iter().map(|uplink| Place { device: *uplink, hook: Hook::Ingress });
+    Ok(places.contains(&Place { device, hook: Hook::Egress }) && wanted.all(|place| places.contains(&place)))
+}
+
 /// Refuses a device that runs programs of an agent with another pin directory. Programs of others are welcome.
 pub(super) fn refuse_foreign(pin_dir: &Path, device: &str, index: u32) -> Result<()> {
     let place = Place { device: index, hook: Hook::Egress };

@@ -66,7 +66,9 @@ impl Claim {
 
     /// Removes what this start has made; what was there before stays.
     pub async fn give_back(self) {
+        // Another agent may have made it since.
         if self.device_is_new
+            && self.refuse_taken_device().await.is_ok()
             && let Err(error) = self.network.remove_device(&self.device).await
         {
             tracing::error!("cleaning up after a failed start: {error:#}");

@@ -10,8 +10,8 @@ use rustix::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// `enum rtnetlink_groups` (`include/uapi/linux/rtnetlink.h`): links, addresses, routes and rules of both IP versions,
-/// per-device settings like `forwarding`, next-hop objects.
-const GROUPS: [u32; 10] = [1, 5, 7, 8, 9, 11, 19, 24, 25, 32];
+/// per-device settings like `forwarding`, next-hop objects; and filters, which hold the programs where there is no tcx.
+const GROUPS: [u32; 11] = [1, 4, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 
 /// A netlink socket that hears of changes.
 #[derive(Debug)]

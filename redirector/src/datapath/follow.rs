@@ -200,7 +200,7 @@ impl Follower {
             return Ok(again.or(Some(now + AGAIN)));
         };
         let device = Device { index: device, ..self.attached.0 };
-        if self.attached != (device, uplinks.clone()) {
+        if self.attached != (device, uplinks.clone()) || !self.still_run(device, &uplinks)? {
             self.attach(device, &uplinks).await?;
             if self.attached.0 != device {
                 self.routed.clear();
@@ -235,6 +235,16 @@ impl Follower {
 
     async fn uplinks(&self, view: &View) -> Result<Uplinks> {
         uplinks(&self.network, &self.config, view, &self.attached.1).await
+    }
+
+    /// Whether the programs still run where they were attached: somebody may have removed a filter.
+    fn still_run(&self, device: Device, uplinks: &Uplinks) -> Result<bool> {
+        let indices: Vec<_> = uplinks.keys().copied().collect();
+        let run = attach::run_at(&self.config.datapath.pin_dir, device.index, &indices)?;
+        if !run {
+            tracing::warn!("a program was taken away by somebody else: attached again");
+        }
+        Ok(run)
     }
 
     async fn attach(&self, device: Device, uplinks: &Uplinks) -> Result<()> {
@@ -342,10 +352,9 @@ pub(super) async fn uplinks(
     for name in &config.datapath.uplinks {
         found.extend(network.device_named(name).await?.map(|link| (link.index, Uplink::from(&link))));
     }
-    if !config.datapath.uplinks.is_empty() {
-        return Ok(found);
+    if config.datapath.uplinks.is_empty() {
+        found.extend(view.uplinks().map(|link| (link.index, Uplink::from(link))));
     }
-    found.extend(view.uplinks().map(|link| (link.index, Uplink::from(link))));
     for index in before.keys() {
         if !found.contains_key(index) {
             found.extend(network.device(*index).await?.map(|link| (link.index, Uplink::from(&link))));

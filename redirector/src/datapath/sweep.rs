@@ -20,7 +20,8 @@ use redirector_common::{
 use tokio::sync::watch;
 
 use super::{
-    maps::Maps,
+    flows::Flows,
+    maps::{Maps, Standings},
     sockets::{Destroyer, Victim},
 };
 
@@ -135,7 +136,11 @@ fn sweep(
                 return Ok(());
             }
         }
-        pass(maps, destroyer)?.report(switch);
+        // What fails now may go well in the next pass.
+        match pass(maps, destroyer) {
+            Ok(pass) => pass.report(switch),
+            Err(error) => tracing::error!("resetting stale flows failed: {error:#}"),
+        }
     }
     Ok(())
 }
@@ -176,7 +181,12 @@ fn end_without_vip(maps: &Mutex<Maps>, destroyer: &Destroyer, vips: &HashMap<Soc
 
 /// Destroys the local sockets of all stale flows, then deletes the flows that are left of them.
 fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
-    let (local, remote) = stale_flows(&lock(maps), destroyer)?;
+    // Reading the table takes a while: nobody waits for it.
+    let (flows, standings) = {
+        let maps = lock(maps);
+        (maps.flows.clone(), maps.standings())
+    };
+    let (local, remote) = stale_flows(&flows, &standings, destroyer)?;
     let victims: Vec<_> = local
         .iter()
         .map(|(client_side, flow)| Victim { client_side: *client_side, cookie: flow.cookie })
@@ -192,7 +202,6 @@ fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
     // A destroyed socket's own reset took its flow along. What is left of those had nothing to reset: a connection
     // that was still opening, or a socket that is gone. Whoever was refused needs his flow to be reset at all.
     let refused: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
-    let flows = lock(maps).flows.clone();
     for (number, (client_side, flow)) in local.iter().enumerate() {
         if !refused.contains(&number) {
             flows.remove(client_side, flow)?;
@@ -202,11 +211,15 @@ fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
 }
 
 /// The stale flows of local sockets, and how many others there are.
-fn stale_flows(maps: &Maps, destroyer: &Destroyer) -> Result<(Vec<(Tuple, Flow)>, usize)> {
+fn stale_flows(
+    flows: &Flows,
+    standings: &Standings,
+    destroyer: &Destroyer,
+) -> Result<(Vec<(Tuple, Flow)>, usize)> {
     let mut local = Vec::new();
     let mut remote = 0;
-    maps.flows.for_each(|client_side, flow| {
-        if !flow.is_stale(&maps.standing(flow)) {
+    flows.for_each(|client_side, flow| {
+        if !standings.is_stale(flow) {
             return;
         }
         if flow.cookie != 0 && destroyer.may_destroy(flow) {

@@ -79,7 +79,10 @@ impl Finder {
                 let number = u32::from_ne_bytes(word(8)) as usize;
                 // Another cookie by now is no such socket either.
                 if kind == NLMSG_ERROR && i32::from_ne_bytes(word(16)) == -libc::ENOENT {
-                    gone[number] = true;
+                    // A late answer to an earlier question has another number, perhaps.
+                    if let Some(gone) = gone.get_mut(number) {
+                        *gone = true;
+                    }
                 }
                 rest = rest.get(size.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
             }
