@@ -41,6 +41,8 @@ fn bytes(map: &Map, entries: u64, processors: u64) -> u64 {
     if of(Kind::BPF_MAP_TYPE_HASH) {
         // One element more for each processor: what replaces another one is there before the other one goes.
         HASH + BUCKET * entries.next_power_of_two() + (ELEMENT + key + value) * (entries + processors)
+    } else if of(Kind::BPF_MAP_TYPE_LRU_HASH) {
+        HASH + BUCKET * entries.next_power_of_two() + (ELEMENT + key + value) * entries
     } else if of(Kind::BPF_MAP_TYPE_PERCPU_ARRAY) {
         // And a pointer.
         ARRAY + entries * (8 + value * processors)
