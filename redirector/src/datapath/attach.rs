@@ -13,7 +13,10 @@ mod clsact;
 mod netlink;
 mod tcx;
 
-use std::{collections::HashSet, io, path::Path};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -24,7 +27,10 @@ use aya::{
 };
 
 use self::clsact::{Control, Filter};
-use super::programs::{EGRESS, INGRESS, INGRESS_L3, classifier, maps_dir};
+use super::{
+    pins::paths_in,
+    programs::{EGRESS, INGRESS, INGRESS_L3, classifier, maps_dir},
+};
 use crate::model::Attach;
 
 /// A device that replies come in by.
@@ -202,17 +208,9 @@ fn own_filters(control: &Control, pin_dir: &Path) -> Result<Vec<Filter>> {
 
 /// Numbers of the maps that are pinned in this pin directory.
 fn map_ids(pin_dir: &Path) -> Result<HashSet<u32>> {
-    let dir = maps_dir(pin_dir);
-    let entries = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
-    };
     // What is no map there has no number.
-    let id = |entry: io::Result<std::fs::DirEntry>| {
-        MapData::from_pin(entry.ok()?.path()).ok()?.info().ok().map(|info| info.id())
-    };
-    Ok(entries.filter_map(id).collect())
+    let id = |pin: PathBuf| MapData::from_pin(pin).ok()?.info().ok().map(|info| info.id());
+    Ok(paths_in(&maps_dir(pin_dir))?.into_iter().filter_map(id).collect())
 }
 
 /// Numbers of the programs for hooks that use one of these maps. Those that they hand packets on to run on none.

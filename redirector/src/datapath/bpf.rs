@@ -7,7 +7,7 @@ use std::{
     io,
     marker::PhantomData,
     mem::MaybeUninit,
-    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
     sync::Arc,
 };
 
@@ -89,7 +89,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
             Element { map_fd: self.raw(), reserved: 0, key: (&raw const *key) as u64, value, flags };
         // SAFETY: the key has the map's size, and so has what `value` leads to.
         match unsafe { call(command, &mut attributes) } {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
         }
@@ -119,7 +119,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
             };
             // SAFETY: keys and values have room for as many elements of the map's sizes as `count` says.
             let end = match unsafe { call(BPF_MAP_LOOKUP_BATCH, &mut attributes) } {
-                Ok(()) => false,
+                Ok(_) => false,
                 // The end of the map. What came before it is counted.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
                 Err(error) => return Err(error),
@@ -182,10 +182,14 @@ pub(super) fn run_once(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(attributes.retval)
 }
 
+/// The system call. What it returns: a descriptor, or 0.
+///
 /// # Safety
-/// The attributes must be laid out as the command wants them, and every pointer in them lead to what it says.
-unsafe fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
+/// The attributes must be laid out as the command wants its part of `union bpf_attr`, and every pointer in them lead to
+/// what it says.
+pub(super) unsafe fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
     // SAFETY: the caller's promise; the size is that of the attributes.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    // Descriptors and 0 fit.
+    i32::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
 }

@@ -11,6 +11,8 @@ use std::{
     path::Path,
 };
 
+use super::bpf::call;
+
 /// Where a link is attached (`struct bpf_link_info`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link {
@@ -67,7 +69,7 @@ pub(super) fn look(pin: &Path) -> io::Result<Option<Link>> {
     let mut request =
         GetInfo { descriptor: pinned.as_raw_fd(), length, info: (&raw mut info).expose_provenance() as u64 };
     // SAFETY: the kernel writes at most `length` bytes to `info`, which lives until the call has returned.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request) }?;
+    unsafe { call(BPF_OBJ_GET_INFO_BY_FD, &mut request) }?;
     let Info { id, device, hook, program, .. } = info;
     Ok((info.kind == BPF_LINK_TYPE_TCX).then_some(Link { id, device, hook, program }))
 }
@@ -79,7 +81,7 @@ pub(super) fn look(pin: &Path) -> io::Result<Option<Link>> {
 pub(super) fn detach(pin: &Path) -> io::Result<()> {
     let link = open(pin)?;
     // SAFETY: the command's only attribute is the descriptor, 32 bits, which is open until the call has returned.
-    unsafe { bpf(BPF_LINK_DETACH, &mut link.as_raw_fd()) }?;
+    unsafe { call(BPF_LINK_DETACH, &mut link.as_raw_fd()) }?;
     Ok(())
 }
 
@@ -121,7 +123,7 @@ fn on_hook(device: u32, hook: u32) -> io::Result<Vec<u32>> {
     };
     // SAFETY: the kernel writes at most `count` numbers to each of the two arrays, which live until the call has
     // returned, and the query's own results into it.
-    match unsafe { bpf(BPF_PROG_QUERY, &mut query) } {
+    match unsafe { call(BPF_PROG_QUERY, &mut query) } {
         Ok(_) => Ok(links.into_iter().take(query.count as usize).collect()),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -147,21 +149,7 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut get = Get { pathname: path.as_ptr().expose_provenance() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the path lives until the call has returned, and ends with NUL.
-    let descriptor = unsafe { bpf(BPF_OBJ_GET, &mut get) }?;
+    let descriptor = unsafe { call(BPF_OBJ_GET, &mut get) }?;
     // SAFETY: the kernel has just given this descriptor, to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
-/// The system call.
-///
-/// # Safety
-///
-/// `attributes` is laid out as `command` wants its part of `union bpf_attr`, and what it points to is valid for what
-/// the command does with it.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
-    // SAFETY: the kernel reads and writes as much of the attributes as it is told their size; the rest is the
-    // caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
-    // Descriptors and 0 fit.
-    i32::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
 }

@@ -228,12 +228,7 @@ impl Maps {
         Ok(())
     }
 
-    /// What decides whether a flow is stale.
-    pub(super) fn standing(&self, flow: &Flow) -> Standing {
-        standing(&self.steering, &self.slots, flow)
-    }
-
-    /// The same for somebody who reads many flows, and keeps nobody waiting meanwhile.
+    /// What decides whether flows are stale, for somebody who reads many of them and keeps nobody waiting meanwhile.
     pub(super) fn standings(&self) -> Standings {
         Standings { steering: Arc::clone(&self.steering), slots: Arc::clone(&self.slots) }
     }
@@ -257,12 +252,9 @@ pub(super) struct Standings {
 impl Standings {
     /// Whether a flow's member was left, or its address taken away.
     pub(super) fn is_stale(&self, flow: &Flow) -> bool {
-        flow.is_stale(&standing(&self.steering, &self.slots, flow))
+        let floor = self.steering.floor(flow.member);
+        flow.is_stale(&Standing { floor, generation: self.slots.generation(flow.member, flow.slot) })
     }
-}
-
-fn standing(steering: &Steering, slots: &Slots, flow: &Flow) -> Standing {
-    Standing { floor: steering.floor(flow.member), generation: slots.generation(flow.member, flow.slot) }
 }
 
 /// aya's typed maps do not show what they are made of.

@@ -211,15 +211,21 @@ fn attached_links(dir: &Path) -> Result<Links> {
     Ok(found)
 }
 
-/// Names in a directory; none, if it is not there.
+/// What is in a directory; nothing, if it is not there.
+pub(super) fn paths_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> io::Result<Vec<_>> { fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect() };
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.with_context(|| format!("cannot read {}", dir.display())),
+    }
+}
+
+/// Last parts of the paths of what is in a directory.
 fn names_in(dir: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
-    };
-    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-    entries.map(name).collect()
+    Ok(paths_in(dir)?
+        .iter()
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .collect())
 }
 
 /// Layouts that the names of maps end in, but for this agent's; `?`, where a name has none.

@@ -4,6 +4,7 @@
 //! The application's blocked call returns at once with `ECONNABORTED`. The reset that the kernel sends on behalf of
 //! the socket leaves through the flow, which frees the member's side.
 
+mod diag;
 mod find;
 
 use std::io;
@@ -11,11 +12,8 @@ use std::io;
 use anyhow::{Context as _, Result};
 use aya::util::KernelVersion;
 use redirector_common::{addr::Tuple, flow::Flow};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType,
-    netlink::{self, SocketAddrNetlink},
-};
 
+use self::diag::Diag;
 pub(super) use self::find::Finder;
 
 /// Messages sent with one system call; the errors of all of them fit into a socket's receive buffer.
@@ -31,7 +29,7 @@ const SOCK_DESTROY: u16 = 21;
 /// A netlink socket for destroying the sockets of this network namespace.
 #[derive(Debug)]
 pub(super) struct Destroyer {
-    socket: rustix::fd::OwnedFd,
+    diag: Diag,
     /// Whether the kernel destroys sockets without an owner properly.
     orphans: bool,
 }
@@ -47,15 +45,8 @@ pub(super) struct Victim {
 
 impl Destroyer {
     pub(super) fn open() -> Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            Some(netlink::SOCK_DIAG),
-        )
-        .context("cannot open a socket-diagnosis socket")?;
         let kernel = KernelVersion::current().context("the kernel's version cannot be read")?;
-        Ok(Self { socket, orphans: kernel >= KernelVersion::new(6, 11, 0) })
+        Ok(Self { diag: Diag::open()?, orphans: kernel >= KernelVersion::new(6, 11, 0) })
     }
 
     /// Whether the socket of a flow may be destroyed. Before Linux 6.11 destroying one that its application closed
@@ -68,43 +59,15 @@ impl Destroyer {
     /// that is gone already is not refused.
     pub(super) fn destroy(&self, victims: &[Victim]) -> Result<Vec<(usize, io::Error)>> {
         let mut refused = Vec::new();
-        for (batch, victims) in victims.chunks(BATCH).enumerate() {
-            let first = batch * BATCH;
-            let mut bytes = Vec::with_capacity(victims.len() * MESSAGE);
-            for (number, victim) in victims.iter().enumerate() {
-                append(&mut bytes, SOCK_DESTROY, first + number, victim);
+        let answered = |number: usize, error: i32| {
+            if error != 0 && error != -libc::ENOENT {
+                refused.push((number, io::Error::from_raw_os_error(-error)));
             }
-            let kernel = SocketAddrNetlink::new(0, 0);
-            rustix::net::sendto(&self.socket, &bytes, SendFlags::empty(), &kernel)
-                .context("cannot ask for sockets to be destroyed")?;
-            self.collect_errors(&mut refused)?;
-        }
+        };
+        self.diag
+            .ask(SOCK_DESTROY, victims, BATCH, answered)
+            .context("cannot ask for sockets to be destroyed")?;
         Ok(refused)
-    }
-
-    /// Reads the answers that are there: the kernel has answered when `sendto` returns, and only errors are.
-    fn collect_errors(&self, refused: &mut Vec<(usize, io::Error)>) -> Result<()> {
-        const NLMSG_ERROR: u16 = 2;
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            let length = match rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((length, _)) => length,
-                Err(rustix::io::Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error).context("cannot read what became of the sockets"),
-            };
-            let mut rest = &buffer[..length];
-            while rest.len() >= HEADER + 4 {
-                let word = |at: usize| [rest[at], rest[at + 1], rest[at + 2], rest[at + 3]];
-                let size = u32::from_ne_bytes(word(0)) as usize;
-                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                let number = u32::from_ne_bytes(word(8)) as usize;
-                let errno = i32::from_ne_bytes(word(16));
-                if kind == NLMSG_ERROR && errno != 0 && errno != -libc::ENOENT {
-                    refused.push((number, io::Error::from_raw_os_error(-errno)));
-                }
-                rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
-            }
-        }
     }
 }
 

@@ -159,10 +159,11 @@ pub(super) fn reset_all(maps: Maps) -> Result<()> {
 /// of other clients are deleted, and both sides are refused with their next segment.
 fn end_without_vip(maps: &Mutex<Maps>, destroyer: &Destroyer, vips: &HashMap<SocketAddr, u16>) -> Result<()> {
     let maps = lock(maps);
+    let standings = maps.standings();
     let mut orphans = Vec::new();
     maps.flows.for_each(|client_side, flow| {
         let vip = SocketAddr::new(client_side.far.into(), client_side.far_port.number());
-        if vips.get(&vip) != Some(&flow.service) && !flow.is_stale(&maps.standing(flow)) {
+        if vips.get(&vip) != Some(&flow.service) && !standings.is_stale(flow) {
             orphans.push((*client_side, *flow));
         }
     })?;

@@ -7,10 +7,10 @@ use std::{
 
 use redirector::{
     cli::{Exit, Output, StatusArgs, status},
-    control::status::{ServiceState, Status, VERSION},
+    control::status::{ServiceState, Status},
 };
 
-use crate::{Agent, service, socket_in, temp::TempDir, two_services};
+use crate::{Agent, service, socket_in, status_of, temp::TempDir, two_services};
 
 fn args(service: Option<&str>, output: Output, exit_code: bool) -> StatusArgs {
     StatusArgs { service: service.map(str::to_owned), output, exit_code }
@@ -29,15 +29,7 @@ async fn json_is_the_document() {
     let (exit, out, err) = run(agent.socket(), &args(None, Output::Json, false)).await;
     assert_eq!((exit, err.as_str()), (Exit::Done, ""));
     let status: Status = serde_json::from_str(&out).unwrap();
-    assert_eq!(
-        status,
-        Status {
-            version: VERSION,
-            services: two_services(),
-            outcomes: Default::default(),
-            collected: Default::default()
-        }
-    );
+    assert_eq!(status, status_of(two_services()));
     assert!(out.ends_with("}\n"));
 }
 

@@ -28,14 +28,7 @@ impl Agent {
     fn start(services: Vec<ServiceStatus>) -> Self {
         Self::start_with(move |request| {
             let Request::Status { reply } = request else { panic!("{request:?}") };
-            reply
-                .send(Status {
-                    version: VERSION,
-                    services: services.clone(),
-                    outcomes: Default::default(),
-                    collected: Default::default(),
-                })
-                .expect("the server waits");
+            reply.send(status_of(services.clone())).expect("the server waits");
         })
     }
 
@@ -76,6 +69,10 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
         last_switch: None,
         members: Vec::new(),
     }
+}
+
+fn status_of(services: Vec<ServiceStatus>) -> Status {
+    Status { version: VERSION, services, outcomes: Default::default(), collected: Default::default() }
 }
 
 fn two_services() -> Vec<ServiceStatus> {

@@ -16,7 +16,7 @@ use aya::{
 };
 
 use super::{Hook, Place, name_of};
-use crate::datapath::{links, programs::links_dir};
+use crate::datapath::{links, pins::paths_in, programs::links_dir};
 
 /// Where the link of a place is pinned. Not by the device's name: bpffs allows no dots.
 fn pin(pin_dir: &Path, place: Place) -> PathBuf {
@@ -29,9 +29,9 @@ fn pin(pin_dir: &Path, place: Place) -> PathBuf {
 
 /// Whether a link to this device is pinned. Not by the pin's name: a dead one's device may have had the index before.
 pub(super) fn is_pinned(pin_dir: &Path, device: u32) -> bool {
-    let pinned = fs::read_dir(links_dir(pin_dir)).into_iter().flatten().flatten();
-    let mut pinned = pinned.filter_map(|pin| links::look(&pin.path()).ok().flatten());
-    pinned.any(|link| link.device == device && link.is_here().unwrap_or(false))
+    let pinned = paths_in(&links_dir(pin_dir)).unwrap_or_default();
+    let mut links = pinned.iter().filter_map(|pin| links::look(pin).ok().flatten());
+    links.any(|link| link.device == device && link.is_here().unwrap_or(false))
 }
 
 /// Lets a program run in the place of the one whose link is pinned, or behind all that are there.
@@ -79,14 +79,8 @@ pub(super) fn attach(program: &mut SchedClassifier, pin_dir: &Path, place: Place
 
 /// The places of all pinned links that are attached.
 pub(super) fn places(pin_dir: &Path) -> Result<Vec<Place>> {
-    let entries = match fs::read_dir(links_dir(pin_dir)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).context("cannot read the directory of links"),
-    };
     let mut places = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
+    for path in paths_in(&links_dir(pin_dir))? {
         // A link of another kind than these is repaired elsewhere.
         let Ok(Some(link)) = links::look(&path) else { continue };
         for hook in [Hook::Ingress, Hook::Egress] {
@@ -101,14 +95,8 @@ pub(super) fn places(pin_dir: &Path) -> Result<Vec<Place>> {
 
 /// Removes the links to all places but these.
 pub(super) fn remove_others(pin_dir: &Path, wanted: &[Place]) -> Result<()> {
-    let entries = match fs::read_dir(links_dir(pin_dir)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).context("cannot read the directory of links"),
-    };
     let wanted: Vec<_> = wanted.iter().map(|place| pin(pin_dir, *place)).collect();
-    for entry in entries {
-        let path = entry?.path();
+    for path in paths_in(&links_dir(pin_dir))? {
         if !wanted.contains(&path) {
             // At once: the pin alone would keep it for a moment longer.
             if let Err(error) = links::detach(&path) {

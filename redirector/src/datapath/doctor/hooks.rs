@@ -1,18 +1,19 @@
 //! Whose programs run where packets are taken: egress of the VIP device, ingress of the uplinks.
 
-use std::{collections::HashSet, fs, io, path::Path};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
-use aya::programs::{
-    ProgramError, SchedClassifier, TcAttachType,
-    links::{FdLink, PinnedLink},
-};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 use tokio_stream::StreamExt as _;
 
 use super::super::{
-    attach,
+    attach, links,
     network::Network,
+    pins::paths_in,
     programs::{EGRESS, INGRESS, links_dir},
 };
 
@@ -107,18 +108,9 @@ pub async fn refusal(pin_dir: &Path, vip_device: &str) -> Result<Option<String>>
 
 /// Numbers of the programs that the pinned links run.
 fn own_programs(pin_dir: &Path) -> Result<HashSet<u32>> {
-    let dir = links_dir(pin_dir);
-    let entries = match fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
-    };
     // What is no link there runs nothing.
-    let program = |entry: io::Result<fs::DirEntry>| {
-        let link = FdLink::from(PinnedLink::from_pin(entry.ok()?.path()).ok()?);
-        link.info().ok().map(|info| info.program_id())
-    };
-    Ok(entries.filter_map(program).collect())
+    let program = |pin: PathBuf| Some(links::look(&pin).ok()??.program);
+    Ok(paths_in(&links_dir(pin_dir))?.into_iter().filter_map(program).collect())
 }
 
 fn programs_on(device: &str, direction: Direction, own: &HashSet<u32>) -> Result<Option<Vec<Program>>> {

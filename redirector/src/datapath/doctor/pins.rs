@@ -1,10 +1,14 @@
 //! What is pinned, and whether an agent could take it over.
 
-use std::{fs, io, path::Path};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::super::{links, pins::Holds, programs::links_dir};
+use super::super::{
+    links,
+    pins::{Holds, paths_in},
+    programs::links_dir,
+};
 
 /// The pins in a pin directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,18 +63,11 @@ impl Pins {
 
 /// How many are attached, and the names of the others.
 fn look_at_links(dir: &Path) -> Result<(usize, Vec<String>)> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, Vec::new())),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
-    };
     let (mut attached, mut stale) = (0, Vec::new());
-    for entry in entries {
-        let entry = entry?;
-        let link = links::look(&entry.path());
-        match link.with_context(|| format!("cannot look at the link {}", entry.path().display()))? {
+    for pin in paths_in(dir)? {
+        match links::look(&pin).with_context(|| format!("cannot look at the link {}", pin.display()))? {
             Some(link) if link.is_attached() => attached += 1,
-            _ => stale.push(entry.file_name().to_string_lossy().into_owned()),
+            _ => stale.extend(pin.file_name().map(|name| name.to_string_lossy().into_owned())),
         }
     }
     stale.sort_unstable();

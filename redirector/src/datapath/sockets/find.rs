@@ -4,34 +4,21 @@ use std::net::TcpListener;
 
 use anyhow::{Context as _, Result};
 use redirector_common::addr::Tuple;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType,
-    netlink::{self, SocketAddrNetlink},
-};
 
-use super::{HEADER, MESSAGE, SOCK_DIAG_BY_FAMILY, Victim, append};
+use super::{SOCK_DIAG_BY_FAMILY, Victim, diag::Diag};
 
 /// Questions asked with one system call. An answer takes some kilobytes of the receive buffer.
 const BATCH: usize = 32;
 
-const NLMSG_ERROR: u16 = 2;
-
-/// A netlink socket for looking sockets of this network namespace up.
+/// Looks sockets of this network namespace up.
 #[derive(Debug)]
 pub(in super::super) struct Finder {
-    socket: rustix::fd::OwnedFd,
+    diag: Diag,
 }
 
 impl Finder {
     pub(in super::super) fn open() -> Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            Some(netlink::SOCK_DIAG),
-        )
-        .context("cannot open a socket-diagnosis socket")?;
-        Ok(Self { socket })
+        Ok(Self { diag: Diag::open()? })
     }
 
     /// Whether the kernel finds sockets at all (`CONFIG_INET_DIAG`): it answers in the same way when it does not as
@@ -49,44 +36,17 @@ impl Finder {
     /// socket is taken to be there.
     pub(in super::super) fn are_gone(&self, sockets: &[Victim]) -> Result<Vec<bool>> {
         let mut gone = vec![false; sockets.len()];
-        for (batch, asked) in sockets.chunks(BATCH).enumerate() {
-            let first = batch * BATCH;
-            let mut bytes = Vec::with_capacity(asked.len() * MESSAGE);
-            for (number, socket) in asked.iter().enumerate() {
-                append(&mut bytes, SOCK_DIAG_BY_FAMILY, first + number, socket);
+        let answered = |number: usize, error: i32| {
+            // Another cookie by now is no such socket either. A late answer to an earlier question has another number,
+            // perhaps.
+            if error == -libc::ENOENT
+                && let Some(gone) = gone.get_mut(number)
+            {
+                *gone = true;
             }
-            rustix::net::sendto(&self.socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))
-                .context("cannot ask for sockets")?;
-            self.read_answers(&mut gone)?;
-        }
+        };
+        self.diag.ask(SOCK_DIAG_BY_FAMILY, sockets, BATCH, answered).context("cannot ask for sockets")?;
         Ok(gone)
-    }
-
-    /// Reads the answers that are there: the kernel has answered when `sendto` returns.
-    fn read_answers(&self, gone: &mut [bool]) -> Result<()> {
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            let length = match rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((length, _)) => length,
-                Err(rustix::io::Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error).context("cannot read which sockets there are"),
-            };
-            let mut rest = &buffer[..length];
-            while rest.len() >= HEADER + 4 {
-                let word = |at: usize| [rest[at], rest[at + 1], rest[at + 2], rest[at + 3]];
-                let size = u32::from_ne_bytes(word(0)) as usize;
-                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                let number = u32::from_ne_bytes(word(8)) as usize;
-                // Another cookie by now is no such socket either.
-                if kind == NLMSG_ERROR && i32::from_ne_bytes(word(16)) == -libc::ENOENT {
-                    // A late answer to an earlier question has another number, perhaps.
-                    if let Some(gone) = gone.get_mut(number) {
-                        *gone = true;
-                    }
-                }
-                rest = rest.get(size.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
-            }
-        }
     }
 }
 
