@@ -16,6 +16,7 @@ use crate::model;
 
 mod address;
 mod agent;
+mod check;
 mod conflict;
 mod error;
 mod host;

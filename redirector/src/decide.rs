@@ -182,7 +182,9 @@ impl Core {
     pub fn new(service: Service, known: &[Vec<Offer>], resumed: Option<Resumed>, now: Time) -> Self {
         let mut core = Self {
             offered: known.to_vec(),
-            members: known.iter().map(|known| Member::new(known, &service.checks, now)).collect(),
+            members: (known.iter().zip(&service.members))
+                .map(|(known, member)| Member::new(known, &member.checks, now))
+                .collect(),
             standing: Standing::Choosing { until: Some(now + service.initial_timeout) },
             epoch: Epoch::default(),
             last: None,
@@ -242,7 +244,8 @@ impl Core {
     pub fn on_addresses(&mut self, now: Time, member: MemberId, addresses: &[SocketAddr]) {
         self.now = self.now.max(now);
         let before = self.members[member.0].state();
-        let gone = self.members[member.0].set_addresses(addresses, &self.service.checks, self.now);
+        let gone =
+            self.members[member.0].set_addresses(addresses, &self.service.members[member.0].checks, self.now);
         self.carry_on(member, before, gone);
     }
 

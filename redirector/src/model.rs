@@ -123,7 +123,7 @@ pub struct ServiceId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct MemberId(pub usize);
 
-/// Index of a check in its [`Service::checks`].
+/// Index of a check in its [`Service::checks`] and [`Member::checks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CheckId(pub usize);
 
@@ -166,7 +166,7 @@ pub struct Service {
     pub initial_timeout: Duration,
     /// When and how a better member is returned to.
     pub failback: Failback,
-    /// At least one; every check runs against every member.
+    /// At least one; every check runs against every member. What holds for one member is in [`Member::checks`].
     pub checks: Vec<Check>,
     /// At least one; names are unique within the service.
     pub members: Vec<Member>,
@@ -228,6 +228,8 @@ pub enum FailbackMode {
 /// `[[service.check]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
+    /// Unique within its service; the same alphabet as a service's name. That of its kind, if none is written.
+    pub name: String,
     /// What a probe does.
     pub kind: CheckKind,
     /// From the start of one probe to the start of the next; positive.
@@ -242,8 +244,24 @@ pub struct Check {
     pub rise: u32,
 }
 
+impl Check {
+    /// A check of this kind with everything else as the contract has it, where a configuration says nothing.
+    #[must_use]
+    pub fn of(kind: CheckKind) -> Self {
+        Self {
+            name: kind.name().to_owned(),
+            kind,
+            interval: Duration::from_secs(1),
+            fast_interval: Duration::from_millis(50),
+            timeout: Duration::from_secs(1),
+            fall: 3,
+            rise: 2,
+        }
+    }
+}
+
 /// What a probe does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckKind {
     /// Opens a TCP connection.
     Tcp,
@@ -254,7 +272,7 @@ pub enum CheckKind {
 impl CheckKind {
     /// The name that the configuration uses.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Ping => "ping",
@@ -273,6 +291,8 @@ pub struct Member {
     pub weight: u32,
     /// How checks log in.
     pub login: Login,
+    /// Those of its service in the same order, with what this member overrides.
+    pub checks: Vec<Check>,
 }
 
 /// Addresses that one member can have, of both IP versions together.

@@ -69,7 +69,7 @@ pub struct Report {
 /// closes every connection after one answer is probed at most twice an interval.
 pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc::Sender<Report>) {
     let Target { service, member, check_id, check, address, login } = target;
-    let mut prober = Prober::new(check.kind, address, login);
+    let mut prober = Prober::new(&check.kind, address, login);
     let mut early = false;
     loop {
         let started = Instant::now();
@@ -84,7 +84,7 @@ pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc:
 
 /// One probe on a fresh connection.
 pub async fn once(check: &Check, address: SocketAddr, login: &Login) -> ProbeOutcome {
-    Prober::new(check.kind, address, login.clone()).probe(check.timeout).await
+    Prober::new(&check.kind, address, login.clone()).probe(check.timeout).await
 }
 
 /// Waits until the next probe is due. Whether the end of the connection cut the wait short (only if it `may`).
@@ -117,7 +117,7 @@ enum Prober {
 }
 
 impl Prober {
-    fn new(kind: CheckKind, address: SocketAddr, login: Login) -> Self {
+    fn new(kind: &CheckKind, address: SocketAddr, login: Login) -> Self {
         match kind {
             CheckKind::Tcp => Self::Tcp(address),
             CheckKind::Ping => Self::Ping(Ping::new(address, login)),

@@ -52,7 +52,7 @@ impl Probers {
         for address in addresses {
             running.entry(*address).or_insert_with(|| {
                 let (sender, pace) = watch::channel(Pace::Fast);
-                let checks = service.checks.iter().enumerate().map(|(index, check)| {
+                let checks = service.members[member_id.0].checks.iter().enumerate().map(|(index, check)| {
                     let target = Target {
                         service: service_id,
                         member: member_id,

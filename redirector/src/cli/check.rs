@@ -64,7 +64,7 @@ struct Finding {
     service: String,
     member: String,
     address: String,
-    check: &'static str,
+    check: String,
     passed: bool,
     result: String,
     /// From a crash of the server until the check fails, in milliseconds.
@@ -101,7 +101,7 @@ async fn probe_all(config: &Config, resolved: &Resolved) -> Vec<Finding> {
     for (at, service) in config.services.iter().enumerate() {
         for (number, member) in service.members.iter().enumerate() {
             for address in resolved.addresses(ServiceId(at), MemberId(number)).iter() {
-                for check in &service.checks {
+                for check in &member.checks {
                     let outcome = probe::once(check, address, &member.login).await;
                     checks.push(finding(&service.name, &member.name, address, check, &outcome));
                 }
@@ -150,7 +150,7 @@ fn finding(
         service: service.into(),
         member: member.into(),
         address: address.to_string(),
-        check: check.kind.name(),
+        check: check.name.clone(),
         passed: outcome.verdict() == Verdict::Pass,
         result: outcome.to_string(),
         detects_crash_ms: milliseconds(crash(check)),
@@ -197,7 +197,7 @@ fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Writ
             finding.service.clone(),
             finding.member.clone(),
             finding.address.clone(),
-            finding.check.into(),
+            finding.check.clone(),
             format!("{} ms", finding.detects_crash_ms),
             format!("{} ms", finding.detects_silence_ms),
             finding.result.clone(),
@@ -249,14 +249,7 @@ mod tests {
     use super::*;
 
     fn check(kind: CheckKind) -> Check {
-        Check {
-            kind,
-            interval: Duration::from_millis(1000),
-            fast_interval: Duration::from_millis(50),
-            timeout: Duration::from_millis(400),
-            fall: 3,
-            rise: 2,
-        }
+        Check { timeout: Duration::from_millis(400), ..Check::of(kind) }
     }
 
     #[test]

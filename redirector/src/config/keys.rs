@@ -94,6 +94,7 @@ static FAILBACK: Keys = Keys {
 static CHECK: Keys = Keys {
     header: "[[service.check]]",
     built: &[
+        ("name", r#"name = "quick""#),
         ("kind", r#"kind = "ping""#),
         ("interval", r#"interval = "1s""#),
         ("fast_interval", r#"fast_interval = "50ms""#),

@@ -160,6 +160,11 @@ impl<'a> Section<'a> {
         &self.subject
     }
 
+    /// Byte offset where it stands.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
     pub(super) fn document(&self) -> &'a Document<'a> {
         self.document
     }

@@ -3,17 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    address,
-    error::Complaint,
+    address, check,
     login::{self, Credentials},
     read::{Section, Written},
 };
 use crate::model::{
-    Check, CheckKind, Endpoint, Failback, FailbackMode, FlowPolicy, Initial, Member, OnAllDown, Service,
+    Check, Endpoint, Failback, FailbackMode, FlowPolicy, Initial, Member, OnAllDown, Service,
 };
-
-/// The shortest time between two probes, and for one: below it a host only probes.
-const SHORTEST_PROBE: Duration = Duration::from_millis(1);
 
 /// A service and where its parts stand, for the comparisons that [`super::conflict`] makes.
 pub(super) struct Draft<'a> {
@@ -39,8 +35,9 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
     }
     let vips = section.texts("vips", address::vip).unwrap_or_default();
     let credentials = login::read(&section.sub("redis"));
+    let checks = check::read(&section);
     let (members, drafts) =
-        section.list("member").into_iter().map(|section| member(section, &credentials)).unzip();
+        section.list("member").into_iter().map(|section| member(section, &credentials, &checks)).unzip();
     if !section.has("member") {
         section.missing("member");
     }
@@ -64,7 +61,7 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
             .unwrap_or(Initial::Any),
         initial_timeout: time(&section, "initial_timeout", Duration::from_millis(1), Duration::from_secs(5)),
         failback: failback(&section.sub("failback")),
-        checks: checks(&section),
+        checks,
         members,
     };
     Draft { section, name, vips, members: drafts, service }
@@ -80,52 +77,7 @@ fn failback(section: &Section<'_>) -> Failback {
     }
 }
 
-/// Without any, one ping with the defaults.
-fn checks(service: &Section<'_>) -> Vec<Check> {
-    let written: Vec<Check> = service.list("check").iter().map(check).collect();
-    if written.is_empty() { vec![DEFAULT_CHECK] } else { written }
-}
-
-const DEFAULT_CHECK: Check = Check {
-    kind: CheckKind::Ping,
-    interval: Duration::from_secs(1),
-    fast_interval: Duration::from_millis(50),
-    timeout: Duration::from_secs(1),
-    fall: 3,
-    rise: 2,
-};
-
-fn check(section: &Section<'_>) -> Check {
-    let later = ["echo", "set_get", "keyspace", "lag", "heartbeat", "http", "exec"];
-    let kinds = [CheckKind::Tcp, CheckKind::Ping].map(|kind| (kind.name(), kind));
-    let interval = section.time("interval", SHORTEST_PROBE);
-    Check {
-        kind: section.word("kind", &kinds, &later).unwrap_or(DEFAULT_CHECK.kind),
-        fast_interval: fast_interval(section, interval),
-        interval: interval.map_or(DEFAULT_CHECK.interval, |interval| interval.value),
-        timeout: time(section, "timeout", SHORTEST_PROBE, DEFAULT_CHECK.timeout),
-        fall: section.number("fall", 1..=1000).unwrap_or(DEFAULT_CHECK.fall),
-        rise: section.number("rise", 1..=1000).unwrap_or(DEFAULT_CHECK.rise),
-    }
-}
-
-/// Never longer than `interval`: when it is not written, a short interval shortens it.
-fn fast_interval(section: &Section<'_>, interval: Option<Written<Duration>>) -> Duration {
-    let limit = interval.map_or(DEFAULT_CHECK.interval, |interval| interval.value);
-    let Some(fast) = section.time("fast_interval", SHORTEST_PROBE) else {
-        return DEFAULT_CHECK.fast_interval.min(limit);
-    };
-    // An interval that is written but could not be read is no measure.
-    let limit_is_known = interval.is_some() || !section.has("interval");
-    if limit_is_known && fast.value > limit {
-        let [shown, limit] = [fast.value, limit].map(humantime::format_duration);
-        let cause = format!("`fast_interval` ({shown}) is longer than `interval` ({limit})");
-        section.fault(fast.at, Complaint::new(cause, "shorten it, or remove it"));
-    }
-    fast.value
-}
-
-fn member<'a>(section: Section<'a>, service: &Credentials) -> (Member, MemberDraft<'a>) {
+fn member<'a>(section: Section<'a>, service: &Credentials, checks: &[Check]) -> (Member, MemberDraft<'a>) {
     let name = section.required("name", address::name);
     let endpoint = section.required("endpoint", address::endpoint);
     let redis = section.sub("redis");
@@ -136,6 +88,7 @@ fn member<'a>(section: Section<'a>, service: &Credentials) -> (Member, MemberDra
             .map_or_else(|| Endpoint { host: String::new(), port: 0 }, |endpoint| endpoint.value.clone()),
         weight: section.number("weight", 1..=u32::MAX).unwrap_or(100),
         login: login::read(&redis).within(service, &redis),
+        checks: checks.to_vec(),
     };
     (member, MemberDraft { section, name, endpoint })
 }

@@ -131,6 +131,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 hold_down: Duration::from_secs(30),
             },
             checks: vec![Check {
+                name: "ping".to_owned(),
                 kind: CheckKind::Ping,
                 interval: Duration::from_secs(1),
                 fast_interval: Duration::from_millis(50),
@@ -143,6 +144,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 endpoint: Endpoint { host: "10.2.1.2".to_owned(), port: 6379 },
                 weight: 100,
                 login: Login::default(),
+                checks: vec![Check::of(CheckKind::Ping)],
             }],
         }],
     };
@@ -151,6 +153,26 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
 
 #[test]
 fn every_key_that_is_built_reaches_the_model() {
+    let checks = vec![
+        Check {
+            name: "quick".to_owned(),
+            kind: CheckKind::Tcp,
+            interval: Duration::from_millis(500),
+            fast_interval: Duration::from_millis(20),
+            timeout: Duration::from_millis(250),
+            fall: 5,
+            rise: 4,
+        },
+        Check {
+            name: "ping".to_owned(),
+            kind: CheckKind::Ping,
+            interval: Duration::from_millis(40),
+            fast_interval: Duration::from_millis(40),
+            timeout: Duration::from_secs(1),
+            fall: 3,
+            rise: 2,
+        },
+    ];
     let orders = Service {
         name: "orders".to_owned(),
         vips: vips(["10.255.0.1:6379", "[fd00:255::1]:6379"]),
@@ -165,36 +187,21 @@ fn every_key_that_is_built_reaches_the_model() {
             healthy_for: Duration::from_secs(120),
             hold_down: Duration::ZERO,
         },
-        checks: vec![
-            Check {
-                kind: CheckKind::Tcp,
-                interval: Duration::from_millis(500),
-                fast_interval: Duration::from_millis(20),
-                timeout: Duration::from_millis(250),
-                fall: 5,
-                rise: 4,
-            },
-            Check {
-                kind: CheckKind::Ping,
-                interval: Duration::from_millis(40),
-                fast_interval: Duration::from_millis(40),
-                timeout: Duration::from_secs(1),
-                fall: 3,
-                rise: 2,
-            },
-        ],
+        checks: checks.clone(),
         members: vec![
             Member {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "redis.paris.example.com".to_owned(), port: 6379 },
                 weight: 10,
                 login: login("probe", "hunter2"),
+                checks: checks.clone(),
             },
             Member {
                 name: "dublin".to_owned(),
                 endpoint: Endpoint { host: "redis.dublin.example.com".to_owned(), port: 12_000 },
                 weight: 5,
                 login: login("probe", "swordfish"),
+                checks,
             },
         ],
     };

@@ -103,7 +103,7 @@ fn state_of(checks: &[CheckHealth]) -> MemberState {
 /// One check against one address.
 #[derive(Clone, Debug)]
 struct CheckHealth {
-    name: &'static str,
+    name: String,
     fall: u32,
     rise: u32,
     state: CheckState,
@@ -125,7 +125,7 @@ enum CheckState {
 impl CheckHealth {
     fn unknown(check: &Check) -> Self {
         Self {
-            name: check.kind.name(),
+            name: check.name.clone(),
             fall: check.fall,
             rise: check.rise,
             state: CheckState::Unknown,
@@ -190,7 +190,7 @@ impl CheckHealth {
 
     /// The newest outcome, and how far a count has come.
     fn reason(&self) -> String {
-        let (name, Some(newest)) = (self.name, &self.newest) else {
+        let (name, Some(newest)) = (&self.name, &self.newest) else {
             return "no verdict yet".to_owned();
         };
         let outcome = match newest {

@@ -16,12 +16,12 @@ mod temp;
 /// A check that is patient in everything: each test shortens what it is about.
 fn check(kind: CheckKind) -> Check {
     Check {
-        kind,
         interval: Duration::from_secs(3600),
         fast_interval: Duration::from_secs(3600),
         timeout: Duration::from_secs(10),
         fall: 1,
         rise: 1,
+        ..Check::of(kind)
     }
 }
 

@@ -91,8 +91,8 @@ fn every_change_of_state_is_told_once_with_its_reason() {
 
 /// A service whose members are checked twice: `tcp` (two failures, one pass), then `ping`.
 fn checked_twice() -> Service {
-    let tcp = Check { kind: CheckKind::Tcp, fall: 2, rise: 1, ..check() };
-    Service { checks: vec![tcp, check()], ..orders() }
+    let tcp = Check { fall: 2, rise: 1, ..Check::of(CheckKind::Tcp) };
+    with_checks(orders(), vec![tcp, check()])
 }
 
 const TCP: CheckId = CheckId(0);
@@ -156,7 +156,7 @@ proptest! {
         history in prop::collection::vec(any::<bool>(), 0..60),
     ) {
         let checks = vec![Check { fall, rise, ..check() }];
-        let mut world = World::new(Service { checks, ..orders() });
+        let mut world = World::new(with_checks(orders(), checks));
         for passed in &history {
             world.probe(PARIS, &if *passed { pass() } else { fail() });
         }

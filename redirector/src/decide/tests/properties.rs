@@ -12,7 +12,7 @@ use proptest::{
     sample::{select, subsequence},
 };
 
-use super::world::{address, check, fail, inconclusive, member, orders, pass};
+use super::world::{address, check, fail, inconclusive, member, orders, pass, with_checks};
 use crate::{
     decide::{Action, Core, Resumed, ResumedSwitch, Switch, Time, View},
     model::{
@@ -78,7 +78,7 @@ fn service() -> impl Strategy<Value = Service> {
     (checks, members, initial, seconds(), on_all_down, policies, failback()).prop_map(
         |(checks, members, initial, initial_timeout, on_all_down, policies, failback)| {
             let (on_failover, on_failback, drain_timeout) = policies;
-            Service {
+            let service = Service {
                 on_failover,
                 on_failback,
                 drain_timeout,
@@ -86,10 +86,10 @@ fn service() -> impl Strategy<Value = Service> {
                 initial,
                 initial_timeout,
                 failback,
-                checks,
                 members,
                 ..orders()
-            }
+            };
+            with_checks(service, checks)
         },
     )
 }

@@ -53,7 +53,7 @@ pub(super) fn inconclusive() -> ProbeOutcome {
 }
 
 pub(super) fn check() -> Check {
-    Check { kind: CheckKind::Ping, interval: s(1), fast_interval: ms(50), timeout: s(1), fall: 3, rise: 2 }
+    Check::of(CheckKind::Ping)
 }
 
 pub(super) fn member(name: &str, weight: u32) -> Member {
@@ -62,7 +62,14 @@ pub(super) fn member(name: &str, weight: u32) -> Member {
         endpoint: Endpoint { host: "192.0.2.1".to_owned(), port: 6379 },
         weight,
         login: Login::default(),
+        checks: vec![check()],
     }
+}
+
+/// The same checks for every member.
+pub(super) fn with_checks(mut service: Service, checks: Vec<Check>) -> Service {
+    service.members.iter_mut().for_each(|member| member.checks.clone_from(&checks));
+    Service { checks, ..service }
 }
 
 /// The contract's example: paris at 100, dublin at 50, all defaults.
