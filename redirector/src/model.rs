@@ -12,10 +12,14 @@ use std::{
 
 use serde::Serialize;
 
+mod detect;
 mod outcome;
+mod profile;
 mod state;
 
-pub use outcome::{Cause, Failure, Phase, ProbeOutcome, RedisErrorKind, Verdict};
+pub use detect::{Combine, Detect, Effect, Limits, Policy};
+pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, RedisErrorKind, Verdict};
+pub use profile::{Defaults, Profile};
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
@@ -166,7 +170,11 @@ pub struct Service {
     pub initial_timeout: Duration,
     /// When and how a better member is returned to.
     pub failback: Failback,
-    /// At least one; every check runs against every member. What holds for one member is in [`Member::checks`].
+    /// Where the defaults of its times and thresholds come from.
+    pub profile: Profile,
+    /// Which of its counting checks must pass.
+    pub combine: Combine,
+    /// At least one, and at least one that counts or vetoes; every check runs against every member. What holds for one member is in [`Member::checks`].
     pub checks: Vec<Check>,
     /// At least one; names are unique within the service.
     pub members: Vec<Member>,
@@ -232,30 +240,58 @@ pub struct Check {
     pub name: String,
     /// What a probe does.
     pub kind: CheckKind,
-    /// From the start of one probe to the start of the next; positive.
+    /// What its verdict is good for.
+    pub effect: Effect,
+    /// From the start of one probe to the start of the next, at most; positive.
     pub interval: Duration,
     /// The same while in doubt: unknown, or after a failure; positive, at most `interval`.
     pub fast_interval: Duration,
-    /// How long one probe may take, all phases together; positive.
+    /// The same while the address has been down for longer than this; positive.
+    pub down_interval: Duration,
+    /// By up to how much of themselves `interval` and `down_interval` are shortened at random; at most 50.
+    pub jitter_percent: u32,
+    /// How long one probe may take at most, all phases together; positive.
     pub timeout: Duration,
+    /// Probes that make one verdict; at least 1.
+    pub probes: u32,
+    /// From the start of one of them to the start of the next.
+    pub probe_delay: Duration,
+    /// How many of them must pass.
+    pub policy: Policy,
     /// Consecutive failures until the check fails; at least 1.
     pub fall: u32,
     /// Consecutive passes until the check passes; at least 1.
     pub rise: u32,
+    /// How long a failure of which kind is borne: those of its service.
+    pub detect: Detect,
 }
 
 impl Check {
     /// A check of this kind with everything else as the contract has it, where a configuration says nothing.
     #[must_use]
     pub fn of(kind: CheckKind) -> Self {
+        Self::with(kind, Profile::Balanced)
+    }
+
+    /// The same with the defaults of a profile.
+    #[must_use]
+    pub fn with(kind: CheckKind, profile: Profile) -> Self {
+        let Defaults { interval, fast_interval, timeout, fall, rise, detect, .. } = profile.defaults();
         Self {
             name: kind.name().to_owned(),
             kind,
-            interval: Duration::from_secs(1),
-            fast_interval: Duration::from_millis(50),
-            timeout: Duration::from_secs(1),
-            fall: 3,
-            rise: 2,
+            effect: Effect::Count,
+            interval,
+            fast_interval,
+            down_interval: interval,
+            jitter_percent: 10,
+            timeout,
+            probes: 1,
+            probe_delay: Duration::from_millis(100),
+            policy: Policy::All,
+            fall,
+            rise,
+            detect,
         }
     }
 }
@@ -276,6 +312,25 @@ impl CheckKind {
         match self {
             Self::Tcp => "tcp",
             Self::Ping => "ping",
+        }
+    }
+
+    /// Whether a connection is kept from probe to probe, so that its end tells of a crash.
+    #[must_use]
+    pub fn keeps_connection(&self) -> bool {
+        match self {
+            Self::Ping => true,
+            Self::Tcp => false,
+        }
+    }
+
+    /// Whether trouble of this kind at a member's address makes its probes fail. The kernel of a frozen process still
+    /// completes handshakes.
+    #[must_use]
+    pub fn sees(&self, trouble: FailureKind) -> bool {
+        match self {
+            Self::Ping => true,
+            Self::Tcp => trouble != FailureKind::Stall,
         }
     }
 }
