@@ -12,14 +12,18 @@ use std::{
 
 use serde::Serialize;
 
+mod access;
 mod detect;
 mod outcome;
 mod profile;
+mod redis_error;
 mod state;
 
+pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
-pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, RedisErrorKind, Verdict};
+pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict};
 pub use profile::{Defaults, Profile};
+pub use redis_error::RedisErrorKind;
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
@@ -264,6 +268,19 @@ pub struct Check {
     pub rise: u32,
     /// How long a failure of which kind is borne: those of its service.
     pub detect: Detect,
+    /// Whether `ping` and `echo` ask for the role as well.
+    pub role: Role,
+    /// Redis errors that count against a member; the others are shown. Never the probe's own credentials.
+    pub counted_errors: Vec<RedisErrorKind>,
+}
+
+/// The role that a member must have to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Nobody asks.
+    Any,
+    /// `ROLE` says that it is a primary.
+    Primary,
 }
 
 impl Check {
@@ -292,6 +309,8 @@ impl Check {
             fall,
             rise,
             detect,
+            role: Role::Any,
+            counted_errors: RedisErrorKind::counted_by_default(),
         }
     }
 }
@@ -303,6 +322,15 @@ pub enum CheckKind {
     Tcp,
     /// Sends `PING` over a connection that it keeps.
     Ping,
+    /// Has a nonce repeated, over a connection that it keeps.
+    Echo,
+    /// Writes a value of its own and reads it back, over a connection that it keeps.
+    SetGet {
+        /// What the key begins with.
+        prefix: String,
+        /// After this the value is gone by itself; longer than a probe takes.
+        expiry: Duration,
+    },
 }
 
 impl CheckKind {
@@ -312,15 +340,17 @@ impl CheckKind {
         match self {
             Self::Tcp => "tcp",
             Self::Ping => "ping",
+            Self::Echo => "echo",
+            Self::SetGet { .. } => "set_get",
         }
     }
 
-    /// Whether a connection is kept from probe to probe, so that its end tells of a crash.
+    /// Whether a prober keeps a connection, the end of which starts a probe at once.
     #[must_use]
-    pub fn keeps_connection(&self) -> bool {
+    pub fn keeps_a_connection(&self) -> bool {
         match self {
-            Self::Ping => true,
             Self::Tcp => false,
+            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
         }
     }
 
@@ -329,7 +359,7 @@ impl CheckKind {
     #[must_use]
     pub fn sees(&self, trouble: FailureKind) -> bool {
         match self {
-            Self::Ping => true,
+            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
             Self::Tcp => trouble != FailureKind::Stall,
         }
     }
@@ -344,8 +374,8 @@ pub struct Member {
     pub endpoint: Endpoint,
     /// The healthy member with the highest weight is active; at least 1.
     pub weight: u32,
-    /// How checks log in.
-    pub login: Login,
+    /// How checks reach and enter it.
+    pub access: Access,
     /// Those of its service in the same order, with what this member overrides.
     pub checks: Vec<Check>,
 }
@@ -385,38 +415,5 @@ impl fmt::Display for Endpoint {
             Some(address) => address.fmt(f),
             None => write!(f, "{}:{}", self.host, self.port),
         }
-    }
-}
-
-/// `[service.redis]`, overridden by `[service.member.redis]`: how checks log in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Login {
-    /// ACL user; `None`: the default user.
-    pub username: Option<String>,
-    /// `None`: no AUTH.
-    pub password: Option<Secret>,
-}
-
-/// Text that must appear in no log, event, status or error (invariant 12).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps what was read from a file.
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text itself, for the one place that sends it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(***)")
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Check, FailureKind};
+use super::{Check, FailureKind, RedisErrorKind};
 
 /// What the verdict of a check is good for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,9 +79,9 @@ pub enum Policy {
 pub struct Detect {
     /// Nothing comes back, or the network says that there is no way; at least 10 ms.
     pub silence_tolerance: Duration,
-    /// The host acknowledges, Redis does not answer; at least 10 ms.
+    /// The host acknowledges, Redis does not answer, or answers `BUSY`: a slow script; at least 10 ms.
     pub stall_tolerance: Duration,
-    /// The connection is refused or closed, or Redis answers with an error: it may be about to come back.
+    /// The connection is refused or closed, or Redis answers with another error: it may be about to come back.
     pub refused_tolerance: Duration,
 }
 
@@ -91,7 +91,7 @@ impl Detect {
     pub fn tolerance(&self, kind: FailureKind) -> Duration {
         match kind {
             FailureKind::Silence => self.silence_tolerance,
-            FailureKind::Stall => self.stall_tolerance,
+            FailureKind::Stall | FailureKind::Redis(RedisErrorKind::Busy) => self.stall_tolerance,
             FailureKind::Refused | FailureKind::Redis(_) => self.refused_tolerance,
             FailureKind::Other => Duration::ZERO,
         }

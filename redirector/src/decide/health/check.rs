@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crate::{
     decide::time::Time,
-    model::{Check, Detect, Effect, Failure, FailureKind, ProbeOutcome, Verdict},
+    model::{Check, Detect, Effect, Failure, FailureKind, ProbeOutcome, RedisErrorKind, Verdict},
 };
 
 #[derive(Clone, Debug)]
@@ -147,7 +147,7 @@ impl CheckHealth {
         };
         let outcome = match newest {
             ProbeOutcome::Passed { .. } => format!("{name} {newest}"),
-            ProbeOutcome::Failed(failure) => format!("{name}: {failure}"),
+            ProbeOutcome::Failed(_) | ProbeOutcome::Inconclusive(_) => format!("{name}: {newest}"),
         };
         match (newest.verdict(), self.state) {
             (Verdict::Pass, CheckState::Failing) => format!("{outcome} ({} of {})", self.passes, self.rise),
@@ -197,7 +197,7 @@ impl Clocks {
         }
         let clock = match kind {
             FailureKind::Silence => &mut self.silence,
-            FailureKind::Stall => &mut self.stall,
+            FailureKind::Stall | FailureKind::Redis(RedisErrorKind::Busy) => &mut self.stall,
             FailureKind::Refused | FailureKind::Redis(_) => &mut self.refused,
             FailureKind::Other => &mut self.other,
         };
