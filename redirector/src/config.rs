@@ -18,6 +18,7 @@ mod address;
 mod agent;
 mod check;
 mod conflict;
+mod detect;
 mod error;
 mod host;
 mod keys;

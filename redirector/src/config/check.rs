@@ -3,25 +3,26 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{
-    address,
+    address, detect,
     error::Complaint,
     read::{Section, Written},
 };
-use crate::model::{Check, CheckKind};
+use crate::model::{Check, CheckKind, Detect, Profile};
 
 /// The shortest time between two probes, and for one: below it a host only probes.
 const SHORTEST_PROBE: Duration = Duration::from_millis(1);
 
-/// Without any, one ping with the defaults.
-pub(super) fn read(service: &Section<'_>) -> Vec<Check> {
+/// Without any, one ping with the defaults of the profile.
+pub(super) fn read(service: &Section<'_>, profile: Profile, detect: Detect) -> Vec<Check> {
+    let of = |kind| Check { detect, ..Check::with(kind, profile) };
     let sections = service.list("check");
     if sections.is_empty() {
-        return vec![Check::of(CheckKind::Ping)];
+        return vec![of(CheckKind::Ping)];
     }
     let mut names: HashMap<String, usize> = HashMap::new();
     let mut checks = Vec::new();
     for section in &sections {
-        let (check, at) = check(section);
+        let (check, at) = check(section, of);
         if let Some(first) = names.get(&check.name) {
             let place = section.document().place(*first);
             let cause = format!("two checks are called {:?}, the first at {place}", check.name);
@@ -35,25 +36,27 @@ pub(super) fn read(service: &Section<'_>) -> Vec<Check> {
 }
 
 /// And where its name stands.
-fn check(section: &Section<'_>) -> (Check, usize) {
+fn check(section: &Section<'_>, of: impl Fn(CheckKind) -> Check) -> (Check, usize) {
     let later = ["echo", "set_get", "keyspace", "lag", "heartbeat", "http", "exec"];
     let kinds: [(_, fn() -> CheckKind); 2] = [("tcp", || CheckKind::Tcp), ("ping", || CheckKind::Ping)];
     let kind = section.word("kind", &kinds, &later).unwrap_or(|| CheckKind::Ping);
-    let defaults = Check::of(kind());
+    let defaults = of(kind());
     let name = section.text("name", address::name);
     let at = name.as_ref().map_or(section.at(), |name| name.at);
     let interval = section.time("interval", SHORTEST_PROBE);
-    let check = Check {
+    let interval_value = interval.map_or(defaults.interval, |interval| interval.value);
+    let down_interval = section.time("down_interval", SHORTEST_PROBE);
+    let mut check = Check {
         name: name.map_or(defaults.name, |name| name.value),
-        kind: defaults.kind,
         fast_interval: fast_interval(section, interval, defaults.interval, defaults.fast_interval),
-        interval: interval.map_or(defaults.interval, |interval| interval.value),
+        interval: interval_value,
+        down_interval: down_interval.map_or(interval_value, |interval| interval.value),
         timeout: section.time("timeout", SHORTEST_PROBE).map_or(defaults.timeout, |time| time.value),
         fall: section.number("fall", 1..=1000).unwrap_or(defaults.fall),
         rise: section.number("rise", 1..=1000).unwrap_or(defaults.rise),
-        role: defaults.role,
-        counted_errors: defaults.counted_errors,
+        ..defaults
     };
+    detect::verdict(section, &mut check);
     (check, at)
 }
 
