@@ -8,7 +8,8 @@ use crate::model::{Check, Combine, Detect, Effect, Policy, Profile};
 /// The shortest tolerance of what is noticed by waiting: below it a host sees faults of its own.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
-const EFFECTS: [(&str, Effect); 4] = [
+/// What the verdict of a check is good for.
+pub(super) const EFFECTS: [(&str, Effect); 4] = [
     ("count", Effect::Count),
     ("veto", Effect::Veto),
     ("gate", Effect::Gate),
@@ -29,23 +30,24 @@ pub(super) fn read(section: &Section<'_>, profile: Profile) -> Detect {
     }
 }
 
-/// What makes a verdict of this check, and what it is good for. What is not written stays as it is.
-pub(super) fn verdict(section: &Section<'_>, check: &mut Check) {
-    check.effect = section.word("effect", &EFFECTS, &[]).unwrap_or(check.effect);
-    check.policy = section.word("policy", &POLICIES, &[]).unwrap_or(check.policy);
-    check.jitter_percent = section.number("jitter_percent", 0..=50).unwrap_or(check.jitter_percent);
-    check.probes = section.number("probes", 1..=100).unwrap_or(check.probes);
+/// What makes one verdict, and how its times are spread. `base` has what is not written.
+pub(super) fn rounds(section: &Section<'_>, base: Check) -> Check {
     let delay = section.time("probe_delay", Duration::ZERO);
-    check.probe_delay = delay.map_or(check.probe_delay, |delay| delay.value);
+    let check = Check {
+        policy: section.word("policy", &POLICIES, &[]).unwrap_or(base.policy),
+        jitter_percent: section.number("jitter_percent", 0..=50).unwrap_or(base.jitter_percent),
+        probes: section.number("probes", 1..=100).unwrap_or(base.probes),
+        probe_delay: delay.map_or(base.probe_delay, |delay| delay.value),
+        ..base
+    };
     let round = check.probe_delay * (check.probes - 1);
-    if round > check.interval && (section.has("probes") || section.has("probe_delay")) {
-        let [round, interval] = [round, check.interval].map(humantime::format_duration);
-        let cause = format!(
-            "{} probes take {round} and more, which is longer than `interval` ({interval})",
-            check.probes
-        );
+    if round > check.interval {
+        let [shown, interval] = [round, check.interval].map(humantime::format_duration);
+        let number = check.probes;
+        let cause = format!("a round of {number} probes takes {shown} at least, longer than `interval` ({interval})");
         section.fault(section.at(), Complaint::new(cause, "shorten `probe_delay`, or lengthen `interval`"));
     }
+    check
 }
 
 /// How the checks of a service are combined.
