@@ -79,7 +79,13 @@ static SERVICE: Keys = Keys {
         ("at_least", "at_least = 1"),
     ],
     later: &[],
-    sections: &[("redis", &REDIS), ("detect", &DETECT), ("failback", &FAILBACK), ("check", &CHECK), ("member", &MEMBER)],
+    sections: &[
+        ("redis", &REDIS),
+        ("detect", &DETECT),
+        ("failback", &FAILBACK),
+        ("check", &CHECK),
+        ("member", &MEMBER),
+    ],
 };
 
 static FAILBACK: Keys = Keys {
@@ -149,6 +155,11 @@ static MEMBER_CHECK: Keys = Keys {
         ("timeout", r#"timeout = "2s""#),
         ("fall", "fall = 5"),
         ("rise", "rise = 3"),
+        ("down_interval", r#"down_interval = "5s""#),
+        ("jitter_percent", "jitter_percent = 20"),
+        ("probes", "probes = 3"),
+        ("probe_delay", r#"probe_delay = "200ms""#),
+        ("policy", r#"policy = "majority""#),
     ],
     later: &[],
     sections: &[],

@@ -45,8 +45,10 @@ struct Address {
 impl Member {
     /// With addresses that were never probed.
     pub(super) fn new(known: &[Offer], checks: &[Check], combine: Combine, now: Time) -> Self {
-        let address =
-            |offer: &Offer| Address { offered: offer.offered, ..Address::new(offer.address, checks, combine) };
+        let address = |offer: &Offer| Address {
+            offered: offer.offered,
+            ..Address::new(offer.address, checks, combine)
+        };
         Self {
             addresses: known.iter().map(address).collect(),
             combine,
