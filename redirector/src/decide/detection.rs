@@ -102,24 +102,19 @@ fn passes_needed(check: &Check) -> u32 {
     }
 }
 
-/// The same for an address that these checks watch together, and so for its member: all addresses are probed at the same time.
+/// The same for an address that several checks watch together, each with the latency of its probes; and so for its member:
+/// all addresses are probed at the same time.
 #[must_use]
-pub fn of_member(
-    checks: &[Check],
-    combine: Combine,
-    trouble: Trouble,
-    latency: Duration,
-) -> Option<Duration> {
+pub fn of_member(checks: &[(&Check, Duration)], combine: Combine, trouble: Trouble) -> Option<Duration> {
     let times = |effect: Effect| {
-        let of_effect = checks.iter().filter(move |check| check.effect == effect);
-        of_effect.map(move |check| of_check(check, trouble, latency))
+        let of_effect = checks.iter().filter(move |(check, _)| check.effect == effect);
+        of_effect.map(move |(check, latency)| of_check(check, trouble, *latency))
     };
     let counting = times(Effect::Count).count();
     let mut seen: Vec<_> = times(Effect::Count).flatten().collect();
     seen.sort_unstable();
     // As soon as too few are left that could pass.
-    let enough_fail =
-        counting.checked_sub(combine.needed(counting)).and_then(|spare| seen.get(spare).copied());
+    let enough_fail = counting.checked_sub(combine.needed(counting)).and_then(|spare| seen.get(spare).copied());
     times(Effect::Veto).flatten().chain(enough_fail).min()
 }
 

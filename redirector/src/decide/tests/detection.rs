@@ -221,8 +221,8 @@ fn combining_decides_which_check_is_waited_for() {
     let slow = Check { interval: s(5), ..Check::of(CheckKind::Ping) };
     let blind = Check::of(CheckKind::Tcp);
     let worst = |checks: &[&Check], combine, trouble| {
-        let checks: Vec<_> = checks.iter().map(|check| (*check).clone()).collect();
-        detection::of_member(&checks, combine, trouble, LATENCY)
+        let checks: Vec<_> = checks.iter().map(|check| (*check, LATENCY)).collect();
+        detection::of_member(&checks, combine, trouble)
     };
     let of = |check| detection::of_check(check, Trouble::Stall, LATENCY);
     assert_eq!(worst(&[&quick, &slow, &blind], Combine::All, Trouble::Stall), of(&quick));
@@ -287,7 +287,8 @@ proptest! {
         after in 400_000_u64..2_000_000,
     ) {
         let least = checks.iter().map(|check| check.detect.tolerance(trouble.failure())).min().unwrap();
-        let printed = detection::of_member(&checks, combine, trouble, LATENCY);
+        let watching: Vec<_> = checks.iter().map(|check| (check, LATENCY)).collect();
+        let printed = detection::of_member(&watching, combine, trouble);
         let service = service_with(checks, combine);
         let measured = left_after(&service, trouble, Duration::from_micros(after));
         match (printed, measured) {
