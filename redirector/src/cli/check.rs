@@ -20,6 +20,7 @@ use crate::{
     config::{Answers, Resolved},
     control::status::VERSION,
     datapath::{self, programs::HalfOpen},
+    decide::detection::{self, Trouble},
     model::{Check, Config, MemberId, ProbeOutcome, ServiceId, Verdict},
     probe,
 };
@@ -96,8 +97,7 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     };
     let (checks, detection) = probe_all(&fitting.config, &fitting.resolved).await;
     let findings = Findings { checks, detection, ..findings(fitting, memory) };
-    let findings =
-        Findings { passed: findings.checks.iter().all(|finding| finding.passed), ..findings };
+    let findings = Findings { passed: findings.checks.iter().all(|finding| finding.passed), ..findings };
     match write(&findings, &args.config, args.output, out) {
         Ok(()) if findings.passed => Exit::Done,
         Ok(()) => Exit::Failed,

@@ -14,9 +14,9 @@ use std::{
 
 use super::*;
 use crate::model::{
-    Access, Agent, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect, Endpoint,
-    Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, Policy,
-    PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
+    Access, Agent, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
+    Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown,
+    OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
 };
 
 mod host;

@@ -114,7 +114,8 @@ pub fn of_member(checks: &[(&Check, Duration)], combine: Combine, trouble: Troub
     let mut seen: Vec<_> = times(Effect::Count).flatten().collect();
     seen.sort_unstable();
     // As soon as too few are left that could pass.
-    let enough_fail = counting.checked_sub(combine.needed(counting)).and_then(|spare| seen.get(spare).copied());
+    let enough_fail =
+        counting.checked_sub(combine.needed(counting)).and_then(|spare| seen.get(spare).copied());
     times(Effect::Veto).flatten().chain(enough_fail).min()
 }
 
