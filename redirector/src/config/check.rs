@@ -29,6 +29,9 @@ pub(super) const KEYS_OF_KINDS: [(&str, &[&str]); 4] = [
     ("counted_errors", &["ping", "echo", "set_get"]),
 ];
 
+/// Reads what only one kind has.
+type ReadKind = fn(&Section<'_>) -> CheckKind;
+
 /// Without any, one ping with the defaults.
 pub(super) fn read(service: &Section<'_>) -> Vec<Check> {
     let sections = service.list("check");
@@ -77,7 +80,7 @@ pub(super) fn of_member(member: &Section<'_>, service: &[Check]) -> Vec<Check> {
 /// And where its name stands.
 fn check(section: &Section<'_>) -> (Check, usize) {
     let later = ["keyspace", "lag", "heartbeat", "http", "exec"];
-    let kinds: [(_, fn(&Section<'_>) -> CheckKind); 4] = [
+    let kinds: [(_, ReadKind); 4] = [
         ("tcp", |_| CheckKind::Tcp),
         ("ping", |_| CheckKind::Ping),
         ("echo", |_| CheckKind::Echo),
