@@ -47,9 +47,9 @@ impl Prober {
             let (end, outcome) = self.probe(at, fault);
             let passed = matches!(outcome, ProbeOutcome::Passed { .. });
             if passed {
-                passes += 1
+                passes += 1;
             } else {
-                failures += 1
+                failures += 1;
             }
             let decided = match self.check.policy {
                 Policy::All => failures > 0,
