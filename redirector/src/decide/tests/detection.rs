@@ -93,7 +93,7 @@ impl Prober {
 
     fn next_start(&self, pace: Pace, fault: Fault, ended: Time) -> Time {
         let interval = match pace {
-            _ if self.refused && self.failures < self.check.fall => self.check.confirmation(),
+            _ if self.refused && self.failures < self.check.fall => self.check.after_refusal(self.failures),
             Pace::Normal => self.check.interval,
             Pace::Fast => self.check.fast_interval,
             Pace::Down => self.check.down_interval,
