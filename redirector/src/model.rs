@@ -12,9 +12,11 @@ use std::{
 
 use serde::Serialize;
 
+mod difference;
 mod outcome;
 mod state;
 
+pub use difference::{Change, Difference, Kind, ServiceDifference};
 pub use outcome::{Cause, Failure, Phase, ProbeOutcome, RedisErrorKind, Verdict};
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
