@@ -30,8 +30,11 @@ use tokio::{
 use self::{clock::Clock, history::History, probers::Probers, tasks::Tasks};
 use crate::{
     config::Resolved,
-    control::server::{self, Request},
-    datapath::{Claim, Datapath, Learner},
+    control::{
+        access::Access,
+        server::{self, Request},
+    },
+    datapath::{Claim, Datapath, Learner, peer_groups},
     decide::{Action, Core, Resumed, Switch},
     model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
     probe::Report,
@@ -87,7 +90,8 @@ pub async fn run(
     tasks.spawn("what follows the network", agent.datapath.follow());
     agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
-    tasks.spawn("the control socket", server::serve(listener, requests));
+    let access = Access::new(agent.config.agent.operator_group.as_deref(), peer_groups);
+    tasks.spawn("the control socket", server::serve(listener, access, requests));
     tasks.spawn("the thread that resets stale flows", agent.datapath.sweeper_ended());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     let mut readiness = Readiness::announce(&agent.config);
@@ -368,6 +372,8 @@ impl Agent {
                     });
                 }
             }
+            Request::Operate { reply, .. } => drop(reply),
+            Request::Denied(operation) => operation.log(),
             Request::Totals { filter, reply } => {
                 let (list, config) = (self.datapath.list(), Arc::clone(&self.config));
                 if let Err(unknown) = flows::known(&config, &filter) {

@@ -9,6 +9,7 @@ use crate::control::flows::{Clients, FlowState};
 pub mod check;
 pub mod doctor;
 pub mod flows;
+pub mod operator;
 pub mod run;
 pub mod status;
 mod table;
@@ -51,6 +52,17 @@ impl Cli {
                 Verb::Run(args) => run::run(&args).await,
                 Verb::Status(args) => status::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Flows(args) => flows::run(&self.socket, &args, &mut out, &mut err).await,
+                Verb::Switch(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
+                Verb::Release(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
+                Verb::Drain(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
+                Verb::Undrain(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
+                Verb::Pause(args) => {
+                    operator::run(&self.socket, operator::Change::pause(args), &mut out, &mut err).await
+                }
+                Verb::Resume(args) => {
+                    operator::run(&self.socket, operator::Change::resume(args), &mut out, &mut err).await
+                }
+                Verb::Member(verb) => operator::run(&self.socket, verb, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
                 Verb::Doctor(args) => doctor::run(&self.socket, &args, &mut out).await,
                 Verb::Uninstall(args) => run::uninstall(&args).await,
@@ -68,6 +80,21 @@ pub enum Verb {
     Status(StatusArgs),
     /// Show the connections through the VIPs, or how many there are
     Flows(FlowsArgs),
+    /// Make a member active, after asking its checks, and keep it so
+    Switch(operator::SwitchArgs),
+    /// End the pin of a switch: the best member may become active again
+    Release(operator::ReleaseArgs),
+    /// Take a member out: it does not become active, and if it is, another one does
+    Drain(operator::DrainArgs),
+    /// Take a member back that was taken out
+    Undrain(operator::UndrainArgs),
+    /// Stop automatic switching, failover too
+    Pause(operator::PauseArgs),
+    /// Start automatic switching again
+    Resume(operator::PauseArgs),
+    /// Change a member
+    #[command(subcommand)]
+    Member(operator::MemberVerb),
     /// Validate the configuration and run every check once; touches nothing
     Check(CheckArgs),
     /// Say what this host has, what is in the way, and what to do; needs no running agent and changes nothing that stays

@@ -18,6 +18,7 @@
 //! | `flows` | reading the flow table, deleting from it |
 //! | `collect` | forgetting flows that nobody uses any more |
 //! | `list` | flows as people see them |
+//! | `peer` | who is at the other end of a Unix socket |
 //! | `clock` | the clock that the times of flows are on |
 //! | `memory` | what the maps take |
 //! | `bpf` | `bpf(2)`, as far as aya lacks it |
@@ -47,6 +48,7 @@ mod maps;
 mod memory;
 pub mod network;
 mod pace;
+mod peer;
 mod pins;
 mod preflight;
 pub mod programs;
@@ -77,6 +79,7 @@ pub use self::{
     host::{Path, Survey, survey},
     list::{FlowList, ListedFlow},
     memory::{kernel_memory, map_sizes},
+    peer::peer_groups,
     preflight::check_ports,
 };
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 mod difference;
 mod outcome;
@@ -38,6 +38,9 @@ pub struct Agent {
     pub control_socket: PathBuf,
     /// Directory for what must survive a restart and is no map (the last switch of each service).
     pub state_dir: PathBuf,
+    /// Group whose members may change things over the control socket, beside root. `None`: nothing is written, and it
+    /// is `redirector`, if there is such a group.
+    pub operator_group: Option<String>,
 }
 
 /// `[datapath]`
@@ -175,7 +178,8 @@ pub struct Service {
 }
 
 /// What a switch does to the flows of the member that was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum FlowPolicy {
     /// They are reset at once.
     Reset,
@@ -183,6 +187,16 @@ pub enum FlowPolicy {
     Drain,
     /// They go on.
     Keep,
+}
+
+impl fmt::Display for FlowPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Reset => "reset",
+            Self::Drain => "drain",
+            Self::Keep => "keep",
+        })
+    }
 }
 
 /// What a service does when every member is down.

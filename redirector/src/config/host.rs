@@ -2,11 +2,14 @@
 //!
 //! The datapath finds it, by netlink; this module knows the places and the words.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use super::{
     Loaded,
-    agent::DatapathWritten,
+    agent::HostWritten,
     error::{Complaint, Error, Fault, Place},
     read::Document,
     service::Draft,
@@ -51,6 +54,8 @@ pub enum Misfit {
         /// The address.
         source: IpAddr,
     },
+    /// The host has no group of the name that is written for those who may change things.
+    NoOperatorGroup,
 }
 
 impl Misfit {
@@ -64,6 +69,8 @@ impl Misfit {
 /// Where everything stands that only the resolver or the host can judge.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
+    /// `None`: no group is written.
+    operator_group: Option<Place>,
     uplinks: Vec<Place>,
     sources: Vec<Place>,
     /// By service.
@@ -74,13 +81,14 @@ pub(super) struct Places {
 
 impl Places {
     /// For a document without a fault: every draft is complete then.
-    pub(super) fn new(document: &Document<'_>, written: &DatapathWritten, drafts: &[Draft<'_>]) -> Self {
+    pub(super) fn new(document: &Document<'_>, written: &HostWritten, drafts: &[Draft<'_>]) -> Self {
         let vips = |draft: &Draft<'_>| draft.vips.iter().map(|vip| document.place(vip.at)).collect();
         let endpoints = |draft: &Draft<'_>| {
             let endpoints = draft.members.iter().flat_map(|member| &member.endpoint);
             endpoints.map(|endpoint| document.place(endpoint.at)).collect()
         };
         Self {
+            operator_group: written.operator_group.as_ref().map(|group| document.place(group.at)),
             uplinks: written.uplinks.iter().map(|uplink| document.place(uplink.at)).collect(),
             sources: written.sources.iter().map(|source| document.place(source.at)).collect(),
             vips: drafts.iter().map(vips).collect(),
@@ -149,6 +157,17 @@ impl Loaded {
                     "add it (`ip address`), or correct `source_addresses`; it is used as soon as it is there",
                 );
                 Fault::new(self.places.sources[at].clone(), String::new(), complaint)
+            }
+            Misfit::NoOperatorGroup => {
+                let name = self.config.agent.operator_group.as_deref().unwrap_or_default();
+                let complaint = Complaint::new(
+                    format!("this host has no group {name:?}"),
+                    format!("add it (`groupadd --system {name}`), or correct `operator_group`"),
+                );
+                match &self.places.operator_group {
+                    Some(place) => Fault::new(place.clone(), String::new(), complaint),
+                    None => Fault::at_path(Path::new("operator_group"), complaint),
+                }
             }
         }
     }

@@ -28,8 +28,9 @@ static AGENT: Keys = Keys {
     built: &[
         ("control_socket", r#"control_socket = "/run/redirector/control.sock""#),
         ("state_dir", r#"state_dir = "/var/lib/redirector""#),
+        ("operator_group", r#"operator_group = "redirector""#),
     ],
-    later: &["operator_group", "metrics_listen"],
+    later: &["metrics_listen"],
     sections: &[],
 };
 

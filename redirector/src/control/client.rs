@@ -6,8 +6,13 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, StatusCode,
+    body::Bytes,
+    client::conn::http1,
+    header::{CONTENT_TYPE, HOST},
+};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::{net::UnixStream, time::timeout};
@@ -15,6 +20,8 @@ use tokio::{net::UnixStream, time::timeout};
 use super::{
     ErrorDocument,
     flows::{Filter, FlowStatus, ListEnd, Totals},
+    operator::{Answer, Asked},
+    server::OPERATOR_TIME,
     status::{Status, VERSION},
 };
 
@@ -23,6 +30,9 @@ const TIME: Duration = Duration::from_secs(5);
 
 /// The same for a list, which may have many lines.
 const LIST_TIME: Duration = Duration::from_secs(10);
+
+/// The same for a change: a little longer than the agent takes at most.
+const CHANGE_TIME: Duration = OPERATOR_TIME.saturating_add(TIME);
 
 /// Longest answer; a member takes some 400 bytes.
 const LONGEST_ANSWER: usize = 64 << 20;
@@ -144,7 +154,7 @@ impl FlowLines {
 pub async fn flows(socket: &Path, filter: &Filter, limit: u64) -> Result<FlowLines, ClientError> {
     let filter = filter.to_query();
     let path = format!("/v1/flows?limit={limit}{}{filter}", if filter.is_empty() { "" } else { "&" });
-    let body = fetch(socket, &path, LIST_TIME, LONGEST_LIST).await?;
+    let body = fetch(socket, Question::get(&path), LIST_TIME, LONGEST_LIST).await?;
     let broken = |error: &dyn fmt::Display| ClientError::broken(socket, error);
     let mut text = String::from_utf8(body.into()).map_err(|error| broken(&error))?;
     // The last line says that the list is whole.
@@ -152,6 +162,18 @@ pub async fn flows(socket: &Path, filter: &Filter, limit: u64) -> Result<FlowLin
     let end: ListEnd = serde_json::from_str(&text[start..]).map_err(|_| broken(&"the list breaks off"))?;
     text.truncate(start);
     Ok(FlowLines { text, matched: end.matched })
+}
+
+/// Has a service changed, or is told what would happen.
+///
+/// # Errors
+/// [`ClientError`]; what is refused is [`ClientError::Failed`] in the agent's words.
+pub async fn operate(socket: &Path, service: &str, asked: &Asked) -> Result<Answer, ClientError> {
+    let body = asked.to_body().map_err(|error| ClientError::broken(socket, &error))?;
+    let path = format!("/v1/services/{service}/{}", asked.order.verb());
+    let answer: Answer = post(socket, &path, body).await?;
+    same_version(answer.version)?;
+    Ok(answer)
 }
 
 fn same_version(version: u32) -> Result<(), ClientError> {
@@ -164,13 +186,38 @@ fn same_version(version: u32) -> Result<(), ClientError> {
 
 /// `GET`s a JSON document.
 async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
-    let body = fetch(socket, path, TIME, LONGEST_ANSWER).await?;
+    let body = fetch(socket, Question::get(path), TIME, LONGEST_ANSWER).await?;
     serde_json::from_slice(&body).map_err(|error| ClientError::broken(socket, &error))
 }
 
-/// `GET`s the body of an answer that is one.
-async fn fetch(socket: &Path, path: &str, time: Duration, longest: usize) -> Result<Bytes, ClientError> {
-    let (code, body) = timeout(time, exchange(socket, path, longest)).await.unwrap_or_else(|_| {
+/// `POST`s a JSON document, and gets one.
+async fn post<T: DeserializeOwned>(socket: &Path, path: &str, body: Vec<u8>) -> Result<T, ClientError> {
+    let question = Question { method: Method::POST, path, body: body.into() };
+    let body = fetch(socket, question, CHANGE_TIME, LONGEST_ANSWER).await?;
+    serde_json::from_slice(&body).map_err(|error| ClientError::broken(socket, &error))
+}
+
+/// A request in the making.
+struct Question<'a> {
+    method: Method,
+    path: &'a str,
+    body: Bytes,
+}
+
+impl<'a> Question<'a> {
+    fn get(path: &'a str) -> Self {
+        Self { method: Method::GET, path, body: Bytes::new() }
+    }
+}
+
+/// The body of an answer that is one.
+async fn fetch(
+    socket: &Path,
+    question: Question<'_>,
+    time: Duration,
+    longest: usize,
+) -> Result<Bytes, ClientError> {
+    let (code, body) = timeout(time, exchange(socket, question, longest)).await.unwrap_or_else(|_| {
         let message = format!("control socket {}: no answer within {} s", socket.display(), time.as_secs());
         Err(ClientError::failed(message, "repeat, and look at the agent's log"))
     })?;
@@ -183,12 +230,18 @@ async fn fetch(socket: &Path, path: &str, time: Duration, longest: usize) -> Res
     }
 }
 
-async fn exchange(socket: &Path, path: &str, longest: usize) -> Result<(StatusCode, Bytes), ClientError> {
+async fn exchange(
+    socket: &Path,
+    question: Question<'_>,
+    longest: usize,
+) -> Result<(StatusCode, Bytes), ClientError> {
     let broken = |error: &dyn fmt::Display| ClientError::broken(socket, error);
     let stream = UnixStream::connect(socket).await.map_err(|error| ClientError::connect(socket, &error))?;
-    let request = Request::get(path)
-        .header(HOST, "localhost")
-        .body(Empty::<Bytes>::new())
+    let Question { method, path, body } = question;
+    let request = Request::builder().method(method).uri(path).header(HOST, "localhost");
+    let request = request
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
         .map_err(|error| ClientError::failed(format!("{path:?} is no request: {error}"), "check the name"))?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;

@@ -2,7 +2,10 @@
 //!
 //! It knows nothing of the agent but a channel: each request that needs an answer from the agent becomes a
 //! [`Request`], which the agent's loop answers when it comes round. A client that hangs costs one task for at most
-//! [`CLIENT_TIME`], and nobody else's time.
+//! [`CLIENT_TIME`], and nobody else's time. Some connections are kept for those who may operate: whoever may only read
+//! cannot keep them out.
+
+mod operate;
 
 use std::{
     convert::Infallible,
@@ -10,7 +13,7 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     os::unix::net::{UnixListener as StdListener, UnixStream as StdStream},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -29,17 +32,21 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
+use self::operate::{Denials, Path as OperatorPath};
 use super::{
     ErrorDocument, ErrorText,
+    access::{Access, Peer, Who},
     flows::{Filter, Totals},
+    operator::{Answer, Asked, Operation, Refused},
     status::{ServiceStatus, Status, VERSION},
 };
 
-/// How long a connection may last, from accept to the last byte of the answer.
+/// How long a connection may last, from accept to the last byte of the answer; one with a request for a change a
+/// little longer than [`OPERATOR_TIME`].
 pub const CLIENT_TIME: Duration = Duration::from_secs(10);
 
 /// How long a client may take to send its request.
@@ -48,8 +55,14 @@ const REQUEST_TIME: Duration = Duration::from_secs(2);
 /// How long the agent's loop may take to answer. It never blocks, so this is ample.
 const AGENT_TIME: Duration = Duration::from_secs(3);
 
+/// How long the agent may take to answer a request for a change: a switch may ask the checks first.
+pub const OPERATOR_TIME: Duration = Duration::from_secs(40);
+
 /// Connections at a time: everybody may connect, and the probes need file descriptors too.
 const MAX_CLIENTS: usize = 64;
+
+/// Connections at a time of those who may only read.
+const MAX_OTHERS: usize = 48;
 
 /// Answers at a time that need the whole flow table.
 const MAX_READERS: usize = 4;
@@ -86,6 +99,19 @@ pub enum Request {
         /// Where to.
         reply: oneshot::Sender<Result<Totals, ErrorText>>,
     },
+    /// A change of a service, by somebody who may.
+    Operate {
+        /// Name of the service.
+        service: String,
+        /// What is to be done.
+        asked: Asked,
+        /// Who asks.
+        who: Who,
+        /// Where to. It may take as long as [`OPERATOR_TIME`].
+        reply: oneshot::Sender<Result<Answer, Refused>>,
+    },
+    /// A change was asked for by somebody who may not: for the record.
+    Denied(Operation),
 }
 
 /// The control socket, open and in the file system. Dropping it removes the file.
@@ -195,16 +221,30 @@ impl Drop for Listener {
 }
 
 /// Serves until it is dropped; that ends all connections and removes the socket.
-pub async fn serve(listener: Listener, agent: mpsc::Sender<Request>) {
+pub async fn serve(listener: Listener, access: Access, agent: mpsc::Sender<Request>) {
     let mut clients = JoinSet::new();
-    let agent = Agent { requests: agent, readers: Arc::new(Semaphore::new(MAX_READERS)) };
+    let access = Arc::new(access);
+    let others = Arc::new(Semaphore::new(MAX_OTHERS));
+    let agent = Agent {
+        requests: agent,
+        readers: Arc::new(Semaphore::new(MAX_READERS)),
+        denials: Arc::default(),
+        access: Arc::clone(&access),
+    };
     loop {
         tokio::select! {
             Some(_) = clients.join_next() => {}
             accepted = listener.socket.accept(), if clients.len() < MAX_CLIENTS => match accepted {
-                Ok((stream, _)) => {
-                    clients.spawn(timeout(CLIENT_TIME, client(stream, agent.clone())));
-                }
+                Ok((stream, _)) => match admit(&stream, &access, &others) {
+                    Some((peer, seat)) => {
+                        let agent = agent.clone();
+                        clients.spawn(async move {
+                            client(stream, peer, agent).await;
+                            drop(seat);
+                        });
+                    }
+                    None => too_many(&stream),
+                },
                 // Out of file descriptors, most likely: they come back as others close.
                 Err(error) => {
                     tracing::warn!(%error, "control socket: cannot accept");
@@ -215,21 +255,76 @@ pub async fn serve(listener: Listener, agent: mpsc::Sender<Request>) {
     }
 }
 
+/// Who connected, and the seat of one who may only read. `None`: no such seat is free, or the kernel does not say who it is.
+fn admit(
+    stream: &UnixStream,
+    access: &Access,
+    others: &Arc<Semaphore>,
+) -> Option<(Peer, Option<OwnedSemaphorePermit>)> {
+    let peer =
+        access.peer(stream).inspect_err(|error| tracing::debug!(%error, "control socket: peer")).ok()?;
+    if access.may_operate(&peer) {
+        return Some((peer, None));
+    }
+    Some((peer, Some(Arc::clone(others).try_acquire_owned().ok()?)))
+}
+
+/// Turns a client away without a task for it.
+fn too_many(stream: &UnixStream) {
+    const BODY: &str = "{\"version\":1,\"error\":{\"message\":\"too many connections of users who may only read\",\
+                        \"next\":\"repeat\"}}\n";
+    let length = BODY.len();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{BODY}"
+    );
+    // A client that does not read it has gone, or never listened.
+    let _unsaid = stream.try_write(answer.as_bytes());
+}
+
 /// The way to the agent's loop.
 #[derive(Clone)]
 struct Agent {
     requests: mpsc::Sender<Request>,
     /// One for each answer that needs the whole flow table.
     readers: Arc<Semaphore>,
+    denials: Arc<Mutex<Denials>>,
+    access: Arc<Access>,
+}
+
+/// Until when a connection may last.
+#[derive(Clone)]
+struct Limit(Arc<Mutex<Instant>>);
+
+impl Limit {
+    fn new(time: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Instant::now() + time)))
+    }
+
+    /// So long from now.
+    fn set(&self, time: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + time;
+    }
+
+    async fn reached(&self) {
+        loop {
+            let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if until <= Instant::now() {
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
 }
 
 /// One connection, one request.
-async fn client(stream: UnixStream, agent: Agent) {
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let agent = agent.clone();
+async fn client(stream: UnixStream, peer: Peer, agent: Agent) {
+    let limit = Limit::new(CLIENT_TIME);
+    let peer = Arc::new(peer);
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let (agent, peer, limit) = (agent.clone(), Arc::clone(&peer), limit.clone());
         async move {
-            let uri = request.uri();
-            let answer = route(request.method(), uri.path(), uri.query().unwrap_or_default(), &agent).await;
+            let answer = answer(request, &peer, &limit, &agent).await;
             Ok::<_, Infallible>(answer.unwrap_or_else(Refusal::into_response))
         }
     });
@@ -237,11 +332,32 @@ async fn client(stream: UnixStream, agent: Agent) {
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIME)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        // Its own trouble: it sent garbage or went away.
-        tracing::debug!(%error, "control socket: client");
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            // Its own trouble: it sent garbage or went away.
+            tracing::debug!(%error, "control socket: client");
+        },
+        () = limit.reached() => {}
+    }
+}
+
+/// Answers a request: those for a change have a body, and need more than a connection.
+async fn answer(
+    request: hyper::Request<Incoming>,
+    peer: &Peer,
+    limit: &Limit,
+    agent: &Agent,
+) -> Result<Response<Body>, Refusal> {
+    let (head, body) = request.into_parts();
+    let (method, path) = (&head.method, head.uri.path());
+    match OperatorPath::read(path) {
+        Some(asked) if asked.takes(method) => {
+            limit.set(OPERATOR_TIME + CLIENT_TIME);
+            asked.answer(body, peer, agent).await
+        }
+        Some(asked) => Err(Refusal::wrong_method(method, path, asked.method())),
+        None => route(method, path, head.uri.query().unwrap_or_default(), agent).await,
     }
 }
 
@@ -261,7 +377,7 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
         _ => return Err(Refusal::unknown_path(path)),
     };
     if method != Method::GET {
-        return Err(Refusal::wrong_method(method, path));
+        return Err(Refusal::wrong_method(method, path, "GET"));
     }
     match asked {
         Asked::Status(service) => {
@@ -323,13 +439,22 @@ fn only(mut status: Status, name: &str) -> Result<Status, Refusal> {
 
 /// Puts a request to the agent's loop.
 async fn ask<T>(agent: &Agent, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
+    ask_within(AGENT_TIME, agent, request).await
+}
+
+/// The same with another time limit.
+async fn ask_within<T>(
+    time: Duration,
+    agent: &Agent,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
-    timeout(AGENT_TIME, async {
+    timeout(time, async {
         agent.requests.send(request(reply)).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())
     })
     .await
-    .unwrap_or_else(|_| Err(Refusal::busy()))
+    .unwrap_or_else(|_| Err(Refusal::busy(time)))
 }
 
 fn json(code: StatusCode, document: &impl Serialize) -> Response<Body> {
@@ -347,11 +472,13 @@ struct Refusal {
     code: StatusCode,
     message: String,
     next: String,
+    /// The method that would do, if it is another one.
+    allow: Option<&'static str>,
 }
 
 impl Refusal {
     fn new(code: StatusCode, message: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code, message: message.into(), next: next.into() }
+        Self { code, message: message.into(), next: next.into(), allow: None }
     }
 
     fn unknown_path(path: &str) -> Self {
@@ -359,13 +486,15 @@ impl Refusal {
         Self::new(
             StatusCode::NOT_FOUND,
             message,
-            "ask for /v1/status, /v1/status/SERVICE, /v1/flows or /v1/flows/totals",
+            "ask for /v1/status, /v1/status/SERVICE, /v1/flows or /v1/flows/totals; changes are \
+             /v1/services/SERVICE/VERB",
         )
     }
 
-    fn wrong_method(method: &Method, path: &str) -> Self {
+    fn wrong_method(method: &Method, path: &str, allow: &'static str) -> Self {
         let message = format!("{path} does not take {method}");
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, message, "use GET")
+        let refusal = Self::new(StatusCode::METHOD_NOT_ALLOWED, message, format!("use {allow}"));
+        Self { allow: Some(allow), ..refusal }
     }
 
     fn unknown_service(name: &str, services: &[ServiceStatus]) -> Self {
@@ -392,16 +521,16 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping", "start it again and repeat")
     }
 
-    fn busy() -> Self {
-        let message = format!("the agent's loop gave no answer within {} s", AGENT_TIME.as_secs());
+    fn busy(time: Duration) -> Self {
+        let message = format!("the agent's loop gave no answer within {} s", time.as_secs());
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "repeat, and look at the agent's log")
     }
 
     fn into_response(self) -> Response<Body> {
         let error = ErrorText { message: self.message, next: self.next };
         let mut response = json(self.code, &ErrorDocument { version: VERSION, error });
-        if self.code == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        if let Some(method) = self.allow {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(method));
         }
         response
     }

@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use redirector::control::{
-    server::{self, Request},
-    status::{ServiceState, ServiceStatus, Status, VERSION},
+use redirector::{
+    control::{
+        access::Access,
+        server::{self, Request},
+        status::{ServiceState, ServiceStatus, Status, VERSION},
+    },
+    datapath::peer_groups,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -38,7 +42,7 @@ impl Agent {
         let listener = server::bind(&socket).expect("a free path");
         let (sender, mut requests) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
-        tasks.spawn(server::serve(listener, sender));
+        tasks.spawn(server::serve(listener, Access::new(None, peer_groups), sender));
         tasks.spawn(async move {
             while let Some(request) = requests.recv().await {
                 answer(request);
