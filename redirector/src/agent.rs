@@ -13,13 +13,23 @@
 
 pub mod answers;
 mod clock;
+mod cores;
 mod flows;
 mod history;
+mod moves;
+mod names;
 mod probers;
+mod readiness;
+mod reload;
 mod report;
 mod tasks;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -27,18 +37,29 @@ use tokio::{
     sync::mpsc,
 };
 
-use self::{clock::Clock, history::History, probers::Probers, tasks::Tasks};
+use self::{
+    clock::Clock,
+    cores::Cores,
+    history::History,
+    moves::Moves,
+    names::Names,
+    probers::{Probers, Subject},
+    readiness::Readiness,
+    reload::{Order, Reloads},
+    tasks::Tasks,
+};
 use crate::{
     config::Resolved,
     control::{
         access::Access,
         server::{self, Request},
     },
-    datapath::{Claim, Datapath, Learner, peer_groups},
-    decide::{Action, Core, Resumed, Switch},
+    datapath::{Claim, Datapath, peer_groups},
+    decide::{Action, Core, Resumed, Switch, Time},
+    fitting::Fitting,
     model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
     probe::Report,
-    resolve::{Changed, Followed, Resolver, follow},
+    resolve::{Changed, Resolver},
 };
 
 /// Reports, changes and requests that may wait. Probers wait when the agent lags; nothing is lost.
@@ -51,22 +72,21 @@ struct Agent {
     datapath: Datapath,
     clock: Clock,
     history: History,
-    cores: Vec<Core>,
+    cores: Cores,
     probers: Probers,
     answers: answers::Keeper,
 }
 
-/// Runs until SIGTERM or SIGINT. Needs a tokio runtime on one thread.
-pub async fn run(
-    config: Config,
-    resolved: Resolved,
-    resolver: Arc<Resolver>,
-    kernel_log: bool,
-) -> Result<()> {
+/// Runs until SIGTERM or SIGINT, and reads `file` again at SIGHUP. Needs a tokio runtime on one thread.
+pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_log: bool) -> Result<()> {
     // Before anything is made: a signal from here on is a clean stop.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
 
+    let Fitting { config, resolved, warnings, .. } = fitting;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let config = Arc::new(config);
     let claim = Claim::take(&config.datapath).await?;
     // Before anything else is made: where another agent answers, nothing changes.
     let listener = match server::bind(&config.agent.control_socket) {
@@ -80,131 +100,100 @@ pub async fn run(
     let history = History::read(&config.agent.state_dir);
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
     let mut tasks = Tasks::default();
-    let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks)?;
-    let (changes, from_resolver) = mpsc::channel(QUEUE);
-    let (learnt, mut from_learner) = mpsc::channel(QUEUE);
-    tasks.spawn(
-        "what learns how addresses are reached",
-        learn(agent.datapath.learner(), from_resolver, learnt),
-    );
+    let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks);
+    let learner = agent.datapath.learner();
+    let mut names = Names::follow(&resolver, &agent.config, &agent.resolved, learner, &mut tasks);
     tasks.spawn("what follows the network", agent.datapath.follow());
-    agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
     let access = Access::new(agent.config.agent.operator_group.as_deref(), peer_groups);
     tasks.spawn("the control socket", server::serve(listener, access, requests));
     tasks.spawn("the thread that resets stale flows", agent.datapath.sweeper_ended());
+    let mut reloads = Reloads::new(file.to_owned(), resolver);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     let mut readiness = Readiness::announce(&agent.config);
 
     loop {
         agent.carry_out();
-        readiness.look(&agent.cores);
+        readiness.look(agent.cores.iter());
         tokio::select! {
             // What moves traffic comes first.
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
-            Some(changed) = from_learner.recv() => agent.on_changed(changed, &mut tasks),
+            Some(changed) = names.changed() => agent.on_changed(changed, &mut tasks),
             () = agent.sleep_until_deadline() => agent.on_deadline(),
-            Some(request) = from_control.recv() => agent.on_request(request),
+            Some(request) = from_control.recv() => match request {
+                Request::Reload { asked, who, reply } => {
+                    agent.order(Order::request(asked, who, reply), &mut reloads, &readiness);
+                }
+                request => agent.on_request(request),
+            },
+            step = reloads.next() => agent.on_step(step, &mut reloads, &readiness, &mut names, &mut tasks),
+            Some(()) = hangup.recv() => agent.order(Order::signal(), &mut reloads, &readiness),
             // Not an orderly stop: what stays in the kernel serves until the next agent comes.
             error = tasks.failed() => return Err(error),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
-    let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    readiness::tell(&[sd_notify::NotifyState::Stopping]);
     tracing::info!(on_stop = ?agent.config.datapath.on_stop, "stopping");
     // Ends the probers, what follows names, and the control socket.
-    drop(tasks);
+    drop((tasks, reloads));
     agent.datapath.stop().await
-}
-
-/// Tells systemd when others may count on the VIPs: every service has an active member, taken over or chosen, or its
-/// time for the first choice is over.
-struct Readiness {
-    is_told: bool,
-}
-
-impl Readiness {
-    /// The first choice may take longer than systemd waits.
-    fn announce(config: &Config) -> Self {
-        const REST_OF_THE_START: Duration = Duration::from_secs(10);
-
-        let longest = config.services.iter().map(|service| service.initial_timeout).max().unwrap_or_default();
-        let time = u32::try_from((longest + REST_OF_THE_START).as_micros()).unwrap_or(u32::MAX);
-        // Nobody may be listening: the agent runs without systemd too.
-        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(time)]);
-        Self { is_told: false }
-    }
-
-    fn look(&mut self, cores: &[Core]) {
-        if self.is_told || cores.iter().any(Core::waits_for_first_choice) {
-            return;
-        }
-        self.is_told = true;
-        tracing::info!("ready");
-        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    }
-}
-
-/// Finds out how new addresses are reached before anything is sent there. Not in the agent's own task: the kernel may take
-/// its time to answer, and a switch does not wait for that.
-async fn learn(learner: Learner, mut from: mpsc::Receiver<Changed>, to: mpsc::Sender<Changed>) {
-    while let Some(changed) = from.recv().await {
-        let Changed { service, member, addresses } = &changed;
-        if let Err(error) = learner.learn(*service, *member, addresses.as_slice()).await {
-            tracing::warn!(%addresses, "how they are reached is not known: {error:#}");
-        }
-        if to.send(changed).await.is_err() {
-            return;
-        }
-    }
 }
 
 impl Agent {
     fn new(
-        config: Config,
+        config: Arc<Config>,
         resolved: Resolved,
         datapath: Datapath,
         history: History,
         reports: mpsc::Sender<Report>,
         tasks: &mut Tasks,
-    ) -> Result<Self> {
-        let clock = Clock;
-        let core = |(at, service): (usize, &Service)| {
-            let id = ServiceId(at);
-            let adopted = datapath.adopted(id);
-            let resumed = (adopted.epoch.0 > 0).then(|| Resumed {
-                active: adopted.active,
-                epoch: adopted.epoch,
-                floor: adopted.floor,
-                last: history.resume(service, adopted.epoch),
-            });
-            if let Some(resumed) = &resumed {
-                tracing::info!(
-                    service = service.name,
-                    active = resumed.active.map(|member| service.members[member.0].name.as_str()),
-                    epoch = resumed.epoch.0,
-                    "took over what an earlier agent left"
-                );
-            }
-            Ok(Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now()))
-        };
-        let cores = config.services.iter().enumerate().map(core).collect::<Result<_>>()?;
+    ) -> Self {
         let answers = answers::Keeper::new(&config.agent.state_dir);
         answers.keep(&config, &resolved);
         let mut agent = Self {
-            cores,
+            cores: Cores::default(),
             answers,
-            config: Arc::new(config),
+            config,
             resolved,
             datapath,
-            clock,
+            clock: Clock,
             history,
             probers: Probers::new(reports),
         };
+        // To the agent, all services are new.
+        let moves = Moves::between(&Config { services: Vec::new(), ..Config::clone(&agent.config) }, &agent.config);
+        agent.renumber_cores(&moves);
+        agent.probers.rename(&moves);
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
-        Ok(agent)
+        agent
+    }
+
+    /// A core for a service that is new to this agent, over what an earlier one left of it.
+    fn new_core(&self, at: usize, service: &Service) -> Core {
+        let id = ServiceId(at);
+        let adopted = self.datapath.adopted(id);
+        let resumed = (adopted.epoch.0 > 0).then(|| Resumed {
+            active: adopted.active,
+            epoch: adopted.epoch,
+            floor: adopted.floor,
+            last: self.history.resume(service, adopted.epoch),
+        });
+        if let Some(resumed) = &resumed {
+            tracing::info!(
+                service = service.name,
+                active = resumed.active.map(|member| service.members[member.0].name.as_str()),
+                epoch = resumed.epoch.0,
+                "took over what an earlier agent left"
+            );
+        }
+        let known = self.datapath.addresses(id).unwrap_or_else(|error| {
+            tracing::error!(service = service.name, "what the maps hold of it cannot be read: {error:#}");
+            vec![Vec::new(); service.members.len()]
+        });
+        Core::new(service.clone(), &known, resumed, self.clock.now())
     }
 
     fn each_member(&mut self, mut with: impl FnMut(&mut Self, ServiceId, MemberId)) {
@@ -217,22 +206,8 @@ impl Agent {
     /// What is known of a member's addresses holds from now on.
     fn take_addresses(&mut self, service: ServiceId, member: MemberId, tasks: &mut Tasks) {
         let addresses = self.resolved.addresses(service, member).as_slice();
-        self.cores[service.0].on_addresses(self.clock.now(), member, addresses);
+        self.cores.of(service).on_addresses(self.clock.now(), member, addresses);
         self.probers.set(service, member, &self.config.services[service.0], addresses, tasks);
-    }
-
-    /// One task for each member whose endpoint is a name.
-    fn follow_names(&mut self, resolver: &Arc<Resolver>, changes: &mpsc::Sender<Changed>, tasks: &mut Tasks) {
-        self.each_member(|agent, service, member| {
-            let endpoint = &agent.config.services[service.0].members[member.0].endpoint;
-            if endpoint.literal().is_some() {
-                return;
-            }
-            let name = format!("what follows the addresses of {endpoint}");
-            let known = agent.resolved.addresses(service, member).clone();
-            let followed = Followed { config: Arc::clone(&agent.config), service, member, known };
-            tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone()));
-        });
     }
 
     fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
@@ -251,31 +226,35 @@ impl Agent {
     }
 
     fn on_report(&mut self, report: &Report) {
-        let Report { service, member, address, check, outcome, .. } = report;
-        self.cores[service.0].on_probe(self.clock.now(), *member, *address, *check, outcome);
+        // A prober that was ended may have said something just before.
+        if let Some(Subject { service, member, address, check }) = self.probers.subject(report.prober) {
+            self.cores.of(service).on_probe(self.clock.now(), member, address, check, &report.outcome);
+        }
     }
 
     fn on_deadline(&mut self) {
-        let now = self.clock.now();
-        self.cores.iter_mut().for_each(|core| core.on_deadline(now));
+        self.cores.on_deadline(self.clock.now());
+        if let Err(error) = self.datapath.dismiss_leaving() {
+            tracing::error!("the flows of members that were removed are not reset: {error:#}; restart the agent");
+        }
     }
 
     async fn sleep_until_deadline(&self) {
         /// Sleeps are measured by a clock that stops in suspend, deadlines are not: look again now and then.
         const AT_MOST: Duration = Duration::from_secs(60);
 
-        match self.cores.iter().filter_map(Core::next_deadline).min() {
-            Some(deadline) => tokio::time::sleep(deadline.since(self.clock.now()).min(AT_MOST)).await,
+        let core = self.cores.next_deadline().map(|deadline: Time| deadline.since(self.clock.now()));
+        let leaving = self.datapath.next_dismissal().map(|at| at.saturating_duration_since(Instant::now()));
+        match core.into_iter().chain(leaving).min() {
+            Some(time) => tokio::time::sleep(time.min(AT_MOST)).await,
             None => std::future::pending().await,
         }
     }
 
     /// Does what the cores ask for.
     fn carry_out(&mut self) {
-        for at in 0..self.cores.len() {
-            while let Some(action) = self.cores[at].poll_action() {
-                self.act(ServiceId(at), action);
-            }
+        while let Some((service, action)) = self.cores.poll_action() {
+            self.act(service, action);
         }
     }
 
@@ -373,6 +352,8 @@ impl Agent {
                 }
             }
             Request::Operate { reply, .. } => drop(reply),
+            // The run loop's own.
+            Request::Reload { reply, .. } => drop(reply),
             Request::Denied(operation) => operation.log(),
             Request::Totals { filter, reply } => {
                 let (list, config) = (self.datapath.list(), Arc::clone(&self.config));

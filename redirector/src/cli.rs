@@ -9,7 +9,9 @@ use crate::control::flows::{Clients, FlowState};
 pub mod check;
 pub mod doctor;
 pub mod flows;
+pub mod member;
 pub mod operator;
+pub mod reload;
 pub mod run;
 pub mod status;
 mod table;
@@ -62,7 +64,8 @@ impl Cli {
                 Verb::Resume(args) => {
                     operator::run(&self.socket, operator::Change::resume(args), &mut out, &mut err).await
                 }
-                Verb::Member(verb) => operator::run(&self.socket, verb, &mut out, &mut err).await,
+                Verb::Member(verb) => member::run(&self.socket, verb, &mut out, &mut err).await,
+                Verb::Reload(args) => reload::run(&self.socket, args, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
                 Verb::Doctor(args) => doctor::run(&self.socket, &args, &mut out).await,
                 Verb::Uninstall(args) => run::uninstall(&args).await,
@@ -94,7 +97,9 @@ pub enum Verb {
     Resume(operator::PauseArgs),
     /// Change a member
     #[command(subcommand)]
-    Member(operator::MemberVerb),
+    Member(member::MemberVerb),
+    /// Read the configuration file again: shows what differs, and applies it whole or not at all
+    Reload(reload::ReloadArgs),
     /// Validate the configuration and run every check once; touches nothing
     Check(CheckArgs),
     /// Say what this host has, what is in the way, and what to do; needs no running agent and changes nothing that stays

@@ -7,6 +7,8 @@
 //! | `GET /v1/flows?FILTER&limit=N` | a line of JSON for each flow ([`flows::FlowStatus`]), then [`flows::ListEnd`] |
 //! | `GET /v1/flows/totals?FILTER` | [`flows::Totals`] |
 //!
+//! | `POST /v1/reload` | [`reload::Reloaded`] |
+//! | `POST`, `DELETE /v1/services/{service}/members/{member}` | the same |
 //! | `POST /v1/services/{service}/{verb}` | [`operator::Answer`]; the verbs and their bodies are those of [`operator::Order`] |
 //!
 //! `FILTER` is any of `service`, `member`, `client`, `state`, `idle_over_ms` and `stale=true` ([`flows::Filter`]).
@@ -22,6 +24,7 @@ pub mod access;
 pub mod client;
 pub mod flows;
 pub mod operator;
+pub mod reload;
 pub mod server;
 pub mod status;
 

@@ -34,6 +34,7 @@ use crate::model::{
     CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, ProbeOutcome, Service, SwitchKind,
 };
 
+mod change;
 mod choice;
 mod drains;
 mod health;

@@ -24,9 +24,15 @@ mod socket;
 mod stop;
 mod tcp;
 
+/// Tells probers apart. Services, members and checks may get other numbers while a prober runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ProberId(pub u64);
+
 /// What one prober needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
+    /// Which prober this is.
+    pub prober: ProberId,
     /// Service that the member belongs to.
     pub service: ServiceId,
     /// Member that is probed.
@@ -44,6 +50,8 @@ pub struct Target {
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
+    /// From [`Target::prober`]. What the other numbers meant when it was started, they may not mean any more.
+    pub prober: ProberId,
     /// From [`Target::service`].
     pub service: ServiceId,
     /// From [`Target::member`].
@@ -68,13 +76,14 @@ pub struct Report {
 /// not an interval later. A probe that was started so does not start another one in the same way, so a member that
 /// closes every connection after one answer is probed at most twice an interval.
 pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc::Sender<Report>) {
-    let Target { service, member, check_id, check, address, login } = target;
+    let Target { prober: id, service, member, check_id, check, address, login } = target;
     let mut prober = Prober::new(&check.kind, address, login);
     let mut early = false;
     loop {
         let started = Instant::now();
         let outcome = prober.probe(check.timeout).await;
-        let report = Report { service, member, address, check: check_id, outcome, at: Instant::now() };
+        let report =
+            Report { prober: id, service, member, address, check: check_id, outcome, at: Instant::now() };
         if reports.send(report).await.is_err() {
             return;
         }

@@ -155,6 +155,11 @@ impl<'a> Section<'a> {
         self.get(key).is_some()
     }
 
+    /// Every key that is written, and where.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.table.into_iter().flat_map(|table| table.keys()).map(|key| (key.get_ref().as_ref(), key.span().start))
+    }
+
     /// `service "orders"`; empty outside services.
     pub(super) fn subject(&self) -> &str {
         &self.subject

@@ -6,6 +6,7 @@
 //! cannot keep them out.
 
 mod operate;
+mod reload;
 
 use std::{
     convert::Infallible,
@@ -36,12 +37,16 @@ use tokio::{
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
-use self::operate::{Denials, Path as OperatorPath};
+use self::{
+    operate::{Denials, Path as OperatorPath},
+    reload::Path as ReloadPath,
+};
 use super::{
     ErrorDocument, ErrorText,
     access::{Access, Peer, Who},
     flows::{Filter, Totals},
     operator::{Answer, Asked, Operation, Refused},
+    reload::{Asked as ReloadAsked, Reloaded},
     status::{ServiceStatus, Status, VERSION},
 };
 
@@ -57,6 +62,9 @@ const AGENT_TIME: Duration = Duration::from_secs(3);
 
 /// How long the agent may take to answer a request for a change: a switch may ask the checks first.
 pub const OPERATOR_TIME: Duration = Duration::from_secs(40);
+
+/// How long a reload may take: names are looked up, as slowly as the host's resolver does, and one waits for another.
+pub const RELOAD_TIME: Duration = Duration::from_secs(120);
 
 /// Connections at a time: everybody may connect, and the probes need file descriptors too.
 const MAX_CLIENTS: usize = 64;
@@ -109,6 +117,15 @@ pub enum Request {
         who: Who,
         /// Where to. It may take as long as [`OPERATOR_TIME`].
         reply: oneshot::Sender<Result<Answer, Refused>>,
+    },
+    /// Another configuration, by somebody who may.
+    Reload {
+        /// Which one.
+        asked: ReloadAsked,
+        /// Who asks.
+        who: Who,
+        /// Where to. It may take as long as [`RELOAD_TIME`].
+        reply: oneshot::Sender<Result<Reloaded, Refused>>,
     },
     /// A change was asked for by somebody who may not: for the record.
     Denied(Operation),
@@ -351,6 +368,10 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
     let (method, path) = (&head.method, head.uri.path());
+    if let Some(asked) = ReloadPath::read(method, path) {
+        limit.set(RELOAD_TIME + CLIENT_TIME);
+        return asked.answer(body, peer, agent).await;
+    }
     match OperatorPath::read(path) {
         Some(asked) if asked.takes(method) => {
             limit.set(OPERATOR_TIME + CLIENT_TIME);

@@ -199,7 +199,7 @@ impl Situation<'_> {
         (!hold.is_zero()).then(|| format!("hold-down for {} more", in_words(hold)))
     }
 
-    fn best_up(&self) -> Option<MemberId> {
+    pub(super) fn best_up(&self) -> Option<MemberId> {
         self.best(self.ids().filter(|member| self.state(*member) == MemberState::Up))
     }
 

@@ -31,6 +31,11 @@ impl Leaving {
         self.0.retain(|left| (left.member, left.address) != (member, address));
     }
 
+    /// Members have other ids from now on; those that are gone are nobody's business here any more.
+    pub(super) fn rename(&mut self, new: impl Fn(MemberId) -> Option<MemberId>) {
+        self.0 = (self.0.drain(..)).filter_map(|left| Some(Left { member: new(left.member)?, ..left })).collect();
+    }
+
     /// When the next one ends.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.0.iter().map(|left| left.deadline).min()

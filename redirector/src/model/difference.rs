@@ -169,7 +169,7 @@ macro_rules! compare {
 
 impl Changes {
     fn agent(&mut self, old: &Agent, new: &Agent) {
-        compare!(self, "", Agent { control_socket, state_dir; }, old, new);
+        compare!(self, "", Agent { control_socket, state_dir, operator_group; }, old, new);
     }
 
     fn datapath(&mut self, old: &Datapath, new: &Datapath) {
@@ -257,8 +257,9 @@ impl Changes {
             return;
         }
         let (from, to) = (shown(old), shown(new));
-        // A secret, or what is in a value and not shown.
-        let (from, to) = if from == to { (None, None) } else { (Some(from), Some(to)) };
+        // A secret, or what is in a value and not shown; or a text of many lines, such as a certificate.
+        let hidden = from == to || [&from, &to].iter().any(|text| text.contains("\\n"));
+        let (from, to) = if hidden { (None, None) } else { (Some(from), Some(to)) };
         self.found.push(Change { what: what.to_owned(), kind: Kind::Changed, from, to });
     }
 
