@@ -164,7 +164,8 @@ impl Agent {
             probers: Probers::new(reports),
         };
         // To the agent, all services are new.
-        let moves = Moves::between(&Config { services: Vec::new(), ..Config::clone(&agent.config) }, &agent.config);
+        let moves =
+            Moves::between(&Config { services: Vec::new(), ..Config::clone(&agent.config) }, &agent.config);
         agent.renumber_cores(&moves);
         agent.probers.rename(&moves);
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
@@ -235,7 +236,9 @@ impl Agent {
     fn on_deadline(&mut self) {
         self.cores.on_deadline(self.clock.now());
         if let Err(error) = self.datapath.dismiss_leaving() {
-            tracing::error!("the flows of members that were removed are not reset: {error:#}; restart the agent");
+            tracing::error!(
+                "the flows of members that were removed are not reset: {error:#}; restart the agent"
+            );
         }
     }
 

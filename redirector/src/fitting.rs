@@ -77,14 +77,9 @@ pub async fn read_again(
     fit(loaded, resolver, earlier).await
 }
 
-async fn fit(
-    loaded: config::Loaded,
-    resolver: &Arc<Resolver>,
-    earlier: &Answers,
-) -> Result<Fitting, Unfit> {
+async fn fit(loaded: config::Loaded, resolver: &Arc<Resolver>, earlier: &Answers) -> Result<Fitting, Unfit> {
     let resolved = config::resolve(&loaded, resolver, earlier).await.map_err(Unfit::Configuration)?;
-    let Survey { misfits, paths } =
-        datapath::survey(&loaded.config, &resolved).await.map_err(Unfit::Host)?;
+    let Survey { misfits, paths } = datapath::survey(&loaded.config, &resolved).await.map_err(Unfit::Host)?;
     match loaded.misfits(&misfits) {
         Some(error) => Err(Unfit::Configuration(error)),
         None => Ok(Fitting { warnings: loaded.warnings(&misfits), config: loaded.config, resolved, paths }),

@@ -40,8 +40,7 @@ impl Names {
                 let known = resolved.addresses(service, member).clone();
                 let followed = Followed { config: Arc::clone(config), service, member, known };
                 let name = format!("what follows the addresses of {endpoint}");
-                running
-                    .push(tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone())));
+                running.push(tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone())));
             }
         }
         let learn = learn(learner, from_resolver, learnt, changes);

@@ -9,12 +9,7 @@
 //! One after the other. What takes time never holds up a switch; what the agent's own task does is map writes and tasks.
 //! Until then a failure changes nothing.
 
-use std::{
-    collections::VecDeque,
-    path::PathBuf,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::{sync::oneshot, task::JoinSet};
 
@@ -236,8 +231,7 @@ impl Now {
         match wish {
             Wish::Reload => {
                 let earlier = answers::of(&self.config, &self.resolved);
-                let fitting =
-                    fitting::read_again(&self.file, &self.resolver, &earlier, &self.config).await;
+                let fitting = fitting::read_again(&self.file, &self.resolver, &earlier, &self.config).await;
                 let fitting = fitting.map_err(|unfit| failed(unfit.to_string()))?;
                 Ok((fitting.config, fitting.resolved, fitting.warnings))
             }
@@ -297,8 +291,9 @@ fn failed(message: String) -> Refused {
     Refused {
         kind: RefusedKind::Conflict,
         message,
-        next: "nothing has changed, and the configuration before goes on to hold; correct it and reload again"
-            .to_owned(),
+        next:
+            "nothing has changed, and the configuration before goes on to hold; correct it and reload again"
+                .to_owned(),
     }
 }
 

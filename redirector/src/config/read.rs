@@ -157,7 +157,10 @@ impl<'a> Section<'a> {
 
     /// Every key that is written, and where.
     pub(super) fn keys(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.table.into_iter().flat_map(|table| table.keys()).map(|key| (key.get_ref().as_ref(), key.span().start))
+        self.table
+            .into_iter()
+            .flat_map(|table| table.keys())
+            .map(|key| (key.get_ref().as_ref(), key.span().start))
     }
 
     /// `service "orders"`; empty outside services.

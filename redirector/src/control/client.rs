@@ -182,7 +182,8 @@ pub async fn operate(socket: &Path, service: &str, asked: &Asked) -> Result<Answ
 /// # Errors
 /// As [`operate`].
 pub async fn reload(socket: &Path, asked: &reload::Asked) -> Result<Reloaded, ClientError> {
-    let (service, member) = (asked.wish.service().unwrap_or_default(), asked.wish.member().unwrap_or_default());
+    let (service, member) =
+        (asked.wish.service().unwrap_or_default(), asked.wish.member().unwrap_or_default());
     let members = format!("/v1/services/{service}/members/{member}");
     let body = reload::Body { reason: asked.reason.clone(), dry_run: asked.dry_run, ..Default::default() };
     let (method, path, body) = match &asked.wish {

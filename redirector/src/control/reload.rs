@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::operator::Verb;
-pub use crate::model::{Change, Difference, Kind, ServiceDifference};
 use crate::model::Endpoint;
+pub use crate::model::{Change, Difference, Kind, ServiceDifference};
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -214,7 +214,10 @@ impl Datapath {
         if due.is_empty() {
             return Ok(());
         }
-        tracing::info!(members = due.len(), "the flows of members that were removed are reset: their drain ended");
+        tracing::info!(
+            members = due.len(),
+            "the flows of members that were removed are reset: their drain ended"
+        );
         due.iter().try_for_each(|leaving| self.dismiss(leaving.gone))?;
         self.reach.set_ids(self.ids.clone());
         self.sweeper.sweep();

@@ -229,14 +229,7 @@ impl Pass {
             (maps.flows.clone(), maps.half_open.clone())
         };
         let remover = Remover { flows, finder: Finder::open()?, half_open: half_open.clone(), collected };
-        Ok(Self {
-            maps,
-            remover,
-            half_open,
-            clock,
-            halves: Halves::default(),
-            drift: Drift::default(),
-        })
+        Ok(Self { maps, remover, half_open, clock, halves: Halves::default(), drift: Drift::default() })
     }
 
     /// Reads both tables, and removes what is idle or has lost its other half.

@@ -86,7 +86,9 @@ impl Loaded {
         } else if let Err(error) =
             programs::set_continuations(&mut self.programs).and_then(|()| self.attach_these(uplinks))
         {
-            tracing::error!("the programs that ran before do not run again everywhere: {error:#}; restart the agent");
+            tracing::error!(
+                "the programs that ran before do not run again everywhere: {error:#}; restart the agent"
+            );
         }
         attached
     }
@@ -375,12 +377,7 @@ fn addresses(wanted: &Wanted, slots: &Slots) -> Result<BTreeSet<IpAddr>> {
 ///
 /// One that was used before stays an uplink for as long as it is there: open flows have its addresses as their sources, and
 /// their answers come in by it.
-async fn uplinks(
-    network: &Network,
-    config: &Config,
-    view: &View,
-    before: &Uplinks,
-) -> Result<Uplinks> {
+async fn uplinks(network: &Network, config: &Config, view: &View, before: &Uplinks) -> Result<Uplinks> {
     let mut found = Uplinks::new();
     for name in &config.datapath.uplinks {
         found.extend(network.device_named(name).await?.map(|link| (link.index, Uplink::from(&link))));

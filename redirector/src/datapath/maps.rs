@@ -198,7 +198,9 @@ impl Maps {
         let known = self.vips.keys().filter_map(Result::ok);
         let keys: HashSet<_> = known.chain(wanted.keys().map(|vip| key_of(*vip))).collect();
         if keys.len() > MAX_VIPS as usize {
-            bail!("there is room for {MAX_VIPS} VIPs, those that go among them; configure fewer, or change them in steps");
+            bail!(
+                "there is room for {MAX_VIPS} VIPs, those that go among them; configure fewer, or change them in steps"
+            );
         }
         Ok(())
     }

@@ -113,7 +113,8 @@ impl Ids {
     /// Takes over from `earlier` those who still leave: whoever has come back does not.
     pub(super) fn take_leaving(&mut self, earlier: &Self) {
         let members: HashSet<u16> = self.members.iter().flatten().copied().collect();
-        self.leaving = earlier.leaving.iter().filter(|gone| !members.contains(&gone.member)).copied().collect();
+        self.leaving =
+            earlier.leaving.iter().filter(|gone| !members.contains(&gone.member)).copied().collect();
     }
 
     /// Whether a member that is gone leaves.
@@ -264,7 +265,10 @@ mod tests {
         let names = after(empty, &before);
 
         let without = Ids::assign(&configuration(&[("a", &["a2"]), ("b", &["b1"])]), &names).unwrap();
-        assert_eq!(without.retired, Retired { services: vec![], members: vec![Gone { member: 0, service: 0 }] });
+        assert_eq!(
+            without.retired,
+            Retired { services: vec![], members: vec![Gone { member: 0, service: 0 }] }
+        );
         let names = after(names, &without);
 
         let reused = Ids::assign(&configuration(&[("a", &["a2"]), ("b", &["b1", "b2"])]), &names).unwrap();

@@ -33,7 +33,8 @@ impl Leaving {
 
     /// Members have other ids from now on; those that are gone are nobody's business here any more.
     pub(super) fn rename(&mut self, new: impl Fn(MemberId) -> Option<MemberId>) {
-        self.0 = (self.0.drain(..)).filter_map(|left| Some(Left { member: new(left.member)?, ..left })).collect();
+        self.0 =
+            (self.0.drain(..)).filter_map(|left| Some(Left { member: new(left.member)?, ..left })).collect();
     }
 
     /// When the next one ends.

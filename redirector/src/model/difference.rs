@@ -225,7 +225,8 @@ impl Changes {
     fn order(&mut self, old: &[Member], new: &[Member]) {
         let stays = |member: &&Member, other: &[Member]| other.iter().any(|known| known.name == member.name);
         let order = |members: &[Member], other: &[Member]| {
-            let names = members.iter().filter(|member| stays(member, other)).map(|member| member.name.clone());
+            let names =
+                members.iter().filter(|member| stays(member, other)).map(|member| member.name.clone());
             names.collect::<Vec<_>>()
         };
         self.value("order of the members", &order(old, new), &order(new, old));
@@ -282,7 +283,8 @@ impl Change {
 fn shown(value: &impl fmt::Debug) -> String {
     let text = format!("{value:?}").replace("Secret(***)", "set");
     let text = text.strip_prefix("Some(").and_then(|inner| inner.strip_suffix(')')).unwrap_or(&text);
-    let is_word = text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric());
+    let is_word =
+        text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric());
     if !is_word {
         return text.to_owned();
     }

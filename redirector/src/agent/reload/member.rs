@@ -36,12 +36,13 @@ pub(super) async fn add(
         checks: checks.clone(),
         ..like
     });
-    let answer = match new.endpoint.literal() {
-        Some(literal) => Ok(vec![literal]),
-        None => resolver.look_up(&new.endpoint.host).await.after(&[]).map(|ips| {
-            ips.into_iter().map(|ip| SocketAddr::new(ip, new.endpoint.port)).collect::<Vec<_>>()
-        }),
-    };
+    let answer =
+        match new.endpoint.literal() {
+            Some(literal) => Ok(vec![literal]),
+            None => resolver.look_up(&new.endpoint.host).await.after(&[]).map(|ips| {
+                ips.into_iter().map(|ip| SocketAddr::new(ip, new.endpoint.port)).collect::<Vec<_>>()
+            }),
+        };
     let addresses = answer.and_then(|answer| config::accept(&config, id, &answer)).map_err(|why| {
         let message = format!("the endpoint {} cannot be used: {why}", new.endpoint);
         conflict(message, "check the name or give an address")
@@ -70,7 +71,10 @@ pub(super) fn remove(
     resolved.remove(id, MemberId(at));
     if service.members.is_empty() {
         let message = format!("{member:?} is the only member of service {:?}", service.name);
-        return Err(conflict(message, "add another one first, or take the service out of the file and reload"));
+        return Err(conflict(
+            message,
+            "add another one first, or take the service out of the file and reload",
+        ));
     }
     let rest = || (0..service.members.len()).map(|number| resolved.addresses(id, MemberId(number)));
     if let Some(vip) = service.vips.iter().find(|vip| !rest().any(|addresses| addresses.serves(**vip))) {

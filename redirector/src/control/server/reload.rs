@@ -78,7 +78,10 @@ impl<'a> Path<'a> {
                     return Err(wrong("`weight` is 0; the lowest is 1".to_owned()));
                 }
                 let name = config::member_name(self.member)?;
-                Wish::Add { service, member: NewMember { name, endpoint: config::endpoint(&endpoint)?, weight } }
+                Wish::Add {
+                    service,
+                    member: NewMember { name, endpoint: config::endpoint(&endpoint)?, weight },
+                }
             }
             _ if endpoint.is_some() || weight.is_some() => {
                 return Err(wrong("`endpoint` and `weight` are for a member that is added".to_owned()));
@@ -111,7 +114,10 @@ mod tests {
     #[test]
     fn bodies_say_what_is_wrong() {
         let asked = |method: Method, path: &'static str, body: &str| {
-            Path::read(&method, path).unwrap().asked(body.as_bytes()).map_err(|(message, next)| format!("{message}; {next}"))
+            Path::read(&method, path)
+                .unwrap()
+                .asked(body.as_bytes())
+                .map_err(|(message, next)| format!("{message}; {next}"))
         };
         let reload = asked(Method::POST, "/v1/reload", r#"{"dry_run": true}"#).unwrap();
         assert_eq!(reload, Asked { wish: Wish::Reload, reason: None, dry_run: true });
