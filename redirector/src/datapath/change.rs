@@ -16,6 +16,7 @@
 //! * After a kill at any moment the next start takes the same steps from what is pinned, and ends where the file says.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -54,6 +55,8 @@ pub struct Preparer {
 /// A configuration that everything is ready for. While it lives, the network is not followed.
 pub struct Prepared {
     assignment: Assignment,
+    /// Members that have flows, if any member is gone.
+    busy: HashSet<u16>,
     wanted: Wanted,
     view: View,
     follower: OwnedMutexGuard<Follower>,
@@ -87,9 +90,23 @@ impl Preparer {
         let assignment = Ids::assign(config, &names)?;
         let wanted = Wanted::new(Arc::clone(config), assignment.ids.clone(), resolved);
         lock(&self.maps).check_vips(&wanted.vips())?;
+        let busy = if assignment.retired.members.is_empty() { HashSet::new() } else { self.busy().await? };
         let mut follower = Arc::clone(&self.follower).lock_owned().await;
         let view = follower.make_way(&wanted).await?;
-        Ok(Prepared { assignment, wanted, view, follower })
+        Ok(Prepared { assignment, busy, wanted, view, follower })
+    }
+
+    /// The members that have flows.
+    async fn busy(&self) -> Result<HashSet<u16>> {
+        let flows = lock(&self.maps).flows.clone();
+        let count = spawn_blocking(move || {
+            let mut busy = HashSet::new();
+            flows.for_each(|_, flow| {
+                busy.insert(flow.member);
+            })?;
+            Ok(busy)
+        });
+        count.await.context("reading the flow table was cut short")?
     }
 }
 
@@ -134,7 +151,7 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses to write. A start, or the next reload, does what is left to do.
     pub fn end(&mut self, prepared: Prepared) -> Result<Ending> {
-        let Prepared { assignment, view, follower, .. } = prepared;
+        let Prepared { assignment, busy, view, follower, .. } = prepared;
         let wanted = Wanted::clone(&self.reach.wanted());
         let vips = wanted.vips();
         // Before a VIP leads there: the member may be one of another service by now.
@@ -144,7 +161,7 @@ impl Datapath {
             self.steering.hold(*service);
         }
         for gone in &assignment.retired.members {
-            self.retire(*gone, &wanted.config)?;
+            self.retire(*gone, &wanted.config, busy.contains(&gone.member))?;
         }
         for service in &assignment.retired.services {
             lock(&self.maps).set_name(service_place(*service), FREE)?;
@@ -169,19 +186,17 @@ impl Datapath {
 
     /// A member that the configuration does not have any more. It may well live: its flows end as those of a member do
     /// that is failed back from. With its service they end at once.
-    fn retire(&mut self, gone: Gone, config: &Config) -> Result<()> {
-        if self.ids.is_leaving(gone) {
-            return Ok(());
-        }
+    fn retire(&mut self, gone: Gone, config: &Config, has_flows: bool) -> Result<()> {
         let service = self.ids.service_with(gone.service).map(|ServiceId(at)| &config.services[at]);
+        // No new flow can have come since they were counted.
+        let is_withdrawn = self.slots.held(gone.member)?.iter().all(|offer| !offer.offered);
         let until = match service.map(|service| (service.on_failback, service.drain_timeout)) {
             None | Some((FlowPolicy::Reset, _)) => return self.dismiss(gone),
+            Some(_) if is_withdrawn && !has_flows => return self.dismiss(gone),
+            Some(_) if self.ids.is_leaving(gone) => return Ok(()),
             Some((FlowPolicy::Drain, time)) => Some(Instant::now() + time),
             Some((FlowPolicy::Keep, _)) => None,
         };
-        if self.slots.held(gone.member)?.is_empty() {
-            return self.dismiss(gone);
-        }
         self.slots.withdraw(gone.member)?;
         self.ids.leaves(gone);
         self.leaving.push(Leaving { gone, until });
@@ -192,6 +207,7 @@ impl Datapath {
     fn dismiss(&mut self, gone: Gone) -> Result<()> {
         self.slots.empty(gone.member)?;
         self.ids.has_left(gone);
+        self.leaving.retain(|leaving| leaving.gone != gone);
         lock(&self.maps).set_name(member_place(gone.member), FREE)
     }
 
@@ -207,10 +223,8 @@ impl Datapath {
     /// When the kernel refuses to write.
     pub fn dismiss_leaving(&mut self) -> Result<()> {
         let now = Instant::now();
-        let is_due = |leaving: &Leaving| leaving.until.is_some_and(|until| until <= now);
-        let (due, rest) = self.leaving.iter().partition(|leaving| is_due(leaving));
-        self.leaving = rest;
-        let due: Vec<Leaving> = due;
+        let is_due = |leaving: &&Leaving| leaving.until.is_some_and(|until| until <= now);
+        let due: Vec<_> = self.leaving.iter().filter(is_due).map(|leaving| leaving.gone).collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -218,7 +232,7 @@ impl Datapath {
             members = due.len(),
             "the flows of members that were removed are reset: their drain ended"
         );
-        due.iter().try_for_each(|leaving| self.dismiss(leaving.gone))?;
+        due.into_iter().try_for_each(|gone| self.dismiss(gone))?;
         self.reach.set_ids(self.ids.clone());
         self.sweeper.sweep();
         Ok(())
