@@ -401,10 +401,6 @@ pub enum RefusedKind {
     Unknown,
     /// As things are, it cannot be done.
     Conflict,
-    /// No answer came in time; it may still happen.
-    Late,
-    /// Something failed.
-    Failed,
 }
 
 /// A change that somebody asked for, for the record: also those that were refused, and dry runs as such.
