@@ -18,11 +18,9 @@ impl Clock {
         Time(Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or_default()))
     }
 
-    /// The time of day of a moment, past or to come.
+    /// The time of day of a moment.
     pub(super) fn system_time(self, moment: Time) -> SystemTime {
-        let (today, now) = (SystemTime::now(), self.now());
-        // One that never comes has no time of day.
-        today.checked_add(moment.since(now)).unwrap_or(today) - now.since(moment)
+        SystemTime::now() - self.now().since(moment)
     }
 
     /// The same for people and scripts: RFC 3339, UTC, with milliseconds.
