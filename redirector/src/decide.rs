@@ -32,6 +32,7 @@ use self::{
     command::Manual,
     drains::Drains,
     flap::Flap,
+    health::Change,
     leaving::Leaving,
     member::Member,
     orders::StandingOrders,
@@ -84,6 +85,8 @@ pub struct Core {
     members: Vec<Member>,
     /// What the newest [`Action::Offer`] of each member said.
     offered: Vec<Vec<Offer>>,
+    /// What the newest [`Action::MemberChanged`] of each member said.
+    told: Vec<MemberState>,
     /// The newest answers of each member's checks.
     answers: Vec<Answers>,
     /// How often each member went down lately.
@@ -120,8 +123,9 @@ impl Core {
         let members = service.members.len();
         let mut core = Self {
             offered: known.to_vec(),
+            told: vec![MemberState::Unknown; members],
             members: (known.iter().zip(&service.members))
-                .map(|(known, member)| Member::new(known, &member.checks, now))
+                .map(|(known, member)| Member::new(known, &member.checks, service.combine, now))
                 .collect(),
             answers: vec![Answers::default(); members],
             flaps: vec![Flap::default(); members],
@@ -165,20 +169,14 @@ impl Core {
         outcome: &ProbeOutcome,
     ) {
         self.now = self.now.max(now);
-        let before = self.members[member.0].state();
         // Before deadlines that have passed meanwhile: a failback must not go to a member known to be down.
         let change = self.members[member.0].on_outcome(self.now, address, check, outcome);
         if change.is_some() {
             self.note(member, address, check, outcome);
         }
-        self.carry_on(member, before, Vec::new());
-        let Some(change) = change else { return };
-        let changed = &self.members[member.0];
-        if let (Some(state), Some(reason)) = (change.state, changed.reason_of(address)) {
-            self.actions.push_back(Action::AddressChanged { member, address, state, reason });
-        }
-        if let Some(pace) = change.pace {
-            self.actions.push_back(Action::Pace { member, address, pace });
+        self.carry_on(member, Vec::new());
+        if let Some(change) = change {
+            self.tell_address(member, address, change);
         }
     }
 
@@ -192,14 +190,13 @@ impl Core {
     /// When `member` is not of the service.
     pub fn on_addresses(&mut self, now: Time, member: MemberId, addresses: &[SocketAddr]) {
         self.now = self.now.max(now);
-        let before = self.members[member.0].state();
         let gone =
             self.members[member.0].set_addresses(addresses, &self.service.members[member.0].checks, self.now);
         self.answers[member.0].retain(addresses);
         if let Some(round) = self.round.as_mut().filter(|round| round.member == member) {
             round.retain(addresses);
         }
-        self.carry_on(member, before, gone);
+        self.carry_on(member, gone);
     }
 
     /// The caller was late by `by`: it was not scheduled, or the machine slept. Probes that were under way may have failed by
@@ -228,7 +225,8 @@ impl Core {
         let round = self.round.as_ref().map(|round| round.until).filter(|at| *at > self.now);
         let pin = self.orders.pin.as_ref().and_then(|pin| pin.until);
         let ends = [self.drains.next_deadline(), self.leaving.next_deadline()];
-        [first_choice, moves, round, pin].into_iter().chain(ends).flatten().min()
+        let tolerances = self.members.iter().map(Member::next_deadline);
+        [first_choice, moves, round, pin].into_iter().chain(ends).chain(tolerances).flatten().min()
     }
 
     /// Whether the first choice is still to be made, and its time is not over.
@@ -244,26 +242,46 @@ impl Core {
     }
 
     /// Draws the conclusions from what is new about a member. `gone` are addresses that it has no more.
-    fn carry_on(&mut self, member: MemberId, before: MemberState, gone: Vec<SocketAddr>) {
-        let left_out = self.offer(member);
-        for address in left_out {
-            self.leave(member, address, self.service.on_failover);
-        }
+    fn carry_on(&mut self, member: MemberId, gone: Vec<SocketAddr>) {
+        self.offer_and_leave(member);
         for address in gone {
             self.leave(member, address, self.service.on_failback);
         }
-        self.count_flaps(member, before);
         self.settle();
-        // One that an operator took out is shown as drained, whatever its checks say.
-        if self.members[member.0].state() != before && !self.orders.is_drained(member) {
-            self.report(member);
+        self.tell_member(member);
+    }
+
+    /// Tolerances that have ended by now make checks fail. Returns what that has changed.
+    fn end_tolerances(&mut self) -> Vec<(MemberId, SocketAddr, Change)> {
+        let mut changed = Vec::new();
+        for member in (0..self.members.len()).map(MemberId) {
+            if self.members[member.0].next_deadline().is_some_and(|deadline| deadline <= self.now) {
+                let changes = self.members[member.0].on_deadline(self.now);
+                changed.extend(changes.into_iter().map(|(address, change)| (member, address, change)));
+                self.offer_and_leave(member);
+            }
+        }
+        changed
+    }
+
+    /// Reports on a member, if its state is new.
+    fn tell_member(&mut self, member: MemberId) {
+        let (state, reason) = self.shown(member);
+        if state != self.told[member.0] {
+            self.told[member.0] = state;
+            self.actions.push_back(Action::MemberChanged { member, state, reason });
         }
     }
 
-    /// Says how a member is now.
-    fn report(&mut self, member: MemberId) {
-        let (state, reason) = self.shown(member);
-        self.actions.push_back(Action::MemberChanged { member, state, reason });
+    /// Reports on one address.
+    fn tell_address(&mut self, member: MemberId, address: SocketAddr, change: Change) {
+        let reason = self.members[member.0].reason_of(address);
+        if let (Some(state), Some(reason)) = (change.state, reason) {
+            self.actions.push_back(Action::AddressChanged { member, address, state, reason });
+        }
+        if let Some(pace) = change.pace {
+            self.actions.push_back(Action::Pace { member, address, pace });
+        }
     }
 
     /// The state of a member as people see it, and why.
@@ -274,6 +292,13 @@ impl Core {
             return (MemberState::Drained, reason);
         }
         (health.state(), health.reason())
+    }
+
+    /// Says which addresses of a member are offered, and leaves those that are not because they are down.
+    fn offer_and_leave(&mut self, member: MemberId) {
+        for address in self.offer(member) {
+            self.leave(member, address, self.service.on_failover);
+        }
     }
 
     /// Says which addresses of a member are offered, if that is new. Returns those that are left out because they are
@@ -305,6 +330,8 @@ impl Core {
     /// Does whatever is due now. One switch is enough: after it the best member that may be gone to is active.
     /// Drains come last, because the switch may reset them, or begin one that takes no time.
     fn settle(&mut self) {
+        let changed = self.end_tolerances();
+        self.count_flaps();
         if let Standing::Choosing { until } = &mut self.standing {
             *until = until.filter(|until| *until > self.now);
         }
@@ -325,6 +352,10 @@ impl Core {
             self.actions.push_back(Action::ResetAddress { member, address, removed });
         }
         self.keep_orders();
+        for (member, address, change) in changed {
+            self.tell_member(member);
+            self.tell_address(member, address, change);
+        }
     }
 
     fn situation(&self, now: Time) -> Situation<'_> {

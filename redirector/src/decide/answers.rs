@@ -26,6 +26,8 @@ struct AtAddress {
 pub(super) struct Answer {
     pub(super) at: Time,
     pub(super) verdict: Verdict,
+    /// Whether the check can make the address up or down.
+    decides: bool,
     /// When the failures up to now began without a pass between them.
     failing_since: Option<Time>,
     /// When the failure before the newest one came.
@@ -37,14 +39,14 @@ impl Answers {
     pub(super) fn note(
         &mut self,
         now: Time,
-        checks: usize,
+        checks: &[Check],
         address: SocketAddr,
         check: CheckId,
         verdict: Verdict,
     ) {
         let position = self.0.iter().position(|known| known.address == address);
         let position = position.unwrap_or_else(|| {
-            self.0.push(AtAddress { address, checks: vec![None; checks] });
+            self.0.push(AtAddress { address, checks: vec![None; checks.len()] });
             self.0.len() - 1
         });
         let slot = &mut self.0[position].checks[check.0];
@@ -56,7 +58,7 @@ impl Answers {
             Verdict::Fail => (since.or(Some(now)), newest),
             Verdict::Inconclusive => (since, newest),
         };
-        *slot = Some(Answer { at: now, verdict, failing_since, failed_before });
+        *slot = Some(Answer { at: now, verdict, decides: checks[check.0].effect.decides(), failing_since, failed_before });
     }
 
     /// Addresses that are gone are forgotten.
@@ -79,16 +81,17 @@ impl Answers {
 
     /// Whether every check at `address` has answered within its own interval and time-out.
     pub(super) fn are_fresh(&self, now: Time, address: SocketAddr, checks: &[Check]) -> bool {
-        checks.iter().enumerate().all(|(number, check)| {
+        let mut deciding = checks.iter().enumerate().filter(|(_, check)| check.effect.decides());
+        deciding.all(|(number, check)| {
             self.of(address, CheckId(number))
-                .is_some_and(|answer| now.since(answer.at) <= check.interval + check.timeout)
+                .is_some_and(|answer| now.since(answer.at) <= check.interval + check.longest_probe())
         })
     }
 
     /// Since when no address has answered as it should; `None`: one has.
     pub(super) fn failing_since(&self) -> Option<Time> {
         let at_address =
-            |at: &AtAddress| at.checks.iter().flatten().filter_map(|answer| answer.failing_since).min();
+            |at: &AtAddress| at.deciding().filter_map(|answer| answer.failing_since).min();
         self.0.iter().map(at_address).reduce(|one, other| Some(one?.max(other?)))?
     }
 
@@ -97,11 +100,18 @@ impl Answers {
         let confirms = |answer: &Answer| {
             answer.verdict == Verdict::Fail && answer.failed_before.is_some_and(|before| before >= moment)
         };
-        self.0.iter().flat_map(|at| at.checks.iter().flatten()).any(confirms)
+        self.0.iter().flat_map(AtAddress::deciding).any(confirms)
+    }
+}
+
+impl AtAddress {
+    fn deciding(&self) -> impl Iterator<Item = &Answer> {
+        self.checks.iter().flatten().filter(|answer| answer.decides)
     }
 }
 
 /// How old the answer of any of these checks may be, at most, while nothing is wrong.
 pub(super) fn longest_wait<'a>(checks: impl Iterator<Item = &'a Check>) -> Duration {
-    checks.map(|check| check.interval + check.timeout).max().unwrap_or_default()
+    let wait = |check: &Check| check.interval.max(check.down_interval) + check.longest_probe();
+    checks.filter(|check| check.effect.decides()).map(wait).max().unwrap_or_default()
 }

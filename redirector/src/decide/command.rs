@@ -37,7 +37,7 @@ impl Core {
         let reported = self.obey(command);
         self.settle();
         if let Some(member) = reported {
-            self.report(member);
+            self.tell_member(member);
         }
         let waits = matches!(command, Command::Switch { .. }) && self.manual.is_some();
         Ok(if waits { Accepted::Waits } else { Accepted::Done })

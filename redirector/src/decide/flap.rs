@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::time::Time;
-use crate::model::Failback;
+use crate::model::{Failback, MemberState};
 
 /// No score is higher: at the defaults that is half an hour without a break.
 const HIGHEST: u32 = 32_000;
@@ -28,8 +28,10 @@ const ONE: u32 = 1000;
 const LEAST: Duration = Duration::from_secs(10);
 
 /// Of one member.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Flap {
+    /// How the member was when it was looked at last.
+    state: MemberState,
     /// In thousandths, at `at`.
     score: u32,
     at: Time,
@@ -39,16 +41,33 @@ pub(super) struct Flap {
     before: Option<(u32, Time)>,
 }
 
+impl Default for Flap {
+    fn default() -> Self {
+        Self { state: MemberState::Unknown, score: 0, at: Time::default(), at_rise: 0, before: None }
+    }
+}
+
 impl Flap {
+    /// Takes a change of the member's state into account; going down only if it `counts`.
+    pub(super) fn look(&mut self, now: Time, state: MemberState, half_life: Duration, counts: bool) {
+        match (self.state, state) {
+            (before, after) if before == after => return,
+            (MemberState::Up, MemberState::Down) if counts => self.on_down(now, half_life),
+            (_, MemberState::Up) => self.on_up(now, half_life),
+            _ => {}
+        }
+        self.state = state;
+    }
+
     /// The member went down.
-    pub(super) fn on_down(&mut self, now: Time, half_life: Duration) {
+    fn on_down(&mut self, now: Time, half_life: Duration) {
         self.before = Some((self.score, self.at));
         self.score = (self.thousandths(now, half_life) + ONE).min(HIGHEST);
         self.at = now;
     }
 
     /// The member came up.
-    pub(super) fn on_up(&mut self, now: Time, half_life: Duration) {
+    fn on_up(&mut self, now: Time, half_life: Duration) {
         self.at_rise = self.thousandths(now, half_life);
     }
 

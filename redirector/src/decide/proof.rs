@@ -23,23 +23,19 @@ impl Core {
         outcome: &ProbeOutcome,
     ) {
         let checks = &self.service.members[member.0].checks;
-        self.answers[member.0].note(self.now, checks.len(), address, check, outcome.verdict());
+        self.answers[member.0].note(self.now, checks, address, check, outcome.verdict());
         if let Some(round) = self.round.as_mut().filter(|round| round.member == member) {
             round.hear(address, check, &checks[check.0].name, outcome);
         }
     }
 
-    /// A member went down, or came up.
-    pub(super) fn count_flaps(&mut self, member: MemberId, before: MemberState) {
+    /// Members went down or came up.
+    pub(super) fn count_flaps(&mut self) {
         let half_life = self.service.failback.flap_half_life;
-        let flap = &mut self.flaps[member.0];
-        match (before, self.members[member.0].state()) {
+        for (number, (flap, member)) in self.flaps.iter_mut().zip(&self.members).enumerate() {
             // What an operator does to a member that he took out is no flapping.
-            (MemberState::Up, MemberState::Down) if !self.orders.is_drained(member) => {
-                flap.on_down(self.now, half_life);
-            }
-            (before, MemberState::Up) if before != MemberState::Up => flap.on_up(self.now, half_life),
-            _ => {}
+            let counts = !self.orders.is_drained(MemberId(number));
+            flap.look(self.now, member.state(), half_life, counts);
         }
     }
 
