@@ -36,7 +36,7 @@ use self::{
     leaving::Leaving,
     member::Member,
     orders::StandingOrders,
-    round::{Progress, Round},
+    round::Round,
     suspicion::Suspicion,
 };
 use crate::model::{

@@ -35,6 +35,19 @@ pub enum Action {
         /// It is not the member's any more.
         removed: bool,
     },
+    /// Every check of a member is asked once, now: before it is gone to, or before it is believed to be down.
+    Round {
+        /// Whom.
+        member: MemberId,
+    },
+    /// What came of a switch that waited for its round ([`Accepted::Waits`](super::Accepted::Waits)); an
+    /// [`Action::Switch`] of kind manual stands before an `Ok`.
+    Answer {
+        /// It was made, or not.
+        result: Result<(), Refused>,
+    },
+    /// What an operator has said and still holds is this now: to be kept for the next agent ([`Core::take_up`](super::Core::take_up)).
+    Orders(Orders),
     /// The probes of an address go over to another interval. Every address begins at [`Pace::Fast`].
     Pace {
         /// Whose address.

@@ -290,6 +290,15 @@ impl Situation<'_> {
         asked.then(|| "its round of checks is under way".to_owned())
     }
 
+    /// The best of those that are up and that `may` be taken.
+    pub(super) fn best_of_those_up(
+        &self,
+        may: impl Fn(&MemberId) -> bool,
+        active: MemberId,
+    ) -> Option<MemberId> {
+        self.best(self.candidates().filter(|member| self.core.is_up(*member) && may(member)), active)
+    }
+
     /// The best of all that are up, to take over from `active`.
     fn best_up(&self, active: Option<MemberId>) -> Option<MemberId> {
         let up = self.candidates().filter(|member| self.core.is_up(*member));

@@ -124,7 +124,8 @@ impl Core {
     /// Goes on with what an operator said to an earlier agent. To be called right after [`Self::new`].
     pub fn take_up(&mut self, now: Time, kept: &Orders) {
         self.now = self.now.max(now);
-        let find = |name: &str| self.service.members.iter().position(|member| member.name == name);
+        let names: Vec<_> = self.service.members.iter().map(|member| member.name.clone()).collect();
+        let find = |name: &str| names.iter().position(|known| known == name);
         self.orders.paused = kept.paused;
         self.orders.pin = kept.pin.as_ref().and_then(|pin| {
             let member = MemberId(find(&pin.member)?);

@@ -76,6 +76,7 @@ impl Core {
             return;
         }
         let other_up = self.candidates().any(|member| self.is_up(member));
+        let all_at_once = self.suspicion.blackout.is_none() && self.all_failed_at_once(active);
         match &mut self.suspicion.blackout {
             Some(blackout) if !other_up => blackout.heard = None,
             Some(blackout) if blackout.heard.is_none() => {
@@ -83,7 +84,7 @@ impl Core {
                 self.actions.push_back(Action::Round { member: active });
             }
             Some(_) => {}
-            None if self.all_failed_at_once(active) => {
+            None if all_at_once => {
                 self.suspicion.blackout = Some(Blackout { since: now, heard: None });
                 let began = now.ago(window * 2);
                 self.flaps.iter_mut().for_each(|flap| flap.forgive(began));
