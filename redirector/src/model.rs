@@ -44,6 +44,8 @@ pub struct Agent {
     pub control_socket: PathBuf,
     /// Directory for what must survive a restart and is no map (the last switch of each service).
     pub state_dir: PathBuf,
+    /// File that everything is written to that is handed in to the decisions, for `simulate`; `None`: nothing is.
+    pub record: Option<PathBuf>,
 }
 
 /// `[datapath]`
