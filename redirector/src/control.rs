@@ -7,6 +7,7 @@
 //! | `GET /v1/flows?FILTER&limit=N` | a line of JSON for each flow ([`flows::FlowStatus`]), then [`flows::ListEnd`] |
 //! | `GET /v1/flows/totals?FILTER` | [`flows::Totals`] |
 //!
+//! | `GET /v1/explain/{service}` | [`explain::Explained`] |
 //! | `POST /v1/services/{service}/{verb}` | [`operator::Answer`]; the verbs and their bodies are those of [`operator::Order`] |
 //!
 //! `FILTER` is any of `service`, `member`, `client`, `state`, `idle_over_ms` and `stale=true` ([`flows::Filter`]).
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod access;
 pub mod client;
+pub mod explain;
 pub mod flows;
 pub mod operator;
 pub mod server;

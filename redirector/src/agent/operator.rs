@@ -101,7 +101,8 @@ impl Agent {
 
     /// Why a service is as it is.
     pub(super) fn explain(&self, name: &str) -> Result<Explained, ErrorText> {
-        let id = self.find_service(name).map_err(|Refused { message, next, .. }| ErrorText { message, next })?;
+        let id =
+            self.find_service(name).map_err(|Refused { message, next, .. }| ErrorText { message, next })?;
         let now = self.clock.now();
         Ok(Explained {
             version: VERSION,
@@ -181,7 +182,9 @@ fn not_waiting(waiting: Option<&Waiting>, now: Time) -> Result<(), Refused> {
     let age = now.since(*since).as_millis();
     Err(Refused {
         kind: RefusedKind::Conflict,
-        message: format!("{who} asked for a switch to {member:?} {age} ms ago, and its checks have not all answered"),
+        message: format!(
+            "{who} asked for a switch to {member:?} {age} ms ago, and its checks have not all answered"
+        ),
         next: "wait for its end, or `release` to call it off".to_owned(),
     })
 }

@@ -44,7 +44,9 @@ pub struct ExplainArgs {
 /// An output that nobody reads any more (`explain | head`) is no failure.
 pub async fn run(socket: &Path, args: &ExplainArgs, out: &mut impl Write, err: &mut impl Write) -> Exit {
     let written = match args.flow {
-        None => client::explain(socket, &args.service).await.map(|explained| write(&explained, args.output, out)),
+        None => {
+            client::explain(socket, &args.service).await.map(|explained| write(&explained, args.output, out))
+        }
         Some(client) => flow::explain(socket, &args.service, client)
             .await
             .map(|flows| flow::write(&flows, args.output, out)),
@@ -52,7 +54,8 @@ pub async fn run(socket: &Path, args: &ExplainArgs, out: &mut impl Write, err: &
     // There is no place left to complain about an unwritable standard error.
     match written {
         Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(err, "error: cannot write the explanation: {error}; check where the output goes");
+            let _ =
+                writeln!(err, "error: cannot write the explanation: {error}; check where the output goes");
             Exit::Failed
         }
         Ok(_) => Exit::Done,
@@ -203,7 +206,9 @@ fn checks(members: &[MemberExplanation]) -> Table<8> {
                     check.name.clone(),
                     check.effect.to_string(),
                     check.state.to_string(),
-                    check.answered_ms_ago.map_or_else(|| "-".to_owned(), |ago| format!("{} ago", millis(ago))),
+                    check
+                        .answered_ms_ago
+                        .map_or_else(|| "-".to_owned(), |ago| format!("{} ago", millis(ago))),
                     count(check),
                     check.reason.clone(),
                 ]);

@@ -40,6 +40,7 @@ use self::operate::{Denials, Path as OperatorPath};
 use super::{
     ErrorDocument, ErrorText,
     access::{Access, Peer, Who},
+    explain::Explained,
     flows::{Filter, Totals},
     operator::{Answer, Asked, Operation, Refused},
     status::{ServiceStatus, Status, VERSION},
@@ -98,6 +99,13 @@ pub enum Request {
         filter: Filter,
         /// Where to.
         reply: oneshot::Sender<Result<Totals, ErrorText>>,
+    },
+    /// Why a service is as it is.
+    Explain {
+        /// Its name.
+        service: String,
+        /// Where to.
+        reply: oneshot::Sender<Result<Explained, ErrorText>>,
     },
     /// A change of a service, by somebody who may.
     Operate {
@@ -367,14 +375,19 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
         Status(Option<&'a str>),
         Flows,
         Totals,
+        Explain(&'a str),
     }
 
+    let explained = path.strip_prefix("/v1/explain/").filter(|service| !service.is_empty());
     let asked = match (path, path.strip_prefix("/v1/status")) {
         ("/v1/flows", _) => Asked::Flows,
         ("/v1/flows/totals", _) => Asked::Totals,
         (_, Some("")) => Asked::Status(None),
         (_, Some(rest)) if rest.len() > 1 && rest.starts_with('/') => Asked::Status(Some(&rest[1..])),
-        _ => return Err(Refusal::unknown_path(path)),
+        _ => match explained {
+            Some(service) => Asked::Explain(service),
+            None => return Err(Refusal::unknown_path(path)),
+        },
     };
     if method != Method::GET {
         return Err(Refusal::wrong_method(method, path, "GET"));
@@ -386,6 +399,11 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
                 status = only(status, name)?;
             }
             Ok(json(StatusCode::OK, &status))
+        }
+        Asked::Explain(name) => {
+            let service = name.to_owned();
+            let explained = ask(agent, |reply| Request::Explain { service, reply }).await?;
+            Ok(json(StatusCode::OK, &explained.map_err(Refusal::unknown_name)?))
         }
         Asked::Flows => flows(query, agent).await,
         Asked::Totals => {
@@ -486,7 +504,7 @@ impl Refusal {
         Self::new(
             StatusCode::NOT_FOUND,
             message,
-            "ask for /v1/status, /v1/status/SERVICE, /v1/flows or /v1/flows/totals; changes are \
+            "ask for /v1/status, /v1/status/SERVICE, /v1/explain/SERVICE, /v1/flows or /v1/flows/totals; changes are \
              /v1/services/SERVICE/VERB",
         )
     }

@@ -76,7 +76,7 @@ fn agent(access: Access) -> (Agent, Arc<Mutex<Heard>>) {
         }
         Request::Denied(operation) => log.lock().unwrap().denied.push(operation),
         Request::Status { reply } => drop(reply.send(status_of(two_services()))),
-        Request::Flows { .. } | Request::Totals { .. } => panic!("nobody asks"),
+        Request::Flows { .. } | Request::Totals { .. } | Request::Explain { .. } => panic!("nobody asks"),
     });
     (agent, heard)
 }
@@ -480,7 +480,10 @@ fn leaving(active_for: u32, flows_for: u32) -> Agent {
             drop(reply.send(status_of(vec![orders])));
         }
         Request::Totals { filter, reply } => {
-            assert_eq!((filter.service.as_deref(), filter.member.as_deref()), (Some("orders"), Some("paris")));
+            assert_eq!(
+                (filter.service.as_deref(), filter.member.as_deref()),
+                (Some("orders"), Some("paris"))
+            );
             counts += 1;
             let total = |state, flows| Total {
                 service: filter.service.clone(),
@@ -506,7 +509,10 @@ async fn waiting_ends_when_the_member_was_left() {
     }
     let (exit, out, err) = run(leaving(2, 2).socket(), switch(true, 10_000)).await;
     assert_eq!((exit, err.as_str()), (Exit::Done, ""));
-    assert!(out.contains("go on until they end by themselves") && out.contains("no flow is left there"), "{out}");
+    assert!(
+        out.contains("go on until they end by themselves") && out.contains("no flow is left there"),
+        "{out}"
+    );
 }
 
 #[tokio::test]

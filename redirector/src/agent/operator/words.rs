@@ -24,9 +24,10 @@ pub(super) struct Picture {
 impl Picture {
     pub(super) fn of(service: &Service, core: &Core, now: Time) -> Self {
         let (view, orders) = (core.view(now), core.orders());
-        let members = service.members.iter().zip(&view.members).map(|(member, view)| {
-            (member.name.clone(), orders.drained.contains(&member.name), view.weight)
-        });
+        let members =
+            service.members.iter().zip(&view.members).map(|(member, view)| {
+                (member.name.clone(), orders.drained.contains(&member.name), view.weight)
+            });
         Self {
             active: view.active.map(|member| name(service, member)),
             epoch: view.epoch.0,
@@ -108,7 +109,9 @@ fn said(order: &Order, before: &Picture) -> String {
             Some(pin) => format!("the pin of {:?} is ended", pin.member),
             None => "no member was pinned".to_owned(),
         },
-        Order::Drain { member, .. } if before.is_drained(member) => format!("{member:?} was taken out already"),
+        Order::Drain { member, .. } if before.is_drained(member) => {
+            format!("{member:?} was taken out already")
+        }
         Order::Drain { member, .. } => format!("{member:?} is taken out"),
         Order::Undrain { member } if before.is_drained(member) => format!("{member:?} is taken back"),
         Order::Undrain { member } => format!("{member:?} was not taken out"),

@@ -65,7 +65,10 @@ fn chosen(flow: &FlowStatus, explanation: &Explanation) -> String {
     let member = flow.member.as_deref().unwrap_or("a member that is gone");
     let last = explanation.last_switch.as_ref().map(because).unwrap_or_default();
     if flow.epoch == explanation.epoch {
-        return format!("{member} was active when it was opened, in epoch {}, as it is now; {last}", flow.epoch);
+        return format!(
+            "{member} was active when it was opened, in epoch {}, as it is now; {last}",
+            flow.epoch
+        );
     }
     format!("{member} was active when it was opened, in epoch {}", flow.epoch)
 }
@@ -74,7 +77,8 @@ fn outlook(flow: &FlowStatus, explanation: &Explanation) -> String {
     let Explanation { active, epoch, last_switch, timers, .. } = explanation;
     let (active, member) = (active.as_deref(), flow.member.as_deref());
     if flow.stale {
-        return "it is stale: its member was left or its address taken away, and its next packet resets it".to_owned();
+        return "it is stale: its member was left or its address taken away, and its next packet resets it"
+            .to_owned();
     }
     if active == member {
         return "it stays: its member is active".to_owned();
