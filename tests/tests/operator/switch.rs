@@ -156,10 +156,11 @@ fn a_switch_waits_for_the_checks_of_its_member() {
         let timing = Timing {
             interval: Duration::from_secs(5),
             fast_interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(1),
+            timeout: Duration::from_secs(4),
             fall: 3,
         };
-        let agent = lab.agent(&one_service(lab).timing(Some(timing)))?;
+        let patient = "detect = { silence_tolerance = \"4s\", stall_tolerance = \"4s\" }";
+        let agent = lab.agent(&one_service(lab).timing(Some(timing)).service_line(patient))?;
         agent.wait_active("m1", START)?;
         lab.member("m2").freeze()?;
         let start = Instant::now();
