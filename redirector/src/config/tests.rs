@@ -11,8 +11,8 @@ use std::{
 
 use super::*;
 use crate::model::{
-    Access, Agent, Attach, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy,
-    IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Secret, Service,
+    Access, Agent, Attach, Check, CheckKind, Combine, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy,
+    IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Profile, Secret, Service,
 };
 
 mod host;
@@ -138,6 +138,8 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 hold_down: Duration::from_secs(30),
                 flap_half_life: Duration::from_secs(600),
             },
+            profile: Profile::Balanced,
+            combine: Combine::All,
             checks: vec![Check {
                 name: "ping".to_owned(),
                 kind: CheckKind::Ping,
@@ -199,6 +201,8 @@ fn every_key_that_is_built_reaches_the_model() {
             hold_down: Duration::ZERO,
             flap_half_life: Duration::from_secs(300),
         },
+        profile: Profile::Balanced,
+        combine: Combine::All,
         checks: checks.clone(),
         members: vec![
             Member {

@@ -6,10 +6,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    decide::{Action, AddressView, Core, MemberView, Pace, Resumed, Switch, Time, View},
+    decide::{Action, AddressView, Core, MemberView, Resumed, Switch, Time, View},
     model::{
-        Access, Cause, Check, CheckId, CheckKind, Endpoint, Epoch, Failback, FailbackMode, Failure,
-        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Phase, ProbeOutcome,
+        Access, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
+        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace, Phase, ProbeOutcome, Profile,
         RedisErrorKind, Service, ServiceState, SwitchKind,
     },
 };
@@ -83,7 +83,9 @@ pub(super) fn orders() -> Service {
         on_all_down: OnAllDown::Stay,
         initial: Initial::Any,
         initial_timeout: s(5),
-        failback: Failback { mode: FailbackMode::Auto, healthy_for: s(60), hold_down: s(30) },
+        failback: Failback { mode: FailbackMode::Auto, healthy_for: s(60), hold_down: s(30), flap_half_life: s(600) },
+        profile: Profile::Balanced,
+        combine: Combine::All,
         checks: vec![check()],
         members: vec![member("paris", 100), member("dublin", 50)],
     }
@@ -122,6 +124,8 @@ struct Probed {
     condition: Condition,
     pace: Pace,
     next_probe: Time,
+    /// A round asked for a probe while one was made.
+    asked: bool,
 }
 
 impl World {
@@ -248,15 +252,20 @@ impl World {
                     NeverProbed => None,
                 };
                 let address = probed.address;
+                self.members[member][number].asked = false;
                 if let Some(outcome) = outcome {
                     self.probe_address(MemberId(member), address, &outcome);
                 }
                 let check = &self.service.checks[0];
                 let probed = &mut self.members[member][number];
+                if probed.asked {
+                    continue;
+                }
                 probed.next_probe = self.now
                     + match probed.pace {
                         Pace::Normal => check.interval,
                         Pace::Fast => check.fast_interval,
+                        Pace::Down => check.down_interval,
                     };
             }
         }
@@ -269,6 +278,11 @@ impl World {
                 let probed = all.iter_mut().find(|probed| probed.address == address).expect("it is probed");
                 assert_ne!(probed.pace, pace, "a pace is said only when it changes");
                 probed.pace = pace;
+            }
+            if let Action::Round { member } = action {
+                for probed in &mut self.members[member.0] {
+                    (probed.next_probe, probed.asked) = (self.now, true);
+                }
             }
             self.done.push((self.now, action));
         }
@@ -369,6 +383,6 @@ impl World {
 
 impl Probed {
     fn new(address: SocketAddr, now: Time) -> Self {
-        Self { address, condition: Alive, pace: Pace::Fast, next_probe: now }
+        Self { address, condition: Alive, pace: Pace::Fast, next_probe: now, asked: false }
     }
 }
