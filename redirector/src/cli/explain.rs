@@ -241,3 +241,6 @@ fn plain(text: &str) -> String {
 fn millis(milliseconds: u64) -> String {
     short(Duration::from_millis(milliseconds))
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ pub(super) struct Flows {
 
 /// Why a flow is where it is.
 #[derive(Debug, Serialize)]
-struct Flow {
+pub(super) struct Flow {
     flow: FlowStatus,
     /// Why its member, in words.
     chosen: String,
@@ -57,7 +57,7 @@ pub(super) async fn explain(socket: &Path, service: &str, from: SocketAddr) -> R
     Ok(Flows { version: VERSION, flows })
 }
 
-fn told(flow: FlowStatus, explanation: &Explanation) -> Flow {
+pub(super) fn told(flow: FlowStatus, explanation: &Explanation) -> Flow {
     Flow { chosen: chosen(&flow, explanation), outlook: outlook(&flow, explanation), flow }
 }
 
