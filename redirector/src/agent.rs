@@ -16,20 +16,19 @@ mod clock;
 mod cores;
 mod flows;
 mod history;
+mod inputs;
 mod moves;
 mod names;
+mod operator;
+mod orders;
 mod probers;
 mod readiness;
+mod recorder;
 mod reload;
 mod report;
 mod tasks;
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -41,10 +40,14 @@ use self::{
     clock::Clock,
     cores::Cores,
     history::History,
+    inputs::Punctuality,
     moves::Moves,
     names::Names,
-    probers::{Probers, Subject},
+    operator::Operators,
+    orders::OrdersFile,
+    probers::Probers,
     readiness::Readiness,
+    recorder::Recorder,
     reload::{Order, Reloads},
     tasks::Tasks,
 };
@@ -55,7 +58,7 @@ use crate::{
         server::{self, Request},
     },
     datapath::{Claim, Datapath, peer_groups},
-    decide::{Action, Core, Resumed, Switch, Time},
+    decide::{Action, Core, Resumed, Switch},
     fitting::Fitting,
     model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
     probe::Report,
@@ -72,6 +75,11 @@ struct Agent {
     datapath: Datapath,
     clock: Clock,
     history: History,
+    orders: OrdersFile,
+    operators: Operators,
+    /// When somebody wants it.
+    recorder: Option<Recorder>,
+    punctuality: Punctuality,
     cores: Cores,
     probers: Probers,
     answers: answers::Keeper,
@@ -120,6 +128,7 @@ pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
             Some(changed) = names.changed() => agent.on_changed(changed, &mut tasks),
+            // Looks at the clock at least every tick, and so comes round late only if the agent was not scheduled.
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(request) = from_control.recv() => match request {
                 Request::Reload { asked, who, reply } => {
@@ -151,8 +160,10 @@ impl Agent {
         reports: mpsc::Sender<Report>,
         tasks: &mut Tasks,
     ) -> Self {
+        let orders = OrdersFile::read(&config.agent.state_dir);
         let answers = answers::Keeper::new(&config.agent.state_dir);
         answers.keep(&config, &resolved);
+        let recorder = config.agent.record.as_deref().map(Recorder::new);
         let mut agent = Self {
             cores: Cores::default(),
             answers,
@@ -161,6 +172,10 @@ impl Agent {
             datapath,
             clock: Clock,
             history,
+            recorder,
+            orders,
+            operators: Operators::default(),
+            punctuality: Punctuality::new(Clock.now()),
             probers: Probers::new(reports),
         };
         // To the agent, all services are new.
@@ -194,7 +209,12 @@ impl Agent {
             tracing::error!(service = service.name, "what the maps hold of it cannot be read: {error:#}");
             vec![Vec::new(); service.members.len()]
         });
-        Core::new(service.clone(), &known, resumed, self.clock.now())
+        let mut core = Core::new(service.clone(), &known, resumed, self.clock.now());
+        if let Some(orders) = self.orders.of(service, self.clock) {
+            tracing::info!(service = service.name, ?orders, "goes on with what operators said");
+            core.take_up(self.clock.now(), &orders);
+        }
+        core
     }
 
     fn each_member(&mut self, mut with: impl FnMut(&mut Self, ServiceId, MemberId)) {
@@ -207,8 +227,9 @@ impl Agent {
     /// What is known of a member's addresses holds from now on.
     fn take_addresses(&mut self, service: ServiceId, member: MemberId, tasks: &mut Tasks) {
         let addresses = self.resolved.addresses(service, member).as_slice();
-        self.cores.of(service).on_addresses(self.clock.now(), member, addresses);
-        self.probers.set(service, member, &self.config.services[service.0], addresses, tasks);
+        let addresses = addresses.to_vec();
+        self.hand_in_addresses(service, member, &addresses);
+        self.probers.set(service, member, &self.config.services[service.0], &addresses, tasks);
     }
 
     fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
@@ -226,32 +247,8 @@ impl Agent {
         self.take_addresses(service, member, tasks);
     }
 
-    fn on_report(&mut self, report: &Report) {
-        // A prober that was ended may have said something just before.
-        if let Some(Subject { service, member, address, check }) = self.probers.subject(report.prober) {
-            self.cores.of(service).on_probe(self.clock.now(), member, address, check, &report.outcome);
-        }
-    }
-
-    fn on_deadline(&mut self) {
-        self.cores.on_deadline(self.clock.now());
-        if let Err(error) = self.datapath.dismiss_leaving() {
-            tracing::error!(
-                "the flows of members that were removed are not reset: {error:#}; restart the agent"
-            );
-        }
-    }
-
     async fn sleep_until_deadline(&self) {
-        /// Sleeps are measured by a clock that stops in suspend, deadlines are not: look again now and then.
-        const AT_MOST: Duration = Duration::from_secs(60);
-
-        let core = self.cores.next_deadline().map(|deadline: Time| deadline.since(self.clock.now()));
-        let leaving = self.datapath.next_dismissal().map(|at| at.saturating_duration_since(Instant::now()));
-        match core.into_iter().chain(leaving).min() {
-            Some(time) => tokio::time::sleep(time.min(AT_MOST)).await,
-            None => std::future::pending().await,
-        }
+        tokio::time::sleep(self.next_wake_up()).await;
     }
 
     /// Does what the cores ask for.
@@ -282,6 +279,9 @@ impl Agent {
                 let service = &self.config.services[id.0];
                 let member = &service.members[member.0].name;
                 tracing::info!(service = service.name, member, %state, reason, "member changed");
+            }
+            other @ (Action::Round { .. } | Action::Answer { .. } | Action::Orders(_)) => {
+                self.act_on_orders(id, other);
             }
         }
     }
@@ -324,7 +324,7 @@ impl Agent {
         }
     }
 
-    fn on_request(&self, request: Request) {
+    fn on_request(&mut self, request: Request) {
         match request {
             Request::Status { reply } => {
                 let now = self.clock.now();
@@ -354,9 +354,10 @@ impl Agent {
                     });
                 }
             }
-            Request::Operate { reply, .. } => drop(reply),
+            Request::Operate { service, asked, who, reply } => self.on_operate(service, asked, who, reply),
             // The run loop's own.
             Request::Reload { reply, .. } => drop(reply),
+            Request::Explain { service, reply } => drop(reply.send(self.explain(&service))),
             Request::Denied(operation) => operation.log(),
             Request::Totals { filter, reply } => {
                 let (list, config) = (self.datapath.list(), Arc::clone(&self.config));

@@ -8,6 +8,7 @@ use crate::control::flows::{Clients, FlowState};
 
 pub mod check;
 pub mod doctor;
+pub mod explain;
 pub mod flows;
 pub mod member;
 pub mod operator;
@@ -54,6 +55,7 @@ impl Cli {
                 Verb::Run(args) => run::run(&args).await,
                 Verb::Status(args) => status::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Flows(args) => flows::run(&self.socket, &args, &mut out, &mut err).await,
+                Verb::Explain(args) => explain::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Switch(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
                 Verb::Release(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
                 Verb::Drain(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
@@ -83,6 +85,8 @@ pub enum Verb {
     Status(StatusArgs),
     /// Show the connections through the VIPs, or how many there are
     Flows(FlowsArgs),
+    /// Say why a member is active, since when, and what would change it; or why one connection is where it is
+    Explain(explain::ExplainArgs),
     /// Make a member active, after asking its checks, and keep it so
     Switch(operator::SwitchArgs),
     /// End the pin of a switch: the best member may become active again

@@ -9,6 +9,7 @@
 //!
 //! | `POST /v1/reload` | [`reload::Reloaded`] |
 //! | `POST`, `DELETE /v1/services/{service}/members/{member}` | the same |
+//! | `GET /v1/explain/{service}` | [`explain::Explained`] |
 //! | `POST /v1/services/{service}/{verb}` | [`operator::Answer`]; the verbs and their bodies are those of [`operator::Order`] |
 //!
 //! `FILTER` is any of `service`, `member`, `client`, `state`, `idle_over_ms` and `stale=true` ([`flows::Filter`]).
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod access;
 pub mod client;
+pub mod explain;
 pub mod flows;
 pub mod operator;
 pub mod reload;

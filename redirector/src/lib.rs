@@ -13,5 +13,7 @@ pub mod fitting;
 pub mod kept;
 pub mod model;
 pub mod probe;
+mod quote;
 pub mod resolve;
+pub mod tls;
 pub mod users;

@@ -33,15 +33,21 @@ pub async fn user(id: u32) -> Option<String> {
 
 /// What `ask` answers, if it does in time. On a thread of its own, which the runtime does not wait for when it ends.
 async fn patiently<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    within(PATIENCE, ask).await
+}
+
+async fn within<T: Send + 'static>(time: Duration, ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (sender, answer) = oneshot::channel();
     let thread = thread::Builder::new().name("users".into());
     // Nobody may be waiting for a late answer any more.
     thread.spawn(move || drop(sender.send(ask()))).ok()?;
-    timeout(PATIENCE, answer).await.ok()?.ok()
+    timeout(time, answer).await.ok()?.ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[tokio::test]
@@ -51,8 +57,10 @@ mod tests {
         assert!(is_no_group("no such group").await && !is_no_group("root").await);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_directory_that_does_not_answer_is_not_waited_for() {
-        assert_eq!(patiently(|| thread::sleep(Duration::from_millis(50))).await, None);
+        let (time, start) = (Duration::from_millis(10), Instant::now());
+        assert_eq!(within(time, || thread::sleep(Duration::from_millis(500))).await, None);
+        assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
     }
 }

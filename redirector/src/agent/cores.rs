@@ -1,7 +1,7 @@
 //! The cores, one for each service, and which of them want something: what an event costs does not grow with the number
 //! of services.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Deref};
 
 use crate::{
     decide::{Action, Core, Time},
@@ -31,11 +31,6 @@ impl Cores {
         std::mem::take(self).cores
     }
 
-    /// Every core.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Core> {
-        self.cores.iter()
-    }
-
     /// One of them, to be told something.
     pub(super) fn of(&mut self, service: ServiceId) -> &mut Core {
         // One that is told several things in a row stands here once.
@@ -62,13 +57,12 @@ impl Cores {
         self.queue.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Time has passed.
-    pub(super) fn on_deadline(&mut self, now: Time) {
-        while let Some((_, at)) = self.queue.first().copied().filter(|(deadline, _)| *deadline <= now) {
-            self.queue.pop_first();
-            self.deadlines[at] = None;
-            self.of(ServiceId(at)).on_deadline(now);
-        }
+    /// The next core whose deadline has passed, to be told so. To be called until it returns `None`.
+    pub(super) fn take_due(&mut self, now: Time) -> Option<ServiceId> {
+        let (_, at) = self.queue.first().copied().filter(|(deadline, _)| *deadline <= now)?;
+        self.queue.pop_first();
+        self.deadlines[at] = None;
+        Some(ServiceId(at))
     }
 
     fn schedule(&mut self, at: usize) {
@@ -81,5 +75,14 @@ impl Cores {
         }
         self.queue.extend(next.map(|next| (next, at)));
         self.deadlines[at] = next;
+    }
+}
+
+/// To look at them; what changes one goes through [`Cores::of`].
+impl Deref for Cores {
+    type Target = [Core];
+
+    fn deref(&self) -> &[Core] {
+        &self.cores
     }
 }

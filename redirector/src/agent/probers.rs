@@ -102,7 +102,7 @@ impl Probers {
                     check_id: CheckId(index),
                     check: check.clone(),
                     address: *address,
-                    login: member.login.clone(),
+                    access: member.access.clone(),
                 };
                 let same = earlier.iter().position(|prober| does_the_same(&prober.target, &target));
                 let prober = match same {
@@ -127,6 +127,14 @@ impl Probers {
     /// What a report is about; `None`: nothing that is probed any more.
     pub(super) fn subject(&self, prober: ProberId) -> Option<Subject> {
         self.subjects.get(&prober).copied()
+    }
+
+    /// Every prober of a member probes once, now. One that is probing already does not begin another one: its answer is as new.
+    pub(super) fn ask(&self, service: ServiceId, member: MemberId) {
+        for running in self.members[service.0][member.0].values() {
+            // The same pace said again.
+            running.pace.send_modify(|_| ());
+        }
     }
 
     /// The probers of an address go over to another interval.

@@ -23,7 +23,7 @@ use crate::{
         status::VERSION,
     },
     datapath::{Ending, Prepared, Preparer},
-    fitting,
+    decide, fitting,
     model::Config,
     resolve::Resolver,
 };
@@ -135,7 +135,14 @@ impl Agent {
         match step {
             Some(Step::Ready(ready)) => {
                 let Ready { order, told, config, resolved, prepared } = *ready;
-                let applied = self.apply(config, resolved, prepared, &reloads.resolver, names, tasks);
+                let moves = Moves::between(&self.config, &config);
+                if let Err(refused) = self.leave_removed(&moves) {
+                    let over = Some(Step::Over(order, Err(refused)));
+                    // It held up what follows the network.
+                    drop(prepared);
+                    return self.on_step(over, reloads, readiness, names, tasks);
+                }
+                let applied = self.apply(&moves, config, resolved, prepared, &reloads.resolver, names, tasks);
                 reloads.working.spawn(finish(order, told, applied));
                 return;
             }
@@ -150,10 +157,35 @@ impl Agent {
         self.begin_next(reloads, readiness);
     }
 
-    /// The change itself. Cores decide under the new configuration before anything of the old one goes, so that whoever
-    /// leads to a member that is gone has left it by then.
+    /// Active members that are to go are left, as a failback leaves them, while everything still has its old number. If one
+    /// cannot be left, none is.
+    fn leave_removed(&mut self, moves: &Moves) -> Result<(), Refused> {
+        let now = self.clock.now();
+        let refused = |refused: decide::Refused| Refused {
+            kind: RefusedKind::Conflict,
+            message: refused.reason,
+            next: "nothing has changed; keep it until another one is up".to_owned(),
+        };
+        let stay = moves.each_service(|old, members| old.map(|old| (old, members.to_vec())));
+        for (service, members) in stay.iter().flatten() {
+            // Few services lose their active member: only of those a copy is made.
+            if self.cores[service.0].would_leave(members) {
+                self.cores[service.0].clone().leave_removed(now, members, false).map_err(refused)?;
+            }
+        }
+        for (service, members) in stay.iter().flatten() {
+            if self.cores[service.0].would_leave(members) {
+                self.cores.of(*service).leave_removed(now, members, false).map_err(refused)?;
+            }
+        }
+        self.carry_out();
+        Ok(())
+    }
+
+    /// The change itself. Cores decide under the new configuration before anything of the old one goes.
     fn apply(
         &mut self,
+        moves: &Moves,
         config: Arc<Config>,
         resolved: Resolved,
         prepared: Prepared,
@@ -162,11 +194,12 @@ impl Agent {
         tasks: &mut Tasks,
     ) -> anyhow::Result<Ending> {
         self.datapath.begin(&prepared)?;
-        let moves = Moves::between(&self.config, &config);
         (self.config, self.resolved) = (config, resolved);
         self.answers.keep(&self.config, &self.resolved);
-        self.renumber_cores(&moves);
-        self.probers.rename(&moves);
+        self.renumber_cores(moves);
+        self.cores_are_others();
+        self.operators.services_are_others(&self.config);
+        self.probers.rename(moves);
         self.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         let learner = self.datapath.learner();
         *names = Names::follow(resolver, &self.config, &self.resolved, learner, tasks);

@@ -344,3 +344,88 @@ fn flows_of(Left { member, flows, until }: &Left, dry_run: bool) -> String {
         (FlowPolicy::Keep, _) => format!("the flows of {member:?} {go} on until they end by themselves"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{
+        cli::{Cli, Verb as CliVerb},
+        control::operator::Verb,
+    };
+
+    fn answer(verb: Verb, message: &str, left: Option<(FlowPolicy, Option<&str>)>, dry_run: bool) -> Answer {
+        let left = left.map(|(flows, until)| Left {
+            member: "paris".into(),
+            flows,
+            until: until.map(str::to_owned),
+        });
+        Answer {
+            version: VERSION,
+            service: "orders".into(),
+            verb,
+            member: Some("dublin".into()),
+            dry_run,
+            message: message.into(),
+            active: Some("dublin".into()),
+            epoch: 8,
+            pinned: None,
+            paused: false,
+            left,
+        }
+    }
+
+    #[test]
+    fn people_read_what_happened_and_what_becomes_of_flows() {
+        let at = "2026-11-21T20:00:30.000Z";
+        let left = |end, flows| Some(Waited { end, flows, took_ms: 30_250 });
+        let pages = [
+            (answer(Verb::Pause, "automatic switching is stopped", None, false), None),
+            (answer(Verb::Switch, "dublin is active now", Some((FlowPolicy::Drain, Some(at))), false), None),
+            (answer(Verb::Switch, "dublin is active now", Some((FlowPolicy::Drain, Some(at))), true), None),
+            (
+                answer(Verb::Switch, "dublin is active now", Some((FlowPolicy::Reset, None)), false),
+                left(wait::End::Left, 0),
+            ),
+            (
+                answer(Verb::Switch, "dublin is active now", Some((FlowPolicy::Keep, None)), false),
+                left(wait::End::StillFlows, 3),
+            ),
+            (answer(Verb::Drain, "dublin is taken out\n\x1b[2J", None, false), left(wait::End::Drained, 1)),
+        ];
+        let shown = pages.map(|(answer, wait)| Shown { answer, wait }.to_string());
+        insta::assert_snapshot!(shown.join("\n"));
+    }
+
+    #[test]
+    fn what_the_agent_would_refuse_is_wrong_usage() {
+        let parsed = |line: &str| Cli::try_parse_from(["redirector"].into_iter().chain(line.split(' ')));
+        for line in [
+            "switch orders",
+            "switch orders a/b",
+            "switch orders dublin --for soon",
+            "switch orders dublin --for 0s",
+            "switch orders dublin --for 40days",
+            "switch orders dublin --wait --dry-run",
+            "switch orders dublin --timeout 1s",
+            "switch orders dublin --reason a\nb",
+            "pause",
+            "pause orders --all",
+            "member weight orders dublin 0",
+            "member weight orders dublin -1",
+            "explain orders --flow 10.1.0.2",
+        ] {
+            assert_eq!(parsed(line).map(|_| ()).map_err(|error| error.exit_code()), Err(2), "{line}");
+        }
+        let cli = parsed("switch orders dublin --for 1h --reason why --force --wait --timeout 1m").unwrap();
+        let CliVerb::Switch(args) = cli.verb else { panic!("{:?}", cli.verb) };
+        let change = Change::from(args);
+        let hold = Some(Duration::from_secs(3600));
+        assert_eq!(change.asked.order, Order::Switch { member: "dublin".into(), hold, force: true });
+        assert_eq!(
+            (change.wait, change.asked.reason.as_deref()),
+            (Some(Duration::from_secs(60)), Some("why"))
+        );
+    }
+}

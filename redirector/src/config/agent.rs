@@ -54,6 +54,7 @@ fn agent(section: &Section<'_>) -> (Agent, Option<Written<String>>) {
             .map_or_else(|| "/run/redirector/control.sock".into(), |path| path.value),
         state_dir: state_dir.map_or_else(|| "/var/lib/redirector".into(), |path| path.value),
         operator_group: operator_group.as_ref().map(|group| group.value.clone()),
+        record: section.text("record", |text| absolute("record", text)).map(|path| path.value),
     };
     (agent, operator_group)
 }

@@ -19,6 +19,7 @@ use tokio::{net::UnixStream, time::timeout};
 
 use super::{
     ErrorDocument,
+    explain::Explained,
     flows::{Filter, FlowStatus, ListEnd, Totals},
     operator::{Answer, Asked},
     reload::{self, Reloaded, Wish},
@@ -114,6 +115,17 @@ pub async fn status(socket: &Path, service: Option<&str>) -> Result<Status, Clie
     let status: Status = get(socket, &path).await?;
     same_version(status.version)?;
     Ok(status)
+}
+
+/// Why a service is as it is.
+///
+/// # Errors
+///
+/// As [`status`].
+pub async fn explain(socket: &Path, service: &str) -> Result<Explained, ClientError> {
+    let explained: Explained = get(socket, &format!("/v1/explain/{service}")).await?;
+    same_version(explained.version)?;
+    Ok(explained)
 }
 
 /// How many flows there are of those that `filter` means.

@@ -401,9 +401,7 @@ pub enum RefusedKind {
     Unknown,
     /// As things are, it cannot be done.
     Conflict,
-    /// No answer came in time; it may still happen.
-    Late,
-    /// Something failed.
+    /// The kernel refused.
     Failed,
 }
 

@@ -5,20 +5,16 @@
 //! [`CLIENT_TIME`], and nobody else's time. Some connections are kept for those who may operate: whoever may only read
 //! cannot keep them out.
 
+mod listener;
 mod operate;
 mod reload;
 
 use std::{
     convert::Infallible,
-    fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
-    os::unix::net::{UnixListener as StdListener, UnixStream as StdStream},
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Response, StatusCode,
@@ -30,13 +26,14 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
+pub use self::listener::{Listener, bind, remove_abandoned};
 use self::{
     operate::{Denials, Path as OperatorPath},
     reload::Path as ReloadPath,
@@ -44,6 +41,7 @@ use self::{
 use super::{
     ErrorDocument, ErrorText,
     access::{Access, Peer, Who},
+    explain::Explained,
     flows::{Filter, Totals},
     operator::{Answer, Asked, Operation, Refused},
     reload::{Asked as ReloadAsked, Reloaded},
@@ -107,6 +105,13 @@ pub enum Request {
         /// Where to.
         reply: oneshot::Sender<Result<Totals, ErrorText>>,
     },
+    /// Why a service is as it is.
+    Explain {
+        /// Its name.
+        service: String,
+        /// Where to.
+        reply: oneshot::Sender<Result<Explained, ErrorText>>,
+    },
     /// A change of a service, by somebody who may.
     Operate {
         /// Name of the service.
@@ -129,112 +134,6 @@ pub enum Request {
     },
     /// A change was asked for by somebody who may not: for the record.
     Denied(Operation),
-}
-
-/// The control socket, open and in the file system. Dropping it removes the file.
-#[derive(Debug)]
-pub struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
-    /// Device and inode: another agent may have replaced the file by the time of the drop.
-    file: (u64, u64),
-}
-
-/// Opens the control socket at `path`, in mode 0666: everybody may read the status.
-///
-/// Makes the directory. Replaces the socket of an agent that is gone. The look at the old socket and its removal are
-/// two steps, so of two agents that start in the same instant the caller must have stopped one already (they would
-/// share the pin directory).
-///
-/// # Errors
-///
-/// Another agent answers on the socket; the path is something else than a socket; the file system says no.
-///
-/// # Panics
-///
-/// Outside a tokio runtime.
-pub fn bind(path: &Path) -> Result<Listener> {
-    let shown = path.display();
-    let next = "run as root, or change control_socket in [agent]";
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(|error| {
-            let why = match error.kind() {
-                io::ErrorKind::AlreadyExists => format!("{} is not a directory", directory.display()),
-                _ => error.to_string(),
-            };
-            anyhow!("control socket {shown}: its directory cannot be made ({why}); {next}")
-        })?;
-    }
-    refuse_taken(path)?;
-    remove_abandoned(path).map_err(|error| {
-        anyhow!("control socket {shown}: the old one cannot be removed ({error}); {next}")
-    })?;
-    let socket = StdListener::bind(path).map_err(|error| {
-        anyhow!(
-            "control socket {shown}: cannot bind ({error}); check the path (at most 107 bytes) and its directory's mode"
-        )
-    })?;
-    let file = identity(&fs::symlink_metadata(path)?);
-    socket.set_nonblocking(true)?;
-    let listener = Listener { socket: UnixListener::from_std(socket)?, path: path.to_owned(), file };
-    let everybody = fs::Permissions::from_mode(0o666);
-    fs::set_permissions(path, everybody)
-        .with_context(|| format!("control socket {shown}: cannot set its mode"))?;
-    Ok(listener)
-}
-
-/// Removes the socket that an agent left behind when it was killed. Whatever else is there stays.
-///
-/// # Errors
-///
-/// The file system says no.
-pub fn remove_abandoned(path: &Path) -> io::Result<()> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    match StdStream::connect(path) {
-        Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses a path where something else than an abandoned socket is.
-fn refuse_taken(path: &Path) -> Result<()> {
-    let shown = path.display();
-    let metadata = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found.map_err(|error| {
-            anyhow!("control socket {shown}: cannot look at it ({error}); change control_socket in [agent]")
-        })?,
-    };
-    if !metadata.file_type().is_socket() {
-        bail!(
-            "control socket {shown}: there is something else than a socket; move it away or change control_socket in \
-             [agent]"
-        );
-    }
-    match StdStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) => bail!(
-            "control socket {shown}: cannot tell whether an agent uses it ({error}); run as root, or change \
-             control_socket in [agent]"
-        ),
-        Ok(_) => bail!(
-            "control socket {shown}: another agent answers on it; stop that one, or give this one its own \
-             `control_socket`, `device` and `pin_dir`"
-        ),
-    }
-}
-
-fn identity(metadata: &fs::Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == self.file) {
-            // Nothing depends on it: the next agent replaces a file that stays.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// Serves until it is dropped; that ends all connections and removes the socket.
@@ -388,14 +287,19 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
         Status(Option<&'a str>),
         Flows,
         Totals,
+        Explain(&'a str),
     }
 
+    let explained = path.strip_prefix("/v1/explain/").filter(|service| !service.is_empty());
     let asked = match (path, path.strip_prefix("/v1/status")) {
         ("/v1/flows", _) => Asked::Flows,
         ("/v1/flows/totals", _) => Asked::Totals,
         (_, Some("")) => Asked::Status(None),
         (_, Some(rest)) if rest.len() > 1 && rest.starts_with('/') => Asked::Status(Some(&rest[1..])),
-        _ => return Err(Refusal::unknown_path(path)),
+        _ => match explained {
+            Some(service) => Asked::Explain(service),
+            None => return Err(Refusal::unknown_path(path)),
+        },
     };
     if method != Method::GET {
         return Err(Refusal::wrong_method(method, path, "GET"));
@@ -407,6 +311,11 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
                 status = only(status, name)?;
             }
             Ok(json(StatusCode::OK, &status))
+        }
+        Asked::Explain(name) => {
+            let service = name.to_owned();
+            let explained = ask(agent, |reply| Request::Explain { service, reply }).await?;
+            Ok(json(StatusCode::OK, &explained.map_err(Refusal::unknown_name)?))
         }
         Asked::Flows => flows(query, agent).await,
         Asked::Totals => {
@@ -507,7 +416,7 @@ impl Refusal {
         Self::new(
             StatusCode::NOT_FOUND,
             message,
-            "ask for /v1/status, /v1/status/SERVICE, /v1/flows or /v1/flows/totals; changes are \
+            "ask for /v1/status, /v1/status/SERVICE, /v1/explain/SERVICE, /v1/flows or /v1/flows/totals; changes are \
              /v1/services/SERVICE/VERB",
         )
     }

@@ -8,7 +8,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, Check, Config, Datapath, Failback, IdleTimeouts, Login, Member, PortRange, Service};
+use super::{
+    Access, Agent, Check, Config, Datapath, Detect, Failback, IdleTimeouts, Login, Member, PortRange, Service,
+};
 
 /// Everything that differs. Services are told by their names: another name is another service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,7 +171,7 @@ macro_rules! compare {
 
 impl Changes {
     fn agent(&mut self, old: &Agent, new: &Agent) {
-        compare!(self, "", Agent { control_socket, state_dir, operator_group; }, old, new);
+        compare!(self, "", Agent { control_socket, state_dir, operator_group, record; }, old, new);
     }
 
     fn datapath(&mut self, old: &Datapath, new: &Datapath) {
@@ -185,10 +187,10 @@ impl Changes {
 
     fn service(&mut self, old: &Service, new: &Service) {
         compare!(self, "", Service {
-            on_failover, on_failback, drain_timeout, on_all_down, initial, initial_timeout;
+            profile, combine, on_failover, on_failback, drain_timeout, on_all_down, initial, initial_timeout;
             name, vips, failback, checks, members
         }, old, new);
-        compare!(self, "failback", Failback { mode, healthy_for, hold_down; }, old.failback, new.failback);
+        compare!(self, "failback", Failback { mode, healthy_for, hold_down, flap_half_life; }, old.failback, new.failback);
         self.list("VIP", &old.vips, &new.vips, |vip| vip.to_string(), |_, _, _| {});
         let named = |check: &Check| format!("{:?}", check.name);
         self.list("check", &old.checks, &new.checks, named, |changes, old, new| {
@@ -202,14 +204,20 @@ impl Changes {
 
     /// A check of the service, or as one member has it.
     fn check(&mut self, of: &str, old: &Check, new: &Check) {
-        compare!(self, of, Check { kind, interval, fast_interval, timeout, fall, rise; name }, old, new);
+        compare!(self, of, Check {
+            kind, effect, interval, fast_interval, down_interval, jitter_percent, timeout, probes, probe_delay, policy,
+            fall, rise, role, counted_errors; name, detect
+        }, old, new);
+        compare!(self, of, Detect { silence_tolerance, stall_tolerance, refused_tolerance; }, old.detect, new.detect);
     }
 
     fn member(&mut self, old: &Member, new: &Member) {
         let of = format!("member {:?}", new.name);
         self.text(&named("endpoint", &of), old.endpoint.to_string(), new.endpoint.to_string());
-        compare!(self, &of, Member { weight; name, endpoint, login, checks }, old, new);
-        compare!(self, &of, Login { username, password; }, old.login, new.login);
+        compare!(self, &of, Member { weight; name, endpoint, access, checks }, old, new);
+        // The host is that of the endpoint.
+        compare!(self, &of, Access { tls; login, host }, old.access, new.access);
+        compare!(self, &of, Login { username, password; }, old.access.login, new.access.login);
         let mut own = Self::default();
         for check in &new.checks {
             if let Some(before) = old.checks.iter().find(|before| before.name == check.name) {
@@ -418,8 +426,9 @@ mod tests {
     fn of_a_secret_only_that_it_changed() {
         let (mut old, mut new) = (parsed(BEFORE), parsed(BEFORE));
         let mut say = |before: Option<&str>, after: Option<&str>| {
-            old.services[0].members[0].login.password = before.map(|text| Secret::new(text.to_owned()));
-            new.services[0].members[0].login.password = after.map(|text| Secret::new(text.to_owned()));
+            old.services[0].members[0].access.login.password =
+                before.map(|text| Secret::new(text.to_owned()));
+            new.services[0].members[0].access.login.password = after.map(|text| Secret::new(text.to_owned()));
             let difference = Difference::between(&old, &new);
             let said = format!("{difference} {}", serde_json::to_string(&difference).unwrap());
             assert!(!said.contains("hunter"), "{said}");

@@ -8,7 +8,7 @@ use crate::{
         operator::{Refused, RefusedKind},
         reload::NewMember,
     },
-    model::{Config, Member, MemberId, Service, ServiceId},
+    model::{Access, Config, Member, MemberId, Service, ServiceId},
     resolve::Resolver,
 };
 
@@ -34,7 +34,7 @@ pub(super) async fn add(
         endpoint: new.endpoint.clone(),
         weight: new.weight,
         checks: checks.clone(),
-        ..like
+        access: Access { host: new.endpoint.host.clone(), ..like.access },
     });
     let answer =
         match new.endpoint.literal() {

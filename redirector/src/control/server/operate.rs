@@ -133,7 +133,6 @@ impl Refusal {
         let code = match refused.kind {
             RefusedKind::Unknown => StatusCode::NOT_FOUND,
             RefusedKind::Conflict => StatusCode::CONFLICT,
-            RefusedKind::Late => StatusCode::SERVICE_UNAVAILABLE,
             RefusedKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(code, refused.message, refused.next)
