@@ -448,13 +448,35 @@ fn members_by_command() {
         wait_until("m3 is active", SOON, || {
             stage.service("orders").is_ok_and(|service| service["active"] == "m3")
         })?;
+        // Nobody else is up.
+        let refused = stage.agent.verb(&["member", "remove", "orders", "m3"])?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(refused.status.code() == Some(1) && said.contains("no member that stays is up"), "{said}");
         m1.start()?;
+        wait_until("m1 is up", SOON, || {
+            stage.service("orders").is_ok_and(|service| service["members"][0]["state"] == "up")
+        })?;
         // The file holds in the end, and a dry run says what that means.
         let said = stage.verb(&["reload", "--dry-run"])?;
         ensure!(said.contains("member \"m3\" removed") && said.contains("member \"m2\" added"), "{said}");
         stage.verb(&["reload"])?;
         let service = stage.service("orders")?;
         ensure!(service["members"].as_array().is_some_and(|members| members.len() == 2), "{service:#}");
+
+        // By force: without a member that is up the service refuses, and takes up the first that comes.
+        wait_until("m1 is active", SOON, || {
+            stage.service("orders").is_ok_and(|service| service["active"] == "m1")
+        })?;
+        m2.crash()?;
+        wait_until("m2 is down", SOON, || {
+            stage.service("orders").is_ok_and(|service| service["members"][1]["state"] == "down")
+        })?;
+        stage.verb(&["member", "remove", "orders", "m1", "--force"])?;
+        let error = lab.app().dial(vip(1)).limit(SOON).connect().err().context("somebody serves")?;
+        ensure!(error.kind() == ErrorKind::ConnectionRefused, "{error:?}");
+        m2.start()?;
+        let (_, member, time) = served(lab, vip(1))?;
+        eprintln!("taken up after {time:?} by {member}");
         Ok(())
     });
 }

@@ -43,7 +43,7 @@ pub(super) struct Order {
 impl Order {
     /// SIGHUP.
     pub(super) fn signal() -> Self {
-        let asked = Asked { wish: Wish::Reload, reason: None, dry_run: false };
+        let asked = Asked { wish: Wish::Reload, reason: None, dry_run: false, force: false };
         Self { asked, from: None, since: Instant::now() }
     }
 
@@ -136,7 +136,7 @@ impl Agent {
             Some(Step::Ready(ready)) => {
                 let Ready { order, told, config, resolved, prepared } = *ready;
                 let moves = Moves::between(&self.config, &config);
-                if let Err(refused) = self.leave_removed(&moves) {
+                if let Err(refused) = self.leave_removed(&moves, order.asked.force) {
                     let over = Some(Step::Over(order, Err(refused)));
                     // It held up what follows the network.
                     drop(prepared);
@@ -159,23 +159,23 @@ impl Agent {
 
     /// Active members that are to go are left, as a failback leaves them, while everything still has its old number. If one
     /// cannot be left, none is.
-    fn leave_removed(&mut self, moves: &Moves) -> Result<(), Refused> {
+    fn leave_removed(&mut self, moves: &Moves, force: bool) -> Result<(), Refused> {
         let now = self.clock.now();
         let refused = |refused: decide::Refused| Refused {
             kind: RefusedKind::Conflict,
             message: refused.reason,
-            next: "nothing has changed; keep it until another one is up".to_owned(),
+            next: "nothing has changed; keep it until another one is up, or reload with --force".to_owned(),
         };
         let stay = moves.each_service(|old, members| old.map(|old| (old, members.to_vec())));
         for (service, members) in stay.iter().flatten() {
             // Few services lose their active member: only of those a copy is made.
             if self.cores[service.0].would_leave(members) {
-                self.cores[service.0].clone().leave_removed(now, members, false).map_err(refused)?;
+                self.cores[service.0].clone().leave_removed(now, members, force).map_err(refused)?;
             }
         }
         for (service, members) in stay.iter().flatten() {
             if self.cores[service.0].would_leave(members) {
-                self.cores.of(*service).leave_removed(now, members, false).map_err(refused)?;
+                self.cores.of(*service).leave_removed(now, members, force).map_err(refused)?;
             }
         }
         self.carry_out();
@@ -333,7 +333,7 @@ fn failed(message: String) -> Refused {
 /// To the log, the record and whoever asked.
 fn report(order: Order, outcome: Outcome) {
     let took_ms = u64::try_from(order.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let Asked { wish, reason, dry_run } = order.asked;
+    let Asked { wish, reason, dry_run, .. } = order.asked;
     match &outcome {
         Ok(told) => {
             told.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));

@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 use super::{
     Exit,
     operator::{self, ChangeArgs, WeightArgs},
-    reload, service_name,
+    reload::{self, ForceArgs},
+    service_name,
 };
 use crate::{
     config,
@@ -55,6 +56,9 @@ pub struct RemoveArgs {
     /// Member
     #[arg(value_parser = service_name)]
     pub member: String,
+    /// What all of them take that may take an active member away.
+    #[command(flatten)]
+    pub force: ForceArgs,
     /// What all of them take.
     #[command(flatten)]
     pub change: ChangeArgs,
@@ -66,14 +70,14 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
 
 /// Has the agent do it. Writes what became of it to `out` and errors to `err`.
 pub async fn run(socket: &Path, verb: MemberVerb, out: &mut impl Write, err: &mut impl Write) -> Exit {
-    let (wish, change) = match verb {
+    let (wish, force, change) = match verb {
         MemberVerb::Weight(args) => return operator::run(socket, args, out, err).await,
         MemberVerb::Add(AddArgs { service, member, endpoint, weight, change }) => {
-            (Wish::Add { service, member: NewMember { name: member, endpoint, weight } }, change)
+            (Wish::Add { service, member: NewMember { name: member, endpoint, weight } }, false, change)
         }
-        MemberVerb::Remove(RemoveArgs { service, member, change }) => {
-            (Wish::Remove { service, member }, change)
+        MemberVerb::Remove(RemoveArgs { service, member, force, change }) => {
+            (Wish::Remove { service, member }, force.force, change)
         }
     };
-    reload::ask(socket, wish, change, out, err).await
+    reload::ask(socket, wish, force, change, out, err).await
 }

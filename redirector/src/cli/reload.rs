@@ -16,26 +16,38 @@ use crate::control::{
 /// `reload`
 #[derive(Clone, Debug, Args)]
 pub struct ReloadArgs {
+    /// What all of them take that may take an active member away.
+    #[command(flatten)]
+    pub force: ForceArgs,
     /// What all of them take that change something.
     #[command(flatten)]
     pub change: ChangeArgs,
 }
 
+/// What every verb takes that may take an active member away.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ForceArgs {
+    /// Although an active member goes and no other one is up: new connections are refused until one is
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// Has the agent do it. Writes what became of it to `out` and errors to `err`.
 pub async fn run(socket: &Path, args: ReloadArgs, out: &mut impl Write, err: &mut impl Write) -> Exit {
-    ask(socket, Wish::Reload, args.change, out, err).await
+    ask(socket, Wish::Reload, args.force.force, args.change, out, err).await
 }
 
 /// The same for any other configuration.
 pub(super) async fn ask(
     socket: &Path,
     wish: Wish,
+    force: bool,
     change: ChangeArgs,
     out: &mut impl Write,
     err: &mut impl Write,
 ) -> Exit {
     let ChangeArgs { reason, dry_run, output } = change;
-    let reloaded = match client::reload(socket, &Asked { wish, reason, dry_run }).await {
+    let reloaded = match client::reload(socket, &Asked { wish, reason, dry_run, force }).await {
         Ok(reloaded) => reloaded,
         Err(error) => {
             // There is no place left to complain about an unwritable standard error.

@@ -197,7 +197,12 @@ pub async fn reload(socket: &Path, asked: &reload::Asked) -> Result<Reloaded, Cl
     let (service, member) =
         (asked.wish.service().unwrap_or_default(), asked.wish.member().unwrap_or_default());
     let members = format!("/v1/services/{service}/members/{member}");
-    let body = reload::Body { reason: asked.reason.clone(), dry_run: asked.dry_run, ..Default::default() };
+    let body = reload::Body {
+        reason: asked.reason.clone(),
+        dry_run: asked.dry_run,
+        force: asked.force,
+        ..Default::default()
+    };
     let (method, path, body) = match &asked.wish {
         Wish::Reload => (Method::POST, "/v1/reload".to_owned(), body),
         Wish::Add { member, .. } => {

@@ -79,6 +79,8 @@ pub struct Asked {
     pub reason: Option<String>,
     /// Whether it is only to be said what would happen.
     pub dry_run: bool,
+    /// Although an active member goes and no other one is up: the service refuses connections until one is.
+    pub force: bool,
 }
 
 /// Body of every request.
@@ -91,6 +93,9 @@ pub struct Body {
     /// Whether it is only to be said what would happen.
     #[serde(default)]
     pub dry_run: bool,
+    /// Although an active member goes and no other one is up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
     /// Of a member that is added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,

@@ -66,7 +66,7 @@ impl<'a> Path<'a> {
         };
         let wrong = |why: String| (format!("the body of {} is wrong: {why}", self.verb), example.to_owned());
         let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-        let Written { reason, dry_run, endpoint, weight } =
+        let Written { reason, dry_run, force, endpoint, weight } =
             serde_json::from_slice(body).map_err(|error| wrong(error.to_string()))?;
         let reason = reason.map(|reason| checked_reason(&reason)).transpose().map_err(wrong)?.flatten();
         let service = self.service.to_owned();
@@ -89,7 +89,7 @@ impl<'a> Path<'a> {
             Verb::RemoveMember => Wish::Remove { service, member: self.member.to_owned() },
             _ => Wish::Reload,
         };
-        Ok(Asked { wish, reason, dry_run })
+        Ok(Asked { wish, reason, dry_run, force })
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
                 .map_err(|(message, next)| format!("{message}; {next}"))
         };
         let reload = asked(Method::POST, "/v1/reload", r#"{"dry_run": true}"#).unwrap();
-        assert_eq!(reload, Asked { wish: Wish::Reload, reason: None, dry_run: true });
+        assert_eq!(reload, Asked { wish: Wish::Reload, reason: None, dry_run: true, force: false });
         let member = "/v1/services/orders/members/oslo";
         let added = asked(Method::POST, member, r#"{"endpoint": "10.2.3.2:6379"}"#).unwrap();
         assert!(matches!(added.wish, Wish::Add { member: NewMember { weight: 100, .. }, .. }), "{added:?}");
