@@ -58,16 +58,33 @@ pub(super) enum Step {
     /// Everything is ready.
     Ready(Box<Ready>),
     /// Nothing is left to do.
-    Over(Order, Outcome),
+    Over(Box<Over>),
 }
 
-/// A configuration that can be applied.
+/// A configuration that can be applied, and what there is to say of it.
 pub(super) struct Ready {
     order: Order,
     told: Reloaded,
+    next: Next,
+}
+
+/// A configuration that everything is ready for.
+struct Next {
     config: Arc<Config>,
     resolved: Resolved,
     prepared: Prepared,
+}
+
+/// What became of an order.
+pub(super) struct Over {
+    order: Order,
+    outcome: Outcome,
+}
+
+impl Step {
+    fn over(order: Order, outcome: Outcome) -> Self {
+        Self::Over(Box::new(Over { order, outcome }))
+    }
 }
 
 /// The orders, one under way at a time.
@@ -134,19 +151,20 @@ impl Agent {
     ) {
         match step {
             Some(Step::Ready(ready)) => {
-                let Ready { order, told, config, resolved, prepared } = *ready;
-                let moves = Moves::between(&self.config, &config);
+                let Ready { order, told, next } = *ready;
+                let moves = Moves::between(&self.config, &next.config);
                 if let Err(refused) = self.leave_removed(&moves, order.asked.force) {
-                    let over = Some(Step::Over(order, Err(refused)));
+                    let over = Some(Step::over(order, Err(refused)));
                     // It held up what follows the network.
-                    drop(prepared);
+                    drop(next);
                     return self.on_step(over, reloads, readiness, names, tasks);
                 }
-                let applied = self.apply(&moves, config, resolved, prepared, &reloads.resolver, names, tasks);
+                let applied = self.apply(&moves, next, &reloads.resolver, names, tasks);
                 reloads.working.spawn(finish(order, told, applied));
                 return;
             }
-            Some(Step::Over(order, outcome)) => {
+            Some(Step::Over(over)) => {
+                let Over { order, outcome } = *over;
                 if order.asked.wish == Wish::Reload && !order.asked.dry_run {
                     readiness.reloaded();
                 }
@@ -186,9 +204,7 @@ impl Agent {
     fn apply(
         &mut self,
         moves: &Moves,
-        config: Arc<Config>,
-        resolved: Resolved,
-        prepared: Prepared,
+        Next { config, resolved, prepared }: Next,
         resolver: &Arc<Resolver>,
         names: &mut Names,
         tasks: &mut Tasks,
@@ -237,7 +253,7 @@ impl Now {
     async fn prepare(self, order: Order) -> Step {
         let (config, resolved, warnings) = match self.read(&order.asked.wish).await {
             Ok(read) => read,
-            Err(refused) => return Step::Over(order, Err(refused)),
+            Err(refused) => return Step::over(order, Err(refused)),
         };
         let difference = Difference::between(&self.config, &config);
         let nothing = difference.is_empty();
@@ -250,12 +266,15 @@ impl Now {
             warnings,
         };
         if order.asked.dry_run || nothing {
-            return Step::Over(order, Ok(told));
+            return Step::over(order, Ok(told));
         }
         let config = Arc::new(config);
         match self.preparer.prepare(&config, &resolved).await {
-            Ok(prepared) => Step::Ready(Box::new(Ready { order, told, config, resolved, prepared })),
-            Err(error) => Step::Over(order, Err(failed(format!("{error:#}")))),
+            Ok(prepared) => {
+                let next = Next { config, resolved, prepared };
+                Step::Ready(Box::new(Ready { order, told, next }))
+            }
+            Err(error) => Step::over(order, Err(failed(format!("{error:#}")))),
         }
     }
 
@@ -316,7 +335,7 @@ async fn finish(order: Order, told: Reloaded, applied: anyhow::Result<Ending>) -
         message: format!("the kernel refused a part of the new configuration: {error:#}"),
         next: "restart the agent, which does what is left to do; no flow is disturbed by that".to_owned(),
     });
-    Step::Over(order, outcome)
+    Step::over(order, outcome)
 }
 
 /// Before anything has changed.

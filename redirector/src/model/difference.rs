@@ -191,7 +191,7 @@ impl Changes {
             name, vips, failback, checks, members
         }, old, new);
         compare!(self, "failback", Failback { mode, healthy_for, hold_down, flap_half_life; }, old.failback, new.failback);
-        self.list("VIP", &old.vips, &new.vips, |vip| vip.to_string(), |_, _, _| {});
+        self.list("VIP", &old.vips, &new.vips, ToString::to_string, |_, _, _| {});
         let named = |check: &Check| format!("{:?}", check.name);
         self.list("check", &old.checks, &new.checks, named, |changes, old, new| {
             changes.check(&format!("check {:?}", new.name), old, new);
