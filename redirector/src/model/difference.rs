@@ -401,6 +401,7 @@ mod tests {
         service "orders" mode of failback: auto -> manual
         service "orders" VIP 10.255.0.4:6379 added
         service "orders" interval of check "ping": 1s -> 2s
+        service "orders" down_interval of check "ping": 1s -> 2s
         service "orders" check "tcp" added
         service "orders" endpoint of member "dublin": 10.2.2.2:6379 -> 10.2.2.3:6379
         service "orders" weight of member "dublin": 50 -> 70
