@@ -15,11 +15,17 @@ pub mod answers;
 mod clock;
 mod flows;
 mod history;
+mod observer;
 mod probers;
 mod report;
+mod scrape;
 mod tasks;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -27,19 +33,23 @@ use tokio::{
     sync::mpsc,
 };
 
-use self::{clock::Clock, history::History, probers::Probers, tasks::Tasks};
+use self::{clock::Clock, history::History, observer::Observer, probers::Probers, tasks::Tasks};
 use crate::{
     config::Resolved,
     control::server::{self, Request},
-    datapath::{Claim, Datapath, Learner},
+    datapath::{Claim, Datapath, Learner, Notice},
     decide::{Action, Core, Resumed, Switch},
     model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
     probe::Report,
     resolve::{Changed, Followed, Resolver, follow},
+    telemetry::{self, Event, Events, Metrics},
 };
 
 /// Reports, changes and requests that may wait. Probers wait when the agent lags; nothing is lost.
 const QUEUE: usize = 64;
+
+/// How long a stopping agent lets its last event reach those who follow.
+const LAST_WORDS: Duration = Duration::from_millis(5);
 
 /// A running agent.
 struct Agent {
@@ -51,6 +61,7 @@ struct Agent {
     cores: Vec<Core>,
     probers: Probers,
     answers: answers::Keeper,
+    observer: Observer,
 }
 
 /// Runs until SIGTERM or SIGINT. Needs a tokio runtime on one thread.
@@ -66,42 +77,61 @@ pub async fn run(
 
     let claim = Claim::take(&config.datapath).await?;
     // Before anything else is made: where another agent answers, nothing changes.
-    let listener = match server::bind(&config.agent.control_socket) {
-        Ok(listener) => listener,
+    let listeners = || {
+        let control = server::bind(&config.agent.control_socket)?;
+        let metrics = config.agent.metrics_listen.map(telemetry::server::bind).transpose()?;
+        Ok((control, metrics))
+    };
+    let (listener, metrics_listener) = match listeners() {
+        Ok(listeners) => listeners,
         Err(error) => {
             claim.give_back().await;
             return Err(error);
         }
     };
+    let metrics = Metrics::default();
+    let events = Events::open(&config.agent.state_dir, metrics.clone());
     let datapath = Datapath::start(claim, &config, &resolved, kernel_log).await?;
     let history = History::read(&config.agent.state_dir);
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
     let mut tasks = Tasks::default();
-    let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks)?;
+    events.emit(Event::Started {
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        services: config.services.len(),
+    });
+    let observer = Observer::new(events.clone(), metrics);
+    let mut agent = Agent::new(config, resolved, datapath, history, reports, observer, &mut tasks)?;
+    let mut notices = agent.datapath.notices();
     let (changes, from_resolver) = mpsc::channel(QUEUE);
     let (learnt, mut from_learner) = mpsc::channel(QUEUE);
     tasks.spawn(
         "what learns how addresses are reached",
-        learn(agent.datapath.learner(), from_resolver, learnt),
+        learn(agent.datapath.learner(), from_resolver, learnt, events.clone()),
     );
     tasks.spawn("what follows the network", agent.datapath.follow());
     agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
     tasks.spawn("the control socket", server::serve(listener, requests));
     tasks.spawn("the thread that resets stale flows", agent.datapath.sweeper_ended());
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    let (asks, mut from_metrics) = mpsc::channel(QUEUE);
+    if let Some(listener) = metrics_listener {
+        tasks.spawn("the listener for metrics", telemetry::server::serve(listener, asks));
+    }
     let mut readiness = Readiness::announce(&agent.config);
 
     loop {
         agent.carry_out();
-        readiness.look(&agent.cores);
+        readiness.look(&agent.cores, &events);
         tokio::select! {
             // What moves traffic comes first.
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
             Some(changed) = from_learner.recv() => agent.on_changed(changed, &mut tasks),
             () = agent.sleep_until_deadline() => agent.on_deadline(),
+            Some(notice) = notices.recv() => agent.on_notice(notice),
             Some(request) = from_control.recv() => agent.on_request(request),
+            Some(ask) = from_metrics.recv() => agent.on_ask(ask),
             // Not an orderly stop: what stays in the kernel serves until the next agent comes.
             error = tasks.failed() => return Err(error),
             _ = terminate.recv() => break,
@@ -109,7 +139,9 @@ pub async fn run(
         }
     }
     let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!(on_stop = ?agent.config.datapath.on_stop, "stopping");
+    events.emit(Event::Stopping { on_stop: agent.config.datapath.on_stop });
+    // So that those who follow hear of it.
+    tokio::time::sleep(LAST_WORDS).await;
     // Ends the probers, what follows names, and the control socket.
     drop(tasks);
     agent.datapath.stop().await
@@ -133,23 +165,29 @@ impl Readiness {
         Self { is_told: false }
     }
 
-    fn look(&mut self, cores: &[Core]) {
+    fn look(&mut self, cores: &[Core], events: &Events) {
         if self.is_told || cores.iter().any(Core::waits_for_first_choice) {
             return;
         }
         self.is_told = true;
-        tracing::info!("ready");
+        events.emit(Event::Ready {});
         let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 }
 
 /// Finds out how new addresses are reached before anything is sent there. Not in the agent's own task: the kernel may take
 /// its time to answer, and a switch does not wait for that.
-async fn learn(learner: Learner, mut from: mpsc::Receiver<Changed>, to: mpsc::Sender<Changed>) {
+async fn learn(
+    learner: Learner,
+    mut from: mpsc::Receiver<Changed>,
+    to: mpsc::Sender<Changed>,
+    events: Events,
+) {
     while let Some(changed) = from.recv().await {
         let Changed { service, member, addresses } = &changed;
         if let Err(error) = learner.learn(*service, *member, addresses.as_slice()).await {
-            tracing::warn!(%addresses, "how they are reached is not known: {error:#}");
+            let message = format!("how {addresses} are reached is not known: {error:#}");
+            events.emit(Event::Error { service: None, member: None, message });
         }
         if to.send(changed).await.is_err() {
             return;
@@ -164,6 +202,7 @@ impl Agent {
         datapath: Datapath,
         history: History,
         reports: mpsc::Sender<Report>,
+        observer: Observer,
         tasks: &mut Tasks,
     ) -> Result<Self> {
         let clock = Clock;
@@ -177,12 +216,11 @@ impl Agent {
                 last: history.resume(service, adopted.epoch),
             });
             if let Some(resumed) = &resumed {
-                tracing::info!(
-                    service = service.name,
-                    active = resumed.active.map(|member| service.members[member.0].name.as_str()),
-                    epoch = resumed.epoch.0,
-                    "took over what an earlier agent left"
-                );
+                observer.events.emit(Event::TookOver {
+                    service: service.name.clone(),
+                    active: resumed.active.map(|member| service.members[member.0].name.clone()),
+                    epoch: resumed.epoch.0,
+                });
             }
             Ok(Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now()))
         };
@@ -198,6 +236,7 @@ impl Agent {
             clock,
             history,
             probers: Probers::new(reports),
+            observer,
         };
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         Ok(agent)
@@ -213,6 +252,8 @@ impl Agent {
     /// What is known of a member's addresses holds from now on.
     fn take_addresses(&mut self, service: ServiceId, member: MemberId, tasks: &mut Tasks) {
         let addresses = self.resolved.addresses(service, member).as_slice();
+        self.observer.takes_up();
+        self.observer.addresses(service, member, addresses);
         self.cores[service.0].on_addresses(self.clock.now(), member, addresses);
         self.probers.set(service, member, &self.config.services[service.0], addresses, tasks);
     }
@@ -233,25 +274,26 @@ impl Agent {
 
     fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
         let config = &self.config.services[service.0];
-        tracing::info!(
-            service = config.name,
-            member = config.members[member.0].name,
-            from = %self.resolved.addresses(service, member),
-            to = %addresses,
-            left_out = addresses.left_out,
-            "the endpoint has other addresses"
-        );
+        self.observer.events.emit(Event::AddressesChanged {
+            service: config.name.clone(),
+            member: config.members[member.0].name.clone(),
+            from: self.resolved.addresses(service, member).to_string(),
+            to: addresses.to_string(),
+            left_out: addresses.left_out,
+        });
         self.resolved.replace(service, member, addresses);
         self.answers.keep(&self.config, &self.resolved);
         self.take_addresses(service, member, tasks);
     }
 
     fn on_report(&mut self, report: &Report) {
+        self.observer.takes_up_report(&self.config, report);
         let Report { service, member, address, check, outcome, .. } = report;
         self.cores[service.0].on_probe(self.clock.now(), *member, *address, *check, outcome);
     }
 
     fn on_deadline(&mut self) {
+        self.observer.takes_up();
         let now = self.clock.now();
         self.cores.iter_mut().for_each(|core| core.on_deadline(now));
     }
@@ -280,7 +322,8 @@ impl Agent {
             Action::Switch(switch) => self.switch(id, &switch),
             Action::RaiseFloor { epoch } => {
                 self.datapath.raise_floor(id, epoch);
-                tracing::info!(service = self.config.services[id.0].name, epoch = epoch.0, "drain ended");
+                let service = self.config.services[id.0].name.clone();
+                self.observer.events.emit(Event::DrainEnded { service, epoch: epoch.0 });
             }
             Action::Offer { member, addresses } => self.offer(id, member, &addresses),
             Action::ResetAddress { member, address, removed } => {
@@ -288,52 +331,67 @@ impl Agent {
             }
             Action::Pace { member, address, pace } => self.probers.pace(id, member, address, pace),
             Action::AddressChanged { member, address, state, reason } => {
-                let service = &self.config.services[id.0];
-                let member = &service.members[member.0].name;
-                tracing::info!(service = service.name, member, %address, %state, reason, "address changed");
+                let (service, member) = self.names(id, member);
+                self.observer.events.emit(Event::AddressChanged { service, member, address, state, reason });
             }
             Action::MemberChanged { member, state, reason } => {
-                let service = &self.config.services[id.0];
-                let member = &service.members[member.0].name;
-                tracing::info!(service = service.name, member, %state, reason, "member changed");
+                let (service, member) = self.names(id, member);
+                self.observer.events.emit(Event::MemberChanged { service, member, state, reason });
             }
         }
     }
 
     fn switch(&mut self, id: ServiceId, switch: &Switch) {
         self.datapath.switch(id, switch.to, switch.epoch);
+        let stored = Instant::now();
         if switch.policy == FlowPolicy::Reset {
             self.datapath.raise_floor(id, switch.epoch);
         }
         let service = &self.config.services[id.0];
-        let name = |member: Option<MemberId>| member.map(|member| service.members[member.0].name.as_str());
-        tracing::warn!(
-            service = service.name,
-            from = name(switch.from),
-            to = name(switch.to),
-            epoch = switch.epoch.0,
-            kind = %switch.kind,
-            flows = ?switch.policy,
-            reason = switch.reason,
-            "switch"
-        );
+        self.observer.switched(id, service, switch, stored);
         self.history.record(service, switch, self.clock.system_time(switch.at));
     }
 
-    fn offer(&mut self, service: ServiceId, member: MemberId, addresses: &[Offer]) {
-        if let Err(error) = self.datapath.offer(service, member, addresses) {
-            let service = &self.config.services[service.0];
-            let member = &service.members[member.0].name;
-            tracing::error!(service = service.name, member, "its addresses are not in the maps: {error:#}");
-        }
+    fn offer(&mut self, id: ServiceId, member: MemberId, addresses: &[Offer]) {
+        let made = self.datapath.offer(id, member, addresses);
+        let (service, member) = self.names(id, member);
+        self.observer.events.emit(match made {
+            Ok(()) => {
+                let those = |offered| {
+                    let wanted = addresses.iter().filter(move |offer| offer.offered == offered);
+                    wanted.map(|offer| offer.address).collect()
+                };
+                Event::Offered { service, member, offered: those(true), left_out: those(false) }
+            }
+            Err(error) => {
+                let message = format!("its addresses are not in the maps: {error:#}");
+                Event::Error { service: Some(service), member: Some(member), message }
+            }
+        });
     }
 
-    fn reset_address(&mut self, service: ServiceId, member: MemberId, address: SocketAddr, removed: bool) {
-        let name = &self.config.services[service.0].name;
-        match self.datapath.reset_address(service, member, address, removed) {
-            Ok(()) => tracing::info!(service = name, %address, "its flows are reset"),
+    fn reset_address(&mut self, id: ServiceId, member: MemberId, address: SocketAddr, removed: bool) {
+        let made = self.datapath.reset_address(id, member, address, removed);
+        let (service, member) = self.names(id, member);
+        self.observer.events.emit(match made {
+            Ok(()) => Event::AddressReset { service, member, address, removed },
             Err(error) => {
-                tracing::error!(service = name, %address, "its flows are not reset: {error:#}");
+                let message = format!("the flows of {address} are not reset: {error:#}");
+                Event::Error { service: Some(service), member: Some(member), message }
+            }
+        });
+    }
+
+    fn on_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Restored(what) => self.observer.events.emit(Event::NetworkRestored { what }),
+            Notice::Swept(swept) => {
+                let (datapath, config, cores) = (&self.datapath, &self.config, &self.cores);
+                self.observer.swept(&swept, |id| {
+                    let (service, member) = datapath.owner(id)?;
+                    let (named, epoch) = (&config.services[service.0], cores[service.0].epoch().0);
+                    Some((named.name.clone(), named.members[member.0].name.clone(), epoch))
+                });
             }
         }
     }
@@ -368,6 +426,9 @@ impl Agent {
                     });
                 }
             }
+            Request::Events { selection, reply } => {
+                let _gone = reply.send(self.subscribe(selection));
+            }
             Request::Totals { filter, reply } => {
                 let (list, config) = (self.datapath.list(), Arc::clone(&self.config));
                 if let Err(unknown) = flows::known(&config, &filter) {
@@ -382,5 +443,11 @@ impl Agent {
                 });
             }
         }
+    }
+
+    /// Service and member, as the configuration calls them.
+    fn names(&self, service: ServiceId, member: MemberId) -> (String, String) {
+        let service = &self.config.services[service.0];
+        (service.name.clone(), service.members[member.0].name.clone())
     }
 }

@@ -4,10 +4,14 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::control::flows::{Clients, FlowState};
+use crate::{
+    control::flows::{Clients, FlowState},
+    telemetry::events::Since,
+};
 
 pub mod check;
 pub mod doctor;
+pub mod events;
 pub mod flows;
 pub mod run;
 pub mod status;
@@ -51,6 +55,7 @@ impl Cli {
                 Verb::Run(args) => run::run(&args).await,
                 Verb::Status(args) => status::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Flows(args) => flows::run(&self.socket, &args, &mut out, &mut err).await,
+                Verb::Events(args) => events::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
                 Verb::Doctor(args) => doctor::run(&self.socket, &args, &mut out).await,
                 Verb::Uninstall(args) => run::uninstall(&args).await,
@@ -68,6 +73,8 @@ pub enum Verb {
     Status(StatusArgs),
     /// Show the connections through the VIPs, or how many there are
     Flows(FlowsArgs),
+    /// Show what happened, and with --follow what happens
+    Events(EventsArgs),
     /// Validate the configuration and run every check once; touches nothing
     Check(CheckArgs),
     /// Say what this host has, what is in the way, and what to do; needs no running agent and changes nothing that stays
@@ -133,6 +140,23 @@ pub struct FlowsArgs {
     #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "totals")]
     pub limit: u64,
     /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `events`
+#[derive(Clone, Debug, Default, Args)]
+pub struct EventsArgs {
+    /// Go on with what comes, until the agent stops; without --since only that
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only events from then on: how long ago, such as 10m, or a moment in UTC, such as 2026-11-21T20:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+    /// Only those about this service
+    #[arg(long, value_name = "SERVICE", value_parser = service_name)]
+    pub service: Option<String>,
+    /// Format of the output; json is a document on each line
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }

@@ -6,6 +6,7 @@
 //! | `GET /v1/status/{service}` | the same with this service only |
 //! | `GET /v1/flows?FILTER&limit=N` | a line of JSON for each flow ([`flows::FlowStatus`]), then [`flows::ListEnd`] |
 //! | `GET /v1/flows/totals?FILTER` | [`flows::Totals`] |
+//! | `GET /v1/events?since=10m&service=NAME&follow=true` | a line of JSON for each event ([`crate::telemetry::Record`]) |
 //!
 //! `FILTER` is any of `service`, `member`, `client`, `state`, `idle_over_ms` and `stale=true` ([`flows::Filter`]).
 //!
@@ -15,6 +16,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod client;
+mod events;
 pub mod flows;
 pub mod server;
 pub mod status;

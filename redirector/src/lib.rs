@@ -13,3 +13,4 @@ pub mod kept;
 pub mod model;
 pub mod probe;
 pub mod resolve;
+pub mod telemetry;

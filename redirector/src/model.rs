@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 mod outcome;
 mod state;
@@ -34,8 +34,10 @@ pub struct Config {
 pub struct Agent {
     /// Unix socket that the command line talks to.
     pub control_socket: PathBuf,
-    /// Directory for what must survive a restart and is no map (the last switch of each service).
+    /// Directory for what must survive a restart and is no map (the last switch of each service, recent events).
     pub state_dir: PathBuf,
+    /// Where metrics are read, over HTTP; its port is not 0. `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// `[datapath]`
@@ -107,7 +109,8 @@ pub enum Attach {
 }
 
 /// What a stopping agent does with its programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnStop {
     /// Programs, maps and device stay: traffic goes on with the last decision.
     Keep,
@@ -173,7 +176,8 @@ pub struct Service {
 }
 
 /// What a switch does to the flows of the member that was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum FlowPolicy {
     /// They are reset at once.
     Reset,
@@ -181,6 +185,16 @@ pub enum FlowPolicy {
     Drain,
     /// They go on.
     Keep,
+}
+
+impl fmt::Display for FlowPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Reset => "reset",
+            Self::Drain => "drain",
+            Self::Keep => "keep",
+        })
+    }
 }
 
 /// What a service does when every member is down.

@@ -28,8 +28,9 @@ static AGENT: Keys = Keys {
     built: &[
         ("control_socket", r#"control_socket = "/run/redirector/control.sock""#),
         ("state_dir", r#"state_dir = "/var/lib/redirector""#),
+        ("metrics_listen", r#"metrics_listen = "127.0.0.1:9109""#),
     ],
-    later: &["operator_group", "metrics_listen"],
+    later: &["operator_group"],
     sections: &[],
 };
 

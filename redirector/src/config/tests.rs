@@ -98,6 +98,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
         agent: Agent {
             control_socket: "/run/redirector/control.sock".into(),
             state_dir: "/var/lib/redirector".into(),
+            metrics_listen: None,
         },
         datapath: Datapath {
             device: "redirector0".to_owned(),
@@ -208,7 +209,11 @@ fn every_key_that_is_built_reaches_the_model() {
     let config = Directory::new().parse(FULL).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(
         config.agent,
-        Agent { control_socket: "/run/other/control.sock".into(), state_dir: "/var/lib/other".into() }
+        Agent {
+            control_socket: "/run/other/control.sock".into(),
+            state_dir: "/var/lib/other".into(),
+            metrics_listen: Some("[::1]:9110".parse().unwrap()),
+        }
     );
     let datapath = Datapath {
         device: "redirector1".to_owned(),

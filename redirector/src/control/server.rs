@@ -2,7 +2,8 @@
 //!
 //! It knows nothing of the agent but a channel: each request that needs an answer from the agent becomes a
 //! [`Request`], which the agent's loop answers when it comes round. A client that hangs costs one task for at most
-//! [`CLIENT_TIME`], and nobody else's time.
+//! [`CLIENT_TIME`], and nobody else's time. One that follows events may stay, and there are at most [`MAX_FOLLOWERS`] of
+//! them.
 
 use std::{
     convert::Infallible,
@@ -10,7 +11,10 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     os::unix::net::{UnixListener as StdListener, UnixStream as StdStream},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,10 +38,11 @@ use tokio::{
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
-    ErrorDocument, ErrorText,
+    ErrorDocument, ErrorText, events,
     flows::{Filter, Totals},
     status::{ServiceStatus, Status, VERSION},
 };
+use crate::telemetry::{Selection, Subscription};
 
 /// How long a connection may last, from accept to the last byte of the answer.
 pub const CLIENT_TIME: Duration = Duration::from_secs(10);
@@ -54,11 +59,14 @@ const MAX_CLIENTS: usize = 64;
 /// Answers at a time that need the whole flow table.
 const MAX_READERS: usize = 4;
 
+/// Clients at a time that follow events, without a limit on their time.
+pub const MAX_FOLLOWERS: usize = 16;
+
 /// Chunks of a list that may wait for the client to read them.
 const CHUNKS: usize = 4;
 
 /// An answer's body; some come in pieces.
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the agent's loop is asked. Dropping a `reply` tells the client that the agent is stopping.
 #[derive(Debug)]
@@ -78,6 +86,13 @@ pub enum Request {
         lines: mpsc::Sender<Bytes>,
         /// Whether there is what the filter names.
         reply: oneshot::Sender<Result<(), ErrorText>>,
+    },
+    /// Events, recent ones and those that come.
+    Events {
+        /// Which ones.
+        selection: Selection,
+        /// The events, or that there is no such service.
+        reply: oneshot::Sender<Result<Subscription, ErrorText>>,
     },
     /// How many flows there are.
     Totals {
@@ -197,13 +212,18 @@ impl Drop for Listener {
 /// Serves until it is dropped; that ends all connections and removes the socket.
 pub async fn serve(listener: Listener, agent: mpsc::Sender<Request>) {
     let mut clients = JoinSet::new();
-    let agent = Agent { requests: agent, readers: Arc::new(Semaphore::new(MAX_READERS)) };
+    let agent = Agent {
+        requests: agent,
+        readers: Arc::new(Semaphore::new(MAX_READERS)),
+        followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+        follows: Arc::default(),
+    };
     loop {
         tokio::select! {
             Some(_) = clients.join_next() => {}
             accepted = listener.socket.accept(), if clients.len() < MAX_CLIENTS => match accepted {
                 Ok((stream, _)) => {
-                    clients.spawn(timeout(CLIENT_TIME, client(stream, agent.clone())));
+                    clients.spawn(limited(stream, agent.clone()));
                 }
                 // Out of file descriptors, most likely: they come back as others close.
                 Err(error) => {
@@ -217,10 +237,24 @@ pub async fn serve(listener: Listener, agent: mpsc::Sender<Request>) {
 
 /// The way to the agent's loop.
 #[derive(Clone)]
-struct Agent {
+pub(super) struct Agent {
     requests: mpsc::Sender<Request>,
     /// One for each answer that needs the whole flow table.
     readers: Arc<Semaphore>,
+    /// One for each client that follows events.
+    pub(super) followers: Arc<Semaphore>,
+    /// Whether this connection's client does.
+    pub(super) follows: Arc<AtomicBool>,
+}
+
+/// One connection, for a limited time unless its client follows events.
+async fn limited(stream: UnixStream, agent: Agent) {
+    let follows = Arc::new(AtomicBool::new(false));
+    let client = client(stream, Agent { follows: Arc::clone(&follows), ..agent });
+    tokio::pin!(client);
+    if timeout(CLIENT_TIME, &mut client).await.is_err() && follows.load(Ordering::Relaxed) {
+        client.await;
+    }
 }
 
 /// One connection, one request.
@@ -251,11 +285,13 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
         Status(Option<&'a str>),
         Flows,
         Totals,
+        Events,
     }
 
     let asked = match (path, path.strip_prefix("/v1/status")) {
         ("/v1/flows", _) => Asked::Flows,
         ("/v1/flows/totals", _) => Asked::Totals,
+        ("/v1/events", _) => Asked::Events,
         (_, Some("")) => Asked::Status(None),
         (_, Some(rest)) if rest.len() > 1 && rest.starts_with('/') => Asked::Status(Some(&rest[1..])),
         _ => return Err(Refusal::unknown_path(path)),
@@ -272,6 +308,7 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
             Ok(json(StatusCode::OK, &status))
         }
         Asked::Flows => flows(query, agent).await,
+        Asked::Events => events::answer(query, agent).await,
         Asked::Totals => {
             let filter = Filter::from_query(query, |_, _| Ok(false)).map_err(Refusal::wrong_query)?;
             let _alone = reader(agent).await?;
@@ -301,9 +338,14 @@ async fn flows(query: &str, agent: &Agent) -> Result<Response<Body>, Refusal> {
         let _reading = &permit;
         Ok(Frame::data(chunk))
     });
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    Ok(lines_of_json(StreamBody::new(frames).boxed_unsync()))
+}
+
+/// An answer with a document on each line.
+pub(super) fn lines_of_json(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-    Ok(response)
+    response
 }
 
 /// The right to have the whole flow table read.
@@ -322,7 +364,10 @@ fn only(mut status: Status, name: &str) -> Result<Status, Refusal> {
 }
 
 /// Puts a request to the agent's loop.
-async fn ask<T>(agent: &Agent, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
+pub(super) async fn ask<T>(
+    agent: &Agent,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
     timeout(AGENT_TIME, async {
         agent.requests.send(request(reply)).await.map_err(|_| Refusal::stopping())?;
@@ -343,14 +388,14 @@ fn json(code: StatusCode, document: &impl Serialize) -> Response<Body> {
 }
 
 /// A request that is not served, and why.
-struct Refusal {
+pub(super) struct Refusal {
     code: StatusCode,
     message: String,
     next: String,
 }
 
 impl Refusal {
-    fn new(code: StatusCode, message: impl Into<String>, next: impl Into<String>) -> Self {
+    pub(super) fn new(code: StatusCode, message: impl Into<String>, next: impl Into<String>) -> Self {
         Self { code, message: message.into(), next: next.into() }
     }
 
@@ -359,7 +404,7 @@ impl Refusal {
         Self::new(
             StatusCode::NOT_FOUND,
             message,
-            "ask for /v1/status, /v1/status/SERVICE, /v1/flows or /v1/flows/totals",
+            "ask for /v1/status, /v1/status/SERVICE, /v1/flows, /v1/flows/totals or /v1/events",
         )
     }
 
@@ -374,7 +419,7 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, message, "check the name, or leave it out to see all services")
     }
 
-    fn unknown_name(error: ErrorText) -> Self {
+    pub(super) fn unknown_name(error: ErrorText) -> Self {
         Self::new(StatusCode::NOT_FOUND, error.message, error.next)
     }
 

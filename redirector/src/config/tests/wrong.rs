@@ -71,7 +71,6 @@ fn keys() {
         ("key of nothing", "fall = 5", "fall = 5\ncolour = \"blue\""),
         ("section of nothing", "[agent]", "[fleet]\n[agent]"),
         ("key that is not built: operator_group", "[agent]", "[agent]\noperator_group = \"redirector\""),
-        ("key that is not built: metrics_listen", "[agent]", "[agent]\nmetrics_listen = \"127.0.0.1:9109\""),
         ("section that is not built: detect", "[[service.check]]", "[service.detect]\n[[service.check]]"),
         (
             "section that is not built: rest",
@@ -108,6 +107,9 @@ fn agent_and_datapath() {
         ("relative state_dir", "state_dir = \"/var/lib/other\"", "state_dir = \"./state\""),
         ("NUL in a path", "state_dir = \"/var/lib/other\"", "state_dir = \"/var/\\u0000lib\""),
         ("a number for a path", "state_dir = \"/var/lib/other\"", "state_dir = 5"),
+        ("metrics at a name", "\"[::1]:9110\"", "\"localhost:9110\""),
+        ("metrics without a port", "\"[::1]:9110\"", "\"127.0.0.1\""),
+        ("metrics at port 0", "\"[::1]:9110\"", "\"[::1]:0\""),
         ("hook that is not built: xdp", "hooks = [\"tc\"]", "hooks = [\"xdp\"]"),
         ("hook that is not built: connect", "hooks = [\"tc\"]", "hooks = [\"tc\", \"connect\"]"),
         ("hook of nothing", "hooks = [\"tc\"]", "hooks = [\"tcx\"]"),
