@@ -66,7 +66,7 @@ fn words(event: &Event) -> String {
     let millis = |time: f64| format!("{time:.1} ms");
     match event {
         Event::Started { release, pid, services } => {
-            format!("release {release}, process {pid}, {services} services")
+            format!("release {release}, process {pid}, services: {services}")
         }
         Event::Stopping { on_stop } => format!("on_stop = {on_stop:?}").to_lowercase(),
         Event::TookOver { epoch, .. } => format!("epoch {epoch}"),
@@ -167,6 +167,12 @@ mod tests {
             write(&line, Output::Table, &mut out).unwrap();
         }
         write(r#"{"event": "of another release"}"#, Output::Table, &mut out).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"");
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r#"
+        1970-01-01T00:00:00.000Z  started             -             -             release 0.1.0, process 77, services: 2
+        1970-01-01T00:00:00.000Z  member_changed      orders        paris         down: ping: connection refused (2 in a row)
+        1970-01-01T00:00:00.000Z  switch              orders        -             failover from paris to none, epoch 7, flows: reset, detected in 51.2 ms; paris is down
+        1970-01-01T00:00:00.000Z  flows_reset         orders        paris         12 reset after 1.9 ms, 3 with their next packet
+        {"event": "of another release"}
+        "#);
     }
 }

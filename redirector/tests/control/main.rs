@@ -9,8 +9,10 @@ use redirector::control::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 mod cli;
+mod events;
 mod flows;
 mod http;
+mod metrics;
 mod socket;
 #[path = "../support/temp.rs"]
 mod temp;

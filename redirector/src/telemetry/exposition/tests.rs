@@ -92,9 +92,9 @@ fn parse(text: &str) -> Vec<Series<'_>> {
             continue;
         }
         let (left, value) = line.rsplit_once(' ').expect("a value");
-        let (name, labels) = left.split_once('{').unwrap_or((left, "}"));
-        let labels = labels.strip_suffix('}').expect("closed").split("\",").filter(|pair| !pair.is_empty());
-        let labels = labels.map(|pair| pair.trim_end_matches('"').split_once("=\"").expect("a pair"));
+        let (name, labels) = left.split_once('{').unwrap_or((left, "\"}"));
+        let labels = labels.strip_suffix("\"}").expect("closed").split("\",").filter(|pair| !pair.is_empty());
+        let labels = labels.map(|pair| pair.split_once("=\"").expect("a pair"));
         series.push(Series { name, labels: labels.collect(), value: value.parse().unwrap(), family });
     }
     series
@@ -151,7 +151,8 @@ fn values_are_those_of_the_sample_and_the_counters() {
     let series = parse(&text);
     let value = |name: &str, labels: &[(&str, &str)]| {
         let labels: BTreeMap<_, _> = labels.iter().copied().collect();
-        let found = series.iter().find(|series| series.name == format!("{PREFIX}_{name}") && series.labels == labels);
+        let found =
+            series.iter().find(|series| series.name == format!("{PREFIX}_{name}") && series.labels == labels);
         found.unwrap_or_else(|| panic!("{name} {labels:?}:\n{text}")).value
     };
     let paris = [("service", "orders"), ("member", "paris")];
@@ -163,7 +164,10 @@ fn values_are_those_of_the_sample_and_the_counters() {
     assert_eq!(value("member_active", &[paris[0], ("member", "dublin")]), 1.0);
     assert_eq!(value("member_flows", &paris), 12.0);
     let probes = |outcome, phase| {
-        value("probes_total", &[paris[0], paris[1], ("check", "ping"), ("outcome", outcome), ("phase", phase)])
+        value(
+            "probes_total",
+            &[paris[0], paris[1], ("check", "ping"), ("outcome", outcome), ("phase", phase)],
+        )
     };
     assert_eq!((probes("passed", ""), probes("refused", "connect")), (2.0, 1.0));
     assert_eq!(value("probe_seconds_count", &paris), 2.0);
