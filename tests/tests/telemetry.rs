@@ -159,12 +159,16 @@ fn events_survive_a_kill() {
         agent.wait_active("m1", START)?;
         let after = events(&agent, &[])?;
         ensure!(after[..before.len()] == before, "{after:#?}");
-        let names: Vec<_> = after[before.len()..].iter().filter_map(|event| event["event"].as_str()).collect();
+        let names: Vec<_> =
+            after[before.len()..].iter().filter_map(|event| event["event"].as_str()).collect();
         ensure!(names[..3] == ["started", "took_over", "took_over"], "{names:?}");
         agent.terminate()?;
         agent.start()?;
         let all = events(&agent, &[])?;
-        ensure!(all.iter().any(|event| event["event"] == "stopping" && event["on_stop"] == "keep"), "{all:#?}");
+        ensure!(
+            all.iter().any(|event| event["event"] == "stopping" && event["on_stop"] == "keep"),
+            "{all:#?}"
+        );
         Ok(())
     });
 }
@@ -225,7 +229,10 @@ fn refused_credentials_are_told_and_not_counted() {
         let all = events(&agent, &["--service", "orders"])?;
         let of = |name: &str| all.iter().filter(|event| event["event"] == name).cloned().collect::<Vec<_>>();
         let told = of("check_inconclusive");
-        ensure!(told.len() == 1 && told[0]["outcome"] == "credentials" && told[0]["member"] == "m1", "{told:#?}");
+        ensure!(
+            told.len() == 1 && told[0]["outcome"] == "credentials" && told[0]["member"] == "m1",
+            "{told:#?}"
+        );
         ensure!(of("switch").len() == 1, "the initial one only: {all:#?}");
         operator.command(&["CONFIG", "SET", "requirepass", ""])?;
         wait("check_conclusive")?;
@@ -240,10 +247,13 @@ fn refused_credentials_are_told_and_not_counted() {
 #[test]
 fn a_listener_that_is_taken_is_said_before_anything_is_made() {
     Scenario::new(Offloads::On).run(|lab| {
-        let _taken = lab.app().run(|| Ok(std::net::TcpListener::bind(LISTEN)?))?;
+        let _taken = lab.app().run(|| std::net::TcpListener::bind(LISTEN))?;
         let Err(error) = agent(lab) else { bail!("it starts") };
         let error = format!("{error:#}");
-        ensure!(error.contains("metrics_listen") && error.contains("another program listens there"), "{error}");
+        ensure!(
+            error.contains("metrics_listen") && error.contains("another program listens there"),
+            "{error}"
+        );
         ensure!(lab.app().offloads("redirector0").is_err(), "there is a VIP device");
         Ok(())
     });
