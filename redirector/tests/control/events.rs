@@ -1,4 +1,5 @@
 //! `GET /v1/events` and `redirector events`, with the real ring behind the socket.
+#![allow(clippy::unwrap_used, reason = "a test: what is odd shall panic")]
 
 use std::{
     sync::{Arc, Mutex},

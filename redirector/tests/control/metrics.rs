@@ -1,4 +1,5 @@
 //! The listener for metrics, with a loop behind it that answers as an agent does.
+#![allow(clippy::unwrap_used, reason = "a test: what is odd shall panic")]
 
 use std::{
     net::SocketAddr,
