@@ -12,5 +12,7 @@ pub mod decide;
 pub mod kept;
 pub mod model;
 pub mod probe;
+mod quote;
 pub mod resolve;
 pub mod telemetry;
+pub mod tls;

@@ -12,10 +12,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod access;
+mod detect;
 mod outcome;
+mod profile;
+mod redis_error;
 mod state;
 
-pub use outcome::{Cause, Failure, Phase, ProbeOutcome, RedisErrorKind, Verdict};
+pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
+pub use detect::{Combine, Detect, Effect, Limits, Policy};
+pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict};
+pub use profile::{Defaults, Profile};
+pub use redis_error::RedisErrorKind;
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
@@ -38,6 +46,8 @@ pub struct Agent {
     pub state_dir: PathBuf,
     /// Where metrics are read, over HTTP; its port is not 0. `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// File that everything is written to that is handed in to the decisions, for `simulate`; `None`: nothing is.
+    pub record: Option<PathBuf>,
 }
 
 /// `[datapath]`
@@ -123,15 +133,15 @@ pub enum OnStop {
 pub struct ServiceId(pub usize);
 
 /// Index of a member in its [`Service::members`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MemberId(pub usize);
 
 /// Index of a check in its [`Service::checks`] and [`Member::checks`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CheckId(pub usize);
 
 /// Grows by one with each switch of a service. 0: nothing was ever chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
 
 impl Epoch {
@@ -149,7 +159,7 @@ impl fmt::Display for Epoch {
 }
 
 /// `[[service]]`: one database as applications see it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     /// Unique; letters, digits, `-`, `_` and `.`, at most 63 bytes.
     pub name: String,
@@ -169,7 +179,11 @@ pub struct Service {
     pub initial_timeout: Duration,
     /// When and how a better member is returned to.
     pub failback: Failback,
-    /// At least one; every check runs against every member. What holds for one member is in [`Member::checks`].
+    /// Where the defaults of its times and thresholds come from.
+    pub profile: Profile,
+    /// Which of its counting checks must pass.
+    pub combine: Combine,
+    /// At least one, and at least one that counts or vetoes; every check runs against every member. What holds for one member is in [`Member::checks`].
     pub checks: Vec<Check>,
     /// At least one; names are unique within the service.
     pub members: Vec<Member>,
@@ -177,7 +191,7 @@ pub struct Service {
 
 /// What a switch does to the flows of the member that was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum FlowPolicy {
     /// They are reset at once.
     Reset,
@@ -198,7 +212,8 @@ impl fmt::Display for FlowPolicy {
 }
 
 /// What a service does when every member is down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnAllDown {
     /// The active member stays: the observer may be the one that is cut off.
     Stay,
@@ -207,7 +222,8 @@ pub enum OnAllDown {
 }
 
 /// How many members must be up before the first choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Initial {
     /// One is enough, once every member has a verdict.
     Any,
@@ -218,7 +234,7 @@ pub enum Initial {
 }
 
 /// `[service.failback]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failback {
     /// Whether the agent returns to a better member by itself.
     pub mode: FailbackMode,
@@ -226,10 +242,14 @@ pub struct Failback {
     pub healthy_for: Duration,
     /// Pause after any automatic switch; never delays leaving a member that is down.
     pub hold_down: Duration,
+    /// After this time half of how often a member went down lately is forgotten; each time beyond the first lengthens
+    /// `healthy_for`. Zero: nothing is remembered.
+    pub flap_half_life: Duration,
 }
 
 /// Who returns to a better member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FailbackMode {
     /// The agent, by the rules of [`Failback`].
     Auto,
@@ -240,36 +260,87 @@ pub enum FailbackMode {
 }
 
 /// `[[service.check]]`
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// Unique within its service; the same alphabet as a service's name. That of its kind, if none is written.
     pub name: String,
-    /// What a probe does.
+    /// What a probe does. Not recorded: nothing is decided by it, and it may hold what is nobody's business.
+    #[serde(skip, default = "CheckKind::unrecorded")]
     pub kind: CheckKind,
-    /// From the start of one probe to the start of the next; positive.
+    /// What its verdict is good for.
+    pub effect: Effect,
+    /// From the start of one probe to the start of the next, at most; positive.
     pub interval: Duration,
     /// The same while in doubt: unknown, or after a failure; positive, at most `interval`.
     pub fast_interval: Duration,
-    /// How long one probe may take, all phases together; positive.
+    /// The same while the address has been down for longer than this; positive.
+    pub down_interval: Duration,
+    /// By up to how much of themselves `interval` and `down_interval` are shortened at random; at most 50.
+    pub jitter_percent: u32,
+    /// How long one probe may take at most, all phases together; positive.
     pub timeout: Duration,
+    /// Probes that make one verdict; at least 1.
+    pub probes: u32,
+    /// From the start of one of them to the start of the next.
+    pub probe_delay: Duration,
+    /// How many of them must pass.
+    pub policy: Policy,
     /// Consecutive failures until the check fails; at least 1.
     pub fall: u32,
     /// Consecutive passes until the check passes; at least 1.
     pub rise: u32,
+    /// How long a failure of which kind is borne: those of its service.
+    pub detect: Detect,
+    /// Whether `ping` and `echo` ask for the role as well.
+    pub role: Role,
+    /// Redis errors that count against a member; the others are shown. Never the probe's own credentials.
+    pub counted_errors: Vec<RedisErrorKind>,
+}
+
+/// The role that a member must have to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Nobody asks.
+    Any,
+    /// `ROLE` says that it is a primary.
+    Primary,
 }
 
 impl Check {
+    /// How long a verdict can take, from the start of its first probe.
+    #[must_use]
+    pub fn longest_probe(&self) -> Duration {
+        self.probe_delay.max(self.timeout) * (self.probes - 1) + self.timeout
+    }
+
     /// A check of this kind with everything else as the contract has it, where a configuration says nothing.
     #[must_use]
     pub fn of(kind: CheckKind) -> Self {
+        Self::with(kind, Profile::Balanced)
+    }
+
+    /// The same with the defaults of a profile.
+    #[must_use]
+    pub fn with(kind: CheckKind, profile: Profile) -> Self {
+        let Defaults { interval, fast_interval, timeout, fall, rise, detect, .. } = profile.defaults();
         Self {
             name: kind.name().to_owned(),
             kind,
-            interval: Duration::from_secs(1),
-            fast_interval: Duration::from_millis(50),
-            timeout: Duration::from_secs(1),
-            fall: 3,
-            rise: 2,
+            effect: Effect::Count,
+            interval,
+            fast_interval,
+            down_interval: interval,
+            jitter_percent: 10,
+            timeout,
+            probes: 1,
+            probe_delay: Duration::from_millis(100),
+            policy: Policy::All,
+            fall,
+            rise,
+            detect,
+            role: Role::Any,
+            counted_errors: RedisErrorKind::counted_by_default(),
         }
     }
 }
@@ -281,21 +352,56 @@ pub enum CheckKind {
     Tcp,
     /// Sends `PING` over a connection that it keeps.
     Ping,
+    /// Has a nonce repeated, over a connection that it keeps.
+    Echo,
+    /// Writes a value of its own and reads it back, over a connection that it keeps.
+    SetGet {
+        /// What the key begins with.
+        prefix: String,
+        /// After this the value is gone by itself; longer than a probe takes.
+        expiry: Duration,
+    },
 }
 
 impl CheckKind {
+    /// Stands for the kind of a check that was read from a recording: no probe is made there.
+    fn unrecorded() -> Self {
+        Self::Tcp
+    }
+
     /// The name that the configuration uses.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Ping => "ping",
+            Self::Echo => "echo",
+            Self::SetGet { .. } => "set_get",
+        }
+    }
+
+    /// Whether a prober keeps a connection, the end of which starts a probe at once.
+    #[must_use]
+    pub fn keeps_a_connection(&self) -> bool {
+        match self {
+            Self::Tcp => false,
+            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
+        }
+    }
+
+    /// Whether trouble of this kind at a member's address makes its probes fail. The kernel of a frozen process still
+    /// completes handshakes.
+    #[must_use]
+    pub fn sees(&self, trouble: FailureKind) -> bool {
+        match self {
+            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
+            Self::Tcp => trouble != FailureKind::Stall,
         }
     }
 }
 
 /// `[[service.member]]`
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// Unique within its service; the same alphabet as a service's name.
     pub name: String,
@@ -303,8 +409,9 @@ pub struct Member {
     pub endpoint: Endpoint,
     /// The healthy member with the highest weight is active; at least 1.
     pub weight: u32,
-    /// How checks log in.
-    pub login: Login,
+    /// How checks reach and enter it. Not recorded.
+    #[serde(skip)]
+    pub access: Access,
     /// Those of its service in the same order, with what this member overrides.
     pub checks: Vec<Check>,
 }
@@ -313,7 +420,7 @@ pub struct Member {
 pub const MAX_ADDRESSES: usize = 16;
 
 /// An address of a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The address.
     pub address: SocketAddr,
@@ -322,7 +429,7 @@ pub struct Offer {
 }
 
 /// `host:port` as written. A host name resolves to addresses, at start and whenever an answer is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// A name or an address, without brackets.
     pub host: String,
@@ -344,38 +451,5 @@ impl fmt::Display for Endpoint {
             Some(address) => address.fmt(f),
             None => write!(f, "{}:{}", self.host, self.port),
         }
-    }
-}
-
-/// `[service.redis]`, overridden by `[service.member.redis]`: how checks log in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Login {
-    /// ACL user; `None`: the default user.
-    pub username: Option<String>,
-    /// `None`: no AUTH.
-    pub password: Option<Secret>,
-}
-
-/// Text that must appear in no log, event, status or error (invariant 12).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps what was read from a file.
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text itself, for the one place that sends it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(***)")
     }
 }

@@ -3,10 +3,7 @@
 //! A prober decides when to probe and what a probe found; what that means for the member is for `decide`. It
 //! dials the member's own address, never a VIP, and binds no port, so its traffic does not meet the redirect.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Instant};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -14,15 +11,32 @@ use tokio::{
 };
 
 use crate::model::{
-    Cause, Check, CheckId, CheckKind, Failure, Login, MemberId, Pace, Phase, ProbeOutcome, ServiceId,
+    Access, Cause, Check, CheckId, CheckKind, Failure, Limits, MemberId, Pace, Phase, ProbeOutcome,
+    RedisErrorKind, ServiceId, Verdict,
 };
+use echo::Echo;
+use kept::Kept;
+use patience::Patience;
 use ping::Ping;
+use rhythm::Rhythm;
+use set_get::SetGet;
 use stop::Stop;
+use vote::Vote;
 
+mod echo;
+mod kept;
+mod nonce;
+mod patience;
 mod ping;
+mod redis;
+mod resp;
+mod rhythm;
+mod role;
+mod set_get;
 mod socket;
 mod stop;
 mod tcp;
+mod vote;
 
 /// What one prober needs to know.
 #[derive(Clone, Debug)]
@@ -37,8 +51,8 @@ pub struct Target {
     pub check: Check,
     /// One of the member's own addresses.
     pub address: SocketAddr,
-    /// How to log in.
-    pub login: Login,
+    /// How to reach and enter it.
+    pub access: Access,
 }
 
 /// What one probe found.
@@ -62,107 +76,169 @@ pub struct Report {
 
 /// Probes until it is dropped or nobody receives its reports.
 ///
-/// The first probe starts at once. The next one starts an interval after the *start* of the one before, or when
-/// that one has ended, whichever is later: a probe never overlaps itself. `pace` says which interval holds; a
-/// change takes effect at once, also in the middle of a wait. Dropping the sender of `pace` keeps its last value.
+/// A round is [`Check::probes`] probes that make one verdict, mostly one. The first round starts at once. The next one
+/// starts an interval after the *start* of the one before, or when that one has ended, whichever is later: a probe never
+/// overlaps itself. `pace` says which interval holds ([`Rhythm`]); a change takes effect at once, also in the middle of a
+/// wait. The same pace said again asks for a round now. Dropping the sender of `pace` keeps its last value.
 ///
-/// When a kept connection ends between two probes, the next one starts at once: a crash is seen when it happens,
-/// not an interval later. A probe that was started so does not start another one in the same way, so a member that
+/// When a kept connection ends between two rounds, the next one starts at once: a crash is seen when it happens,
+/// not an interval later. A round that was started so does not start another one in the same way, so a member that
 /// closes every connection after one answer is probed at most twice an interval.
 pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc::Sender<Report>) {
-    let Target { service, member, check_id, check, address, login } = target;
-    let mut prober = Prober::new(&check.kind, address, login);
+    let Target { service, member, check_id, check, address, access } = target;
+    let mut prober = Prober::new(&check, address, access);
+    let (mut patience, mut rhythm) = (Patience::default(), Rhythm::new());
     let mut early = false;
+    let mut failures: u32 = 0;
     loop {
         let started = Instant::now();
-        let outcome = prober.probe(check.timeout).await;
+        let outcome = round(&mut prober, &check, &mut patience, failures).await;
+        failures = match outcome.verdict() {
+            Verdict::Pass => 0,
+            Verdict::Fail => failures.saturating_add(1),
+            Verdict::Inconclusive => failures,
+        };
+        rhythm.ended(&check, &outcome, failures);
         let report =
             Report { service, member, address, check: check_id, outcome, started, at: Instant::now() };
         if reports.send(report).await.is_err() {
             return;
         }
-        early = rest(&mut prober, started, &check, &mut pace, !early).await;
+        early = rest(&mut prober, started, (&check, &mut rhythm), &mut pace, !early).await;
     }
 }
 
-/// One probe on a fresh connection.
-pub async fn once(check: &Check, address: SocketAddr, login: &Login) -> ProbeOutcome {
-    Prober::new(&check.kind, address, login.clone()).probe(check.timeout).await
+/// One round on a fresh connection, in which every probe has its whole time-out.
+pub async fn once(check: &Check, address: SocketAddr, access: &Access) -> ProbeOutcome {
+    let mut prober = Prober::new(check, address, access.clone());
+    round(&mut prober, check, &mut Patience::default(), check.fall).await
 }
 
-/// Waits until the next probe is due. Whether the end of the connection cut the wait short (only if it `may`).
+/// Probes until the verdict is certain. `failures`: how many rounds before this one failed in a row.
+async fn round(prober: &mut Prober, check: &Check, patience: &mut Patience, failures: u32) -> ProbeOutcome {
+    let mut vote = Vote::new(check.policy, check.probes);
+    loop {
+        let started = Instant::now();
+        let kept = prober.is_connected();
+        let outcome = prober.probe(patience.limits(check, failures)).await;
+        patience.learn(&outcome, kept);
+        if let Some(decisive) = vote.count(outcome) {
+            return decisive;
+        }
+        sleep_until((started + check.probe_delay).into()).await;
+    }
+}
+
+/// Waits until the next round is due. Whether the end of the connection cut the wait short (only if it `may`).
 async fn rest(
     prober: &mut Prober,
     started: Instant,
-    check: &Check,
+    (check, rhythm): (&Check, &mut Rhythm),
     pace: &mut watch::Receiver<Pace>,
     may: bool,
 ) -> bool {
     loop {
-        let interval = match *pace.borrow_and_update() {
-            Pace::Normal => check.interval,
-            Pace::Fast => check.fast_interval,
-        };
+        let now = *pace.borrow_and_update();
         tokio::select! {
             biased;
             () = prober.ended() => if may { return true },
-            () = sleep_until((started + interval).into()) => return false,
+            () = sleep_until((started + rhythm.interval(check, now)).into()) => {
+                rhythm.rested(now);
+                return false;
+            }
             // When the sender is gone the pattern does not match, and the other branches go on.
-            Ok(()) = pace.changed() => {}
+            Ok(()) = pace.changed() => if *pace.borrow() == now { return false },
         }
     }
 }
 
-/// One kind of check with what it keeps between probes.
-enum Prober {
-    Tcp(SocketAddr),
-    Ping(Ping),
+/// A check of one address, with what it keeps between probes.
+struct Prober {
+    address: SocketAddr,
+    /// From [`Check::counted_errors`].
+    counted: Vec<RedisErrorKind>,
+    kind: Kind,
+}
+
+/// What each kind of check keeps.
+enum Kind {
+    Tcp,
+    Ping(Kept<Ping>),
+    Echo(Kept<Echo>),
+    SetGet(Kept<SetGet>),
 }
 
 impl Prober {
-    fn new(kind: &CheckKind, address: SocketAddr, login: Login) -> Self {
-        match kind {
-            CheckKind::Tcp => Self::Tcp(address),
-            CheckKind::Ping => Self::Ping(Ping::new(address, login)),
-        }
+    fn new(check: &Check, address: SocketAddr, access: Access) -> Self {
+        let role = check.role;
+        let kind = match &check.kind {
+            CheckKind::Tcp => Kind::Tcp,
+            CheckKind::Ping => Kind::Ping(Kept::new(address, access, Ping { role })),
+            CheckKind::Echo => Kind::Echo(Kept::new(address, access, Echo { role })),
+            CheckKind::SetGet { prefix, expiry } => {
+                Kind::SetGet(Kept::new(address, access, SetGet::new(prefix, *expiry)))
+            }
+        };
+        Self { address, counted: check.counted_errors.clone(), kind }
     }
 
-    /// One probe; all its phases together take at most `limit`.
-    async fn probe(&mut self, limit: Duration) -> ProbeOutcome {
+    /// One probe within these limits.
+    ///
+    /// When a kept connection gets no answer, the probe asks again over a new one before it gives up: that tells a silent
+    /// network, where nobody answers the SYN, from a member that is stalled, whose host does. It costs nothing but
+    /// the connection: an answer over the new one is a pass.
+    async fn probe(&mut self, limits: Limits) -> ProbeOutcome {
         let started = Instant::now();
         let mut phase = Phase::Connect;
-        let address = self.address();
-        let ended = timeout(limit, self.attempt(&mut phase)).await;
+        let mut ended = None;
+        if self.is_connected() {
+            ended = timeout(limits.kept(), self.attempt(&mut phase)).await.ok();
+        }
+        if ended.is_none() {
+            phase = Phase::Connect;
+            let left = limits.answer.saturating_sub(started.elapsed());
+            let attempt = socket::SILENCE.scope(limits.silence, self.attempt(&mut phase));
+            ended = timeout(left, attempt).await.ok();
+        }
         let latency = started.elapsed();
         let cause = match ended {
-            Ok(Ok(())) => return ProbeOutcome::Passed { latency },
-            Ok(Err(Stop::Answer(cause))) => cause,
-            Ok(Err(Stop::Io(error))) => stop::cause(&error, address, latency),
-            Err(_) => Cause::TimedOut(limit),
+            Some(Ok(())) => return ProbeOutcome::Passed { latency },
+            Some(Err(Stop::Answer(cause))) => cause,
+            Some(Err(Stop::Io(error))) => stop::cause(&error, self.address, latency),
+            None => Cause::TimedOut(limits.answer),
         };
-        ProbeOutcome::Failed(Failure { phase, cause })
+        // A member that speaks TLS 1.3 judges a client certificate after the client has seen the end of the handshake.
+        let phase = if matches!(cause, Cause::Tls(..)) { Phase::Tls } else { phase };
+        ProbeOutcome::of(Failure { phase, cause }, &self.counted)
     }
 
     /// `phase` tells how far it came, also when it is dropped half-way.
     async fn attempt(&mut self, phase: &mut Phase) -> Result<(), Stop> {
-        match self {
-            Self::Tcp(address) => tcp::probe(*address).await,
-            Self::Ping(ping) => ping.probe(phase).await,
+        match &mut self.kind {
+            Kind::Tcp => tcp::probe(self.address).await,
+            Kind::Ping(kept) => kept.probe(phase).await,
+            Kind::Echo(kept) => kept.probe(phase).await,
+            Kind::SetGet(kept) => kept.probe(phase).await,
         }
     }
 
     /// Returns when the connection that is kept between probes has ended; never, when there is none.
     async fn ended(&mut self) {
-        match self {
-            Self::Tcp(_) => std::future::pending().await,
-            Self::Ping(ping) => ping.ended().await,
+        match &mut self.kind {
+            Kind::Tcp => std::future::pending().await,
+            Kind::Ping(kept) => kept.ended().await,
+            Kind::Echo(kept) => kept.ended().await,
+            Kind::SetGet(kept) => kept.ended().await,
         }
     }
 
-    fn address(&self) -> SocketAddr {
-        match self {
-            Self::Tcp(address) => *address,
-            Self::Ping(ping) => ping.address(),
+    /// Whether a connection is kept now.
+    fn is_connected(&self) -> bool {
+        match &self.kind {
+            Kind::Tcp => false,
+            Kind::Ping(kept) => kept.is_connected(),
+            Kind::Echo(kept) => kept.is_connected(),
+            Kind::SetGet(kept) => kept.is_connected(),
         }
     }
 }

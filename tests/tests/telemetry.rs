@@ -122,7 +122,7 @@ fn a_crash_is_told_from_the_first_failed_probe_to_the_last_reset() {
             ensure!(grown(&format!("redirector_service_epoch{{{labels}}}")) == 1.0);
             ensure!(after[&format!("redirector_service_state{{{labels},state=\"degraded\"}}")] == 1.0);
             let timed_out = format!(
-                "redirector_probes_total{{{labels},member=\"m1\",check=\"ping\",outcome=\"timed_out\",phase=\"command\"}}"
+                "redirector_probes_total{{{labels},member=\"m1\",check=\"ping\",verdict=\"fail\",outcome=\"timed_out\",phase=\"command\"}}"
             );
             ensure!(grown(&timed_out) >= 2.0, "{after:#?}");
             ensure!(grown(&format!("redirector_flows_reset_total{{{labels}}}")) >= 1.0, "{after:#?}");
@@ -230,14 +230,14 @@ fn refused_credentials_are_told_and_not_counted() {
         let of = |name: &str| all.iter().filter(|event| event["event"] == name).cloned().collect::<Vec<_>>();
         let told = of("check_inconclusive");
         ensure!(
-            told.len() == 1 && told[0]["outcome"] == "credentials" && told[0]["member"] == "m1",
+            told.len() == 1 && told[0]["outcome"] == "redis_noauth" && told[0]["member"] == "m1",
             "{told:#?}"
         );
         ensure!(of("switch").len() == 1, "the initial one only: {all:#?}");
         operator.command(&["CONFIG", "SET", "requirepass", ""])?;
         wait("check_conclusive")?;
         let after = metrics(lab)?;
-        let refused = after.iter().filter(|(series, _)| series.contains("outcome=\"credentials\""));
+        let refused = after.iter().filter(|(series, _)| series.contains("verdict=\"inconclusive\""));
         ensure!(refused.map(|(_, count)| count).sum::<f64>() >= 2.0, "{after:#?}");
         Ok(())
     });

@@ -37,8 +37,8 @@ pub(super) struct Observer {
     cause: Cause,
     /// Switches whose flows are being reset, and when new connections went elsewhere.
     resetting: Vec<Instant>,
-    /// When the loop was called late for the last time, and how often since without a word.
-    late: Option<(Instant, u64)>,
+    /// When the loop was called late for the last time, and how often it was since without a word.
+    told_late: Option<(Instant, u64)>,
 }
 
 /// What made the agent do what it does now.
@@ -74,7 +74,7 @@ struct Detected {
 impl Observer {
     pub(super) fn new(events: Events, metrics: Metrics) -> Self {
         let cause = Cause { at: Instant::now(), report: None };
-        Self { events, metrics, checks: HashMap::new(), cause, resetting: Vec::new(), late: None }
+        Self { events, metrics, checks: HashMap::new(), cause, resetting: Vec::new(), told_late: None }
     }
 
     /// Something else than a report is to be dealt with now.
@@ -87,7 +87,11 @@ impl Observer {
         let now = Instant::now();
         let key = (report.service, report.member, report.address, report.check);
         self.cause = Cause { at: now, report: Some(key) };
-        self.measure_lateness(now.saturating_duration_since(report.at), now);
+        let late = now.saturating_duration_since(report.at);
+        self.metrics.late(late);
+        if late >= LATE {
+            self.late(late);
+        }
 
         let service = &config.services[report.service.0];
         let member = &service.members[report.member.0];
@@ -206,12 +210,10 @@ impl Observer {
         }
     }
 
-    fn measure_lateness(&mut self, late: Duration, now: Instant) {
-        self.metrics.late(late);
-        if late < LATE {
-            return;
-        }
-        match &mut self.late {
+    /// The loop came round late: nobody looked at the members in that time.
+    pub(super) fn late(&mut self, late: Duration) {
+        let now = Instant::now();
+        match &mut self.told_late {
             Some((told, more)) if now.saturating_duration_since(*told) < LATE_AGAIN => *more += 1,
             before => {
                 let more = before.map_or(0, |(_, more)| more);
@@ -239,7 +241,9 @@ impl Watched {
         }
         let took = match report.outcome {
             ProbeOutcome::Passed { latency } => latency,
-            ProbeOutcome::Failed(_) => report.at.saturating_duration_since(report.started),
+            ProbeOutcome::Failed(_) | ProbeOutcome::Inconclusive(_) => {
+                report.at.saturating_duration_since(report.started)
+            }
         };
         self.metrics.probed(Words::from(&report.outcome), took, self.failures);
         verdict

@@ -59,7 +59,7 @@ impl Probers {
                         check_id: CheckId(index),
                         check: check.clone(),
                         address: *address,
-                        login: service.members[member_id.0].login.clone(),
+                        access: service.members[member_id.0].access.clone(),
                     };
                     let member = &service.members[member_id.0].name;
                     let name =
@@ -68,6 +68,14 @@ impl Probers {
                 });
                 Running { checks: checks.collect(), pace: sender }
             });
+        }
+    }
+
+    /// Every prober of a member probes once, now. One that is probing already does not begin another one: its answer is as new.
+    pub(super) fn ask(&self, service: ServiceId, member: MemberId) {
+        for running in self.running.get(&(service, member)).into_iter().flat_map(HashMap::values) {
+            // The same pace said again.
+            running.pace.send_modify(|_| ());
         }
     }
 

@@ -105,10 +105,11 @@ fn words(event: &Event) -> String {
         Event::DrainEnded { epoch, .. } => format!("epoch {epoch}"),
         Event::CheckInconclusive { address, check, reason, .. }
         | Event::CheckConclusive { address, check, reason, .. } => format!("{check} {address}: {reason}"),
-        Event::Operator { verb, who, reason, done, result, .. } => {
-            let user = who.name.clone().unwrap_or_else(|| format!("uid {}", who.uid));
+        Event::Operator { verb, who, reason, result, message, dry_run, .. } => {
+            let user = who.login.clone().or(who.user.clone()).unwrap_or_else(|| format!("uid {}", who.uid));
             let reason = reason.as_ref().map(|reason| format!(", because: {reason}")).unwrap_or_default();
-            format!("{verb} by {user}{reason}; {}: {result}", if *done { "done" } else { "refused" })
+            let dry_run = if *dry_run { ", dry run" } else { "" };
+            format!("{verb} by {user}{dry_run}{reason}; {result}: {message}")
         }
         Event::Reload { changes, error: None, .. } => changes.join("; "),
         Event::Reload { error: Some(error), .. } => format!("not done: {error}"),

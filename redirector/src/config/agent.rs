@@ -54,6 +54,7 @@ fn agent(section: &Section<'_>) -> Agent {
             .map_or_else(|| "/run/redirector/control.sock".into(), |path| path.value),
         state_dir: state_dir.map_or_else(|| "/var/lib/redirector".into(), |path| path.value),
         metrics_listen: metrics_listen.map(|address| address.value),
+        record: section.text("record", |text| absolute("record", text)).map(|path| path.value),
     }
 }
 

@@ -11,8 +11,8 @@ use std::{
 
 use super::*;
 use crate::model::{
-    Agent, Attach, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy,
-    IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Secret, Service,
+    Access, Agent, Attach, Check, CheckKind, Combine, Config, Datapath, Endpoint, Failback, FailbackMode,
+    FlowPolicy, IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Profile, Secret, Service,
 };
 
 mod host;
@@ -78,6 +78,11 @@ fn vips<const N: usize>(vips: [&str; N]) -> Vec<SocketAddr> {
     vips.iter().map(|vip| vip.parse().unwrap()).collect()
 }
 
+/// In clear.
+fn access(host: &str, login: Login) -> Access {
+    Access { login, tls: None, host: host.to_owned() }
+}
+
 fn login(username: &str, password: &str) -> Login {
     Login { username: Some(username.to_owned()), password: Some(Secret::new(password.to_owned())) }
 }
@@ -99,6 +104,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
             control_socket: "/run/redirector/control.sock".into(),
             state_dir: "/var/lib/redirector".into(),
             metrics_listen: None,
+            record: None,
         },
         datapath: Datapath {
             device: "redirector0".to_owned(),
@@ -130,7 +136,10 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 mode: FailbackMode::Auto,
                 healthy_for: Duration::from_secs(60),
                 hold_down: Duration::from_secs(30),
+                flap_half_life: Duration::from_secs(600),
             },
+            profile: Profile::Balanced,
+            combine: Combine::All,
             checks: vec![Check {
                 name: "ping".to_owned(),
                 kind: CheckKind::Ping,
@@ -139,12 +148,13 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 timeout: Duration::from_secs(1),
                 fall: 3,
                 rise: 2,
+                ..Check::of(CheckKind::Ping)
             }],
             members: vec![Member {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "10.2.1.2".to_owned(), port: 6379 },
                 weight: 100,
-                login: Login::default(),
+                access: access("10.2.1.2", Login::default()),
                 checks: vec![Check::of(CheckKind::Ping)],
             }],
         }],
@@ -163,6 +173,7 @@ fn every_key_that_is_built_reaches_the_model() {
             timeout: Duration::from_millis(250),
             fall: 5,
             rise: 4,
+            ..Check::of(CheckKind::Tcp)
         },
         Check {
             name: "ping".to_owned(),
@@ -172,6 +183,7 @@ fn every_key_that_is_built_reaches_the_model() {
             timeout: Duration::from_secs(1),
             fall: 3,
             rise: 2,
+            ..Check::of(CheckKind::Ping)
         },
     ];
     let orders = Service {
@@ -187,21 +199,24 @@ fn every_key_that_is_built_reaches_the_model() {
             mode: FailbackMode::Manual,
             healthy_for: Duration::from_secs(120),
             hold_down: Duration::ZERO,
+            flap_half_life: Duration::from_secs(300),
         },
+        profile: Profile::Balanced,
+        combine: Combine::All,
         checks: checks.clone(),
         members: vec![
             Member {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "redis.paris.example.com".to_owned(), port: 6379 },
                 weight: 10,
-                login: login("probe", "hunter2"),
+                access: access("redis.paris.example.com", login("probe", "hunter2")),
                 checks: checks.clone(),
             },
             Member {
                 name: "dublin".to_owned(),
                 endpoint: Endpoint { host: "redis.dublin.example.com".to_owned(), port: 12_000 },
                 weight: 5,
-                login: login("probe", "swordfish"),
+                access: access("redis.dublin.example.com", login("probe", "swordfish")),
                 checks,
             },
         ],
@@ -213,6 +228,7 @@ fn every_key_that_is_built_reaches_the_model() {
             control_socket: "/run/other/control.sock".into(),
             state_dir: "/var/lib/other".into(),
             metrics_listen: Some("[::1]:9110".parse().unwrap()),
+            record: Some("/var/lib/other/record.jsonl".into()),
         }
     );
     let datapath = Datapath {
@@ -239,7 +255,7 @@ fn every_key_that_is_built_reaches_the_model() {
     assert_eq!(sessions.initial, Initial::All);
     assert_eq!(sessions.failback.mode, FailbackMode::Never);
     assert_eq!(sessions.members[0].endpoint, Endpoint { host: "fd00:2::2".to_owned(), port: 6379 });
-    assert_eq!(sessions.members[0].login, Login::default());
+    assert_eq!(sessions.members[0].access, access("fd00:2::2", Login::default()));
     assert_eq!(config.services.len(), 2);
 }
 
@@ -251,7 +267,7 @@ fn one_newline_at_the_end_of_a_password_file_is_not_part_of_the_password() {
     {
         directory.write("orders.password", content.as_bytes());
         let config = directory.parse(FULL).unwrap();
-        let read = config.services[0].members[0].login.password.as_ref();
+        let read = config.services[0].members[0].access.login.password.as_ref();
         assert_eq!(read.map(Secret::expose), Some(password), "{content:?}");
     }
 }

@@ -46,13 +46,16 @@ pub enum MemberState {
     Drained,
 }
 
-/// Which of a check's two intervals holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which of a check's intervals holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Pace {
     /// [`Check::interval`](super::Check::interval).
     Normal,
     /// [`Check::fast_interval`](super::Check::fast_interval): while in doubt.
     Fast,
+    /// [`Check::down_interval`](super::Check::down_interval): while down for long.
+    Down,
 }
 
 impl fmt::Display for ServiceState {

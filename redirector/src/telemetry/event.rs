@@ -237,18 +237,20 @@ events! {
     Operator = "operator" {
         /// What: `switch`, `drain`, ….
         verb: String,
-        /// With which service; `None`: with all.
+        /// With which service; `None`: with the whole agent.
         service: Option<String>,
         /// With which member.
         member: Option<String>,
+        /// It was only to be said what would happen.
+        dry_run: bool,
         /// Who it was.
         who: Who,
         /// Why, in the operator's words.
         reason: Option<String>,
-        /// Whether it was done.
-        done: bool,
-        /// What became of it, in words.
+        /// `done`, `refused` (it could not be done) or `denied` (whoever asked may not).
         result: String,
+        /// What happened or stood against it, in words.
+        message: String,
     }
     /// A configuration was read again.
     Reload = "reload" {
@@ -305,14 +307,18 @@ events! {
 /// Who was at the other end of the control socket (`SO_PEERCRED`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Who {
-    /// User id.
+    /// Effective user.
     pub uid: u32,
-    /// Group id.
+    /// Its name, if it has one.
+    pub user: Option<String>,
+    /// Effective group.
     pub gid: u32,
-    /// Process id; 0: not visible from the agent's process namespace.
-    pub pid: i32,
-    /// Name of the user, if it has one.
-    pub name: Option<String>,
+    /// Process, if it is visible from the agent's process namespace.
+    pub pid: Option<i32>,
+    /// Name of the process: for people, and proof of nothing.
+    pub command: Option<String>,
+    /// Name of the user who logged in, if that is another one: who is behind `sudo`.
+    pub login: Option<String>,
 }
 
 impl Event {
@@ -399,10 +405,11 @@ mod tests {
                 verb: "switch".into(),
                 service: Some("orders".into()),
                 member: None,
-                who: Who { uid: 0, gid: 0, pid: 77, name: Some("root".into()) },
+                dry_run: false,
+                who: Who { user: Some("root".into()), pid: Some(77), ..Who::default() },
                 reason: None,
-                done: false,
                 result: "refused".into(),
+                message: "it is down".into(),
             },
         ];
         for event in events {

@@ -54,7 +54,7 @@ families! {
     MEMBER_STATE = Gauge "member_state" ["service" "member" "state"] "1 for the state that the member is in, 0 for the others.";
     MEMBER_ELIGIBLE = Gauge "member_eligible" ["service" "member"] "1 if the member could become active now, or is active and up.";
     MEMBER_FLOWS = Gauge "member_flows" ["service" "member"] "Flows that the member carries.";
-    PROBES = Counter "probes" ["service" "member" "check" "outcome" "phase"] "Probes that have ended, by what they found and how far they came.";
+    PROBES = Counter "probes" ["service" "member" "check" "verdict" "outcome" "phase"] "Probes that have ended, by what they found and how far they came.";
     PROBE_SECONDS = Histogram "probe_seconds" ["service" "member"] "Duration of the probes that passed.";
     CHECK_LAST_SECONDS = Gauge "check_last_probe_seconds" ["service" "member" "check"] "Duration of the newest probe, passed or not.";
     CHECK_LAST_AT = Gauge "check_last_probe_timestamp_seconds" ["service" "member" "check"] "When the newest probe ended, since 1970.";

@@ -50,22 +50,31 @@ pub(super) fn write(event: &Event) {
         Event::CheckConclusive { service, member, address, check, reason } => {
             tracing::info!(service, member, %address, check, reason, "the check says something again");
         }
-        Event::Operator { verb, service, member, who, reason, done, result } => tracing::warn!(
+        Event::Operator { verb, service, member, dry_run, who, reason, result, message } => tracing::warn!(
             verb,
             service,
             member,
+            dry_run,
             uid = who.uid,
+            user = who.user,
+            login = who.login,
+            gid = who.gid,
             pid = who.pid,
-            user = who.name,
+            command = who.command,
             reason,
-            done,
             result,
+            message,
             "operator"
         ),
         Event::Reload { done: true, changes, .. } => tracing::warn!(?changes, "reloaded"),
         Event::Reload { error, .. } => tracing::error!(error, "not reloaded"),
         Event::NetworkRestored { what } => tracing::warn!("{what}"),
-        Event::Late { late_ms, more } => tracing::warn!(late_ms, more, "the agent's loop is late"),
+        Event::Late { late_ms, more } => tracing::warn!(
+            late_ms,
+            more,
+            "the agent was not scheduled for a while, or the machine slept: a member that went down since is left only \
+             when another probe has failed too"
+        ),
         Event::Hook { service, hook, when, done: true, result, took_ms } => {
             tracing::info!(service, hook, when, result, took_ms, "hook");
         }

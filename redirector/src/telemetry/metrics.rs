@@ -24,7 +24,7 @@ pub struct Metrics(pub(super) Arc<Live>);
 /// What is counted.
 #[derive(Debug)]
 pub(super) struct Live {
-    pub(super) probes: Family<Labels<5>, Counter>,
+    pub(super) probes: Family<Labels<6>, Counter>,
     pub(super) probe_seconds: Family<Labels<2>, Histogram, fn() -> Histogram>,
     pub(super) last_seconds: Family<Labels<3>, Seconds>,
     pub(super) last_at: Family<Labels<3>, Seconds>,
@@ -144,7 +144,7 @@ impl CheckMetrics {
     /// A probe has ended. `in_a_row` are the failed ones up to now.
     pub fn probed(&mut self, words: Words, took: Duration, in_a_row: u32) {
         let seconds = took.as_secs_f64();
-        if words.outcome == Words::PASSED {
+        if words.verdict == "pass" {
             self.seconds.observe(seconds);
         }
         self.last_seconds.set(seconds);
@@ -155,8 +155,10 @@ impl CheckMetrics {
             return;
         }
         let [service, member, check] = self.labels.clone();
-        let (outcome, phase) = (("outcome", words.outcome.to_owned()), ("phase", words.phase.to_owned()));
-        let counter = self.live.probes.get_or_create_owned(&[service, member, check, outcome, phase]);
+        let [verdict, outcome, phase] =
+            labels([("verdict", words.verdict), ("outcome", words.outcome), ("phase", words.phase)]);
+        let labels = [service, member, check, verdict, outcome, phase];
+        let counter = self.live.probes.get_or_create_owned(&labels);
         counter.inc();
         self.probes.push((words, counter));
     }

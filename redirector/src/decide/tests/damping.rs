@@ -15,8 +15,12 @@ fn failed_over(service: Service) -> World {
 }
 
 fn failback(healthy_for: u64, hold_down: u64) -> Service {
-    let failback =
-        Failback { mode: FailbackMode::Auto, healthy_for: s(healthy_for), hold_down: s(hold_down) };
+    let failback = Failback {
+        mode: FailbackMode::Auto,
+        healthy_for: s(healthy_for),
+        hold_down: s(hold_down),
+        flap_half_life: s(0),
+    };
     Service { failback, ..orders() }
 }
 

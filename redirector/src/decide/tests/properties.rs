@@ -62,6 +62,7 @@ fn failback() -> impl Strategy<Value = Failback> {
         1 => Just(FailbackMode::Never),
     ];
     (mode, seconds(), seconds()).prop_map(|(mode, healthy_for, hold_down)| Failback {
+        flap_half_life: Duration::ZERO,
         mode,
         healthy_for,
         hold_down,
@@ -310,7 +311,12 @@ impl Witness {
                     assert!(now.is_none_or(|offer| !offer.offered), "{address} is in use");
                     reset.push(*address);
                 }
-                Action::Pace { .. } | Action::AddressChanged { .. } | Action::MemberChanged { .. } => {}
+                Action::Round { .. }
+                | Action::Answer { .. }
+                | Action::Orders(_)
+                | Action::Pace { .. }
+                | Action::AddressChanged { .. }
+                | Action::MemberChanged { .. } => {}
             }
             self.actions.push(action);
         }
@@ -355,7 +361,7 @@ impl Witness {
     }
 
     fn check_failback(&self, switch: &Switch, from: MemberId, after: &View) {
-        let Failback { mode, healthy_for, hold_down } = self.service.failback;
+        let Failback { mode, healthy_for, hold_down, .. } = self.service.failback;
         assert_eq!((switch.kind, switch.policy), (SwitchKind::Failback, self.service.on_failback));
         assert_eq!(mode, FailbackMode::Auto);
         assert_eq!(after.members[from.0].state, MemberState::Up, "unknown is not left");

@@ -6,11 +6,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    decide::{Action, AddressView, Core, MemberView, Pace, Resumed, Switch, Time, View},
+    decide::{Action, AddressView, Core, MemberView, Resumed, Switch, Time, View},
     model::{
-        Cause, Check, CheckId, CheckKind, Endpoint, Epoch, Failback, FailbackMode, Failure, FlowPolicy,
-        Initial, Login, Member, MemberId, MemberState, Offer, OnAllDown, Phase, ProbeOutcome, RedisErrorKind,
-        Service, ServiceState, SwitchKind,
+        Access, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
+        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace, Phase, ProbeOutcome,
+        Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
     },
 };
 
@@ -48,8 +48,8 @@ pub(super) fn fail() -> ProbeOutcome {
 
 pub(super) fn inconclusive() -> ProbeOutcome {
     let cause =
-        Cause::Redis(RedisErrorKind::Credentials, "WRONGPASS invalid username-password pair".to_owned());
-    ProbeOutcome::Failed(Failure { phase: Phase::Authenticate, cause })
+        Cause::Redis(RedisErrorKind::WrongPass, "WRONGPASS invalid username-password pair".to_owned());
+    ProbeOutcome::Inconclusive(Failure { phase: Phase::Authenticate, cause })
 }
 
 pub(super) fn check() -> Check {
@@ -61,7 +61,7 @@ pub(super) fn member(name: &str, weight: u32) -> Member {
         name: name.to_owned(),
         endpoint: Endpoint { host: "192.0.2.1".to_owned(), port: 6379 },
         weight,
-        login: Login::default(),
+        access: Access::default(),
         checks: vec![check()],
     }
 }
@@ -83,7 +83,14 @@ pub(super) fn orders() -> Service {
         on_all_down: OnAllDown::Stay,
         initial: Initial::Any,
         initial_timeout: s(5),
-        failback: Failback { mode: FailbackMode::Auto, healthy_for: s(60), hold_down: s(30) },
+        failback: Failback {
+            mode: FailbackMode::Auto,
+            healthy_for: s(60),
+            hold_down: s(30),
+            flap_half_life: s(600),
+        },
+        profile: Profile::Balanced,
+        combine: Combine::All,
         checks: vec![check()],
         members: vec![member("paris", 100), member("dublin", 50)],
     }
@@ -122,6 +129,8 @@ struct Probed {
     condition: Condition,
     pace: Pace,
     next_probe: Time,
+    /// A round asked for a probe while one was made.
+    asked: bool,
 }
 
 impl World {
@@ -248,15 +257,20 @@ impl World {
                     NeverProbed => None,
                 };
                 let address = probed.address;
+                self.members[member][number].asked = false;
                 if let Some(outcome) = outcome {
                     self.probe_address(MemberId(member), address, &outcome);
                 }
                 let check = &self.service.checks[0];
                 let probed = &mut self.members[member][number];
+                if probed.asked {
+                    continue;
+                }
                 probed.next_probe = self.now
                     + match probed.pace {
                         Pace::Normal => check.interval,
                         Pace::Fast => check.fast_interval,
+                        Pace::Down => check.down_interval,
                     };
             }
         }
@@ -269,6 +283,11 @@ impl World {
                 let probed = all.iter_mut().find(|probed| probed.address == address).expect("it is probed");
                 assert_ne!(probed.pace, pace, "a pace is said only when it changes");
                 probed.pace = pace;
+            }
+            if let Action::Round { member } = action {
+                for probed in &mut self.members[member.0] {
+                    (probed.next_probe, probed.asked) = (self.now, true);
+                }
             }
             self.done.push((self.now, action));
         }
@@ -369,6 +388,6 @@ impl World {
 
 impl Probed {
     fn new(address: SocketAddr, now: Time) -> Self {
-        Self { address, condition: Alive, pace: Pace::Fast, next_probe: now }
+        Self { address, condition: Alive, pace: Pace::Fast, next_probe: now, asked: false }
     }
 }

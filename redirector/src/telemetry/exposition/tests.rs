@@ -163,13 +163,12 @@ fn values_are_those_of_the_sample_and_the_counters() {
     assert_eq!(value("member_active", &paris), 0.0);
     assert_eq!(value("member_active", &[paris[0], ("member", "dublin")]), 1.0);
     assert_eq!(value("member_flows", &paris), 12.0);
-    let probes = |outcome, phase| {
-        value(
-            "probes_total",
-            &[paris[0], paris[1], ("check", "ping"), ("outcome", outcome), ("phase", phase)],
-        )
+    let probes = |verdict, outcome, phase| {
+        let words = [("verdict", verdict), ("outcome", outcome), ("phase", phase)];
+        let of_check = [paris[0], paris[1], ("check", "ping")];
+        value("probes_total", &[&of_check[..], &words].concat())
     };
-    assert_eq!((probes("passed", ""), probes("refused", "connect")), (2.0, 1.0));
+    assert_eq!((probes("pass", "passed", ""), probes("fail", "refused", "connect")), (2.0, 1.0));
     assert_eq!(value("probe_seconds_count", &paris), 2.0);
     assert_eq!(value("probe_seconds_bucket", &[paris[0], paris[1], ("le", "0.0005")]), 2.0);
     assert_eq!(value("check_failed_in_a_row", &[paris[0], paris[1], ("check", "ping")]), 1.0);
