@@ -4,10 +4,14 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::control::flows::{Clients, FlowState};
+use crate::{
+    control::flows::{Clients, FlowState},
+    telemetry::events::Since,
+};
 
 pub mod check;
 pub mod doctor;
+pub mod events;
 pub mod explain;
 pub mod flows;
 pub mod operator;
@@ -65,6 +69,7 @@ impl Cli {
                     operator::run(&self.socket, operator::Change::resume(args), &mut out, &mut err).await
                 }
                 Verb::Member(verb) => operator::run(&self.socket, verb, &mut out, &mut err).await,
+                Verb::Events(args) => events::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
                 Verb::Doctor(args) => doctor::run(&self.socket, &args, &mut out).await,
                 Verb::Uninstall(args) => run::uninstall(&args).await,
@@ -99,6 +104,8 @@ pub enum Verb {
     /// Change a member
     #[command(subcommand)]
     Member(operator::MemberVerb),
+    /// Show what happened, and with --follow what happens
+    Events(EventsArgs),
     /// Validate the configuration and run every check once; touches nothing
     Check(CheckArgs),
     /// Say what this host has, what is in the way, and what to do; needs no running agent and changes nothing that stays
@@ -164,6 +171,23 @@ pub struct FlowsArgs {
     #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "totals")]
     pub limit: u64,
     /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `events`
+#[derive(Clone, Debug, Default, Args)]
+pub struct EventsArgs {
+    /// Go on with what comes, until the agent stops; without --since only that
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only events from then on: how long ago, such as 10m, or a moment in UTC, such as 2026-11-21T20:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+    /// Only those about this service
+    #[arg(long, value_name = "SERVICE", value_parser = service_name)]
+    pub service: Option<String>,
+    /// Format of the output; json is a document on each line
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }

@@ -6,6 +6,7 @@
 //! | `GET /v1/status/{service}` | the same with this service only |
 //! | `GET /v1/flows?FILTER&limit=N` | a line of JSON for each flow ([`flows::FlowStatus`]), then [`flows::ListEnd`] |
 //! | `GET /v1/flows/totals?FILTER` | [`flows::Totals`] |
+//! | `GET /v1/events?since=10m&service=NAME&follow=true` | a line of JSON for each event ([`crate::telemetry::Record`]) |
 //!
 //! | `GET /v1/explain/{service}` | [`explain::Explained`] |
 //! | `POST /v1/services/{service}/{verb}` | [`operator::Answer`]; the verbs and their bodies are those of [`operator::Order`] |
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod access;
 pub mod client;
+mod events;
 pub mod explain;
 pub mod flows;
 pub mod operator;

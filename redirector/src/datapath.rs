@@ -20,6 +20,7 @@
 //! | `peer` | who is at the other end of a Unix socket |
 //! | `clock` | the clock that the times of flows are on |
 //! | `memory` | what the maps take |
+//! | `notice` | what its threads tell the agent |
 //! | `bpf` | `bpf(2)`, as far as aya lacks it |
 //! | `sockets` | `SOCK_DESTROY` |
 //! | `sweep` | resetting what a switch made stale |
@@ -45,6 +46,7 @@ mod list;
 mod maps;
 mod memory;
 pub mod network;
+mod notice;
 mod pace;
 mod peer;
 mod pins;
@@ -61,7 +63,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd as _,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -70,7 +72,7 @@ use redirector_common::{
     layout,
     outcome::{Count, Outcome},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 pub use self::{
     claim::{Claim, uninstall},
@@ -78,6 +80,7 @@ pub use self::{
     host::{Path, Survey, survey},
     list::{FlowList, ListedFlow},
     memory::{kernel_memory, map_sizes},
+    notice::{Notice, Swept, SweptFlows},
     peer::peer_groups,
     preflight::check_ports,
 };
@@ -128,6 +131,8 @@ pub struct Datapath {
     events: Option<Events>,
     collector: Collector,
     clock: Clock,
+    /// `None`: given to the agent.
+    notices: Option<mpsc::UnboundedReceiver<Notice>>,
 }
 
 impl Datapath {
@@ -202,7 +207,8 @@ impl Datapath {
         let maps = Arc::new(Mutex::new(maps));
         // Whatever is stale already: an agent that died between a switch and its sweep, or a member or VIP that is gone.
         // Its resets need the routes that are there.
-        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), &vips)?);
+        let (notices, told) = mpsc::unbounded_channel();
+        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), &vips, notices.clone())?);
         let clock = Clock::new(programs::classifier(loaded.programs(), programs::CLOCK)?.fd()?.as_fd())?;
         let (timeouts, cap) = (&config.datapath.idle_timeouts, settings.half_open.per_service);
         let collector = Collector::start(Arc::clone(&maps), clock.clone(), timeouts, cap)?;
@@ -215,6 +221,7 @@ impl Datapath {
             maps: Arc::clone(&maps),
             sweeper: Arc::clone(&sweeper),
             loaded,
+            notices,
         };
         let mut follower = Follower::new(parts, &view, device, uplinks);
         let routes = view.vip_routes(config, &addresses, device.index);
@@ -235,6 +242,7 @@ impl Datapath {
             events: Some(events),
             collector,
             clock,
+            notices: Some(told),
             claim,
         })
     }
@@ -343,6 +351,17 @@ impl Datapath {
         self.sweeper.sweep();
     }
 
+    /// What its threads and tasks tell, from the start on. To be called once: later there is nothing to hear.
+    pub fn notices(&mut self) -> mpsc::UnboundedReceiver<Notice> {
+        self.notices.take().unwrap_or_else(|| mpsc::unbounded_channel().1)
+    }
+
+    /// Whose id in the kernel this is; `None`: nobody's any more.
+    #[must_use]
+    pub fn owner(&self, member: u16) -> Option<(ServiceId, MemberId)> {
+        self.ids.services().find_map(|service| Some((service, self.ids.member_of(service, member)?)))
+    }
+
     /// Waits for the end of the thread that resets stale flows, which is to come with that of the datapath only.
     pub fn sweeper_ended(&self) -> impl Future<Output = ()> + Send + 'static {
         self.sweeper.ended()
@@ -356,7 +375,9 @@ impl Datapath {
         move || {
             let table = lock(&maps).flows.clone();
             let mut flows = vec![0; layout::MAX_MEMBERS as usize];
+            let start = Instant::now();
             table.for_each(|_, flow| flows[usize::from(flow.member)] += 1)?;
+            let counted_in = start.elapsed();
             let maps = lock(&maps);
             let mut outcomes = Vec::new();
             for outcome in Outcome::ALL {
@@ -368,7 +389,7 @@ impl Datapath {
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes, collected })
+            Ok(Counts { ids, flows, outcomes, collected, max_flows: maps.max_flows, counted_in })
         }
     }
 
@@ -427,6 +448,10 @@ pub struct Counts {
     pub outcomes: Vec<(Outcome, Count)>,
     /// Flows that were collected.
     pub collected: Arc<Collected>,
+    /// How many flows there is room for.
+    pub max_flows: u32,
+    /// How long reading the flow table took.
+    pub counted_in: Duration,
 }
 
 impl Counts {
@@ -434,6 +459,12 @@ impl Counts {
     #[must_use]
     pub fn flows(&self, service: ServiceId, member: MemberId) -> u64 {
         self.flows[usize::from(self.ids.member(service, member))]
+    }
+
+    /// Flows of all members, also of those that the configuration does not have any more.
+    #[must_use]
+    pub fn all_flows(&self) -> u64 {
+        self.flows.iter().sum()
     }
 }
 

@@ -68,7 +68,9 @@ pub struct Report {
     pub check: CheckId,
     /// What the probe found.
     pub outcome: ProbeOutcome,
-    /// When the probe ended.
+    /// When the probe began.
+    pub started: Instant,
+    /// When it ended.
     pub at: Instant,
 }
 
@@ -97,7 +99,8 @@ pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc:
             Verdict::Inconclusive => failures,
         };
         rhythm.ended(&check, &outcome, failures);
-        let report = Report { service, member, address, check: check_id, outcome, at: Instant::now() };
+        let report =
+            Report { service, member, address, check: check_id, outcome, started, at: Instant::now() };
         if reports.send(report).await.is_err() {
             return;
         }

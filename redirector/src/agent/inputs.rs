@@ -43,11 +43,7 @@ impl Agent {
     pub(super) fn look_at_the_clock(&mut self) {
         let now = self.clock.now();
         let Some(late) = self.punctuality.look(now) else { return };
-        tracing::warn!(
-            late_ms = late.as_millis(),
-            "the agent was not scheduled for a while, or the machine slept: a member that went down since is left only \
-             when another probe has failed too"
-        );
+        self.observer.late(late);
         for at in 0..self.cores.len() {
             self.note(now, ServiceId(at), || Input::Late(nanos(late)));
             self.cores[at].on_late(now, late);
@@ -57,6 +53,7 @@ impl Agent {
 
     pub(super) fn on_report(&mut self, report: &Report) {
         self.look_at_the_clock();
+        self.observer.takes_up_report(&self.config, report);
         let Report { service, member, address, check, outcome, .. } = report;
         let now = self.clock.now();
         self.note(now, *service, || Input::Probe(*member, *address, *check, outcome.into()));
@@ -78,6 +75,7 @@ impl Agent {
 
     pub(super) fn on_deadline(&mut self) {
         self.look_at_the_clock();
+        self.observer.takes_up();
         let now = self.clock.now();
         for at in 0..self.cores.len() {
             if self.timers[at].is_some_and(|deadline| deadline <= now) {
@@ -106,6 +104,7 @@ impl Agent {
     ///
     /// It is refused, and nothing has changed.
     pub(super) fn on_command(&mut self, service: ServiceId, command: &Command) -> Result<Accepted, Refused> {
+        self.observer.takes_up();
         let now = self.clock.now();
         self.note(now, service, || Input::Operator(command.clone()));
         let answer = self.cores[service.0].on_operator(now, command);

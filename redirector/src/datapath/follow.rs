@@ -30,6 +30,7 @@ use super::{
     events::Events,
     maps::Maps,
     network::{Device, Link, Network, VipRoute},
+    notice::{Notice, Notices},
     pace::{Pace, Told},
     programs,
     registry::Ids,
@@ -104,6 +105,7 @@ pub(super) struct Parts {
     pub(super) maps: Arc<Mutex<Maps>>,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) loaded: Loaded,
+    pub(super) notices: Notices,
 }
 
 /// Keeps the datapath in step with the network.
@@ -125,6 +127,7 @@ pub(super) struct Follower {
     device_pace: Pace,
     route_pace: Pace,
     report: Report,
+    notices: Notices,
 }
 
 /// Uplinks by index.
@@ -147,7 +150,7 @@ impl From<&Link> for Uplink {
 impl Follower {
     /// Takes over what was made of `view`: the programs run at `device` and `uplinks`.
     pub(super) fn new(parts: Parts, view: &View, device: Device, uplinks: Uplinks) -> Self {
-        let Parts { network, config, ids, reach, slots, maps, sweeper, loaded } = parts;
+        let Parts { network, config, ids, reach, slots, maps, sweeper, loaded, notices } = parts;
         let report = Report::new(&config, &reach.addresses(), view);
         Self {
             network,
@@ -164,6 +167,7 @@ impl Follower {
             device_pace: Pace::default(),
             route_pace: Pace::default(),
             report,
+            notices,
         }
     }
 
@@ -221,16 +225,22 @@ impl Follower {
         self.routed.clear();
         match self.device_pace.restored(now) {
             Told::Restored => {
-                tracing::warn!("the VIP device {name}, changed by somebody else: {}", done.join("; "));
+                self.tell(format!("the VIP device {name}, changed by somebody else: {}", done.join("; ")));
             }
-            Told::Slower => tracing::warn!(
+            Told::Slower => self.tell(format!(
                 "the VIP device {name}, changed by somebody else again and again: {}; from now on it is restored once a \
                  second at most, without a word: find out who does that (`ip monitor link`)",
                 done.join("; ")
-            ),
+            )),
             Told::Nothing => {}
         }
         Ok(())
+    }
+
+    /// What was taken away and is there again.
+    fn tell(&self, restored: String) {
+        // Nobody listens to an agent that stops.
+        let _stops = self.notices.send(Notice::Restored(restored));
     }
 
     async fn uplinks(&self, view: &View) -> Result<Uplinks> {
@@ -242,7 +252,7 @@ impl Follower {
         let indices: Vec<_> = uplinks.keys().copied().collect();
         let run = attach::run_at(&self.config.datapath.pin_dir, device.index, &indices)?;
         if !run {
-            tracing::warn!("a program was taken away by somebody else: attached again");
+            self.tell("a program was taken away by somebody else: attached again".into());
         }
         Ok(run)
     }
@@ -299,12 +309,12 @@ impl Follower {
         let vips = restored.join(", ");
         match self.route_pace.restored(now) {
             Told::Restored => {
-                tracing::warn!("the route of VIP {vips} was taken away by somebody else: restored");
+                self.tell(format!("the route of VIP {vips} was taken away by somebody else: restored"));
             }
-            Told::Slower => tracing::warn!(
+            Told::Slower => self.tell(format!(
                 "the route of VIP {vips} is taken away by somebody else again and again: from now on it is restored once \
                  a second at most, without a word; find out who does that (`ip monitor route`)"
-            ),
+            )),
             Told::Nothing => {}
         }
         Ok(None)

@@ -55,9 +55,11 @@ fn agent() -> Agent {
         Some(name) => Err(ErrorText { message: format!("no {name}"), next: "check the name".into() }),
     };
     Agent::start_with(move |request| match request {
-        Request::Status { .. } | Request::Operate { .. } | Request::Explain { .. } | Request::Denied(_) => {
-            panic!("nobody asks")
-        }
+        Request::Status { .. }
+        | Request::Operate { .. }
+        | Request::Explain { .. }
+        | Request::Events { .. }
+        | Request::Denied(_) => panic!("nobody asks"),
         Request::Totals { filter, reply } => drop(reply.send(known(&filter).map(|()| totals()))),
         Request::Flows { filter, limit, lines, reply } => {
             reply.send(known(&filter)).expect("the server waits");

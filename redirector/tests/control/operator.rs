@@ -67,7 +67,9 @@ fn agent(access: Access) -> (Agent, Arc<Mutex<Heard>>) {
         }
         Request::Denied(operation) => log.lock().unwrap().denied.push(operation),
         Request::Status { reply } => drop(reply.send(status_of(two_services()))),
-        Request::Flows { .. } | Request::Totals { .. } | Request::Explain { .. } => panic!("nobody asks"),
+        Request::Flows { .. } | Request::Totals { .. } | Request::Explain { .. } | Request::Events { .. } => {
+            panic!("nobody asks")
+        }
     });
     (agent, heard)
 }

@@ -106,7 +106,7 @@ fn a_dry_run_changes_nothing() {
             ensure!(said.contains("dry run, nothing is changed: ") && said.contains(words), "{said}");
         }
         agent.wait_logged(
-            &["operator", "verb=pause", "dry_run=true", "reason=\"trial\"", "result=done"],
+            &["operator", "verb=\"pause\"", "dry_run=true", "reason=\"trial\"", "result=\"done\""],
             SOON,
         )?;
         // A round of checks that nobody waits for would have ended by now.
@@ -130,7 +130,7 @@ fn a_pin_ends_and_is_not_taken_away_unawares() {
         done(&agent, &["switch", "orders", "m2", "--for", "2s", "--reason", "rolling upgrade"])?;
         let words = ["\"m2\" is pinned until ", "by root", "rolling upgrade", "--force"];
         refused(&agent, &["switch", "orders", "m3"], &words)?;
-        agent.wait_logged(&["operator", "verb=switch", "member=\"m3\"", "result=refused"], SOON)?;
+        agent.wait_logged(&["operator", "verb=\"switch\"", "member=\"m3\"", "result=\"refused\""], SOON)?;
         ensure!(orders_of(&agent)?["active"] == "m2", "the second switch was made");
         agent.wait_active("m1", START)?;
         ensure!(pinned.elapsed() >= Duration::from_millis(1900), "it ended after {:?}", pinned.elapsed());
@@ -177,7 +177,8 @@ fn a_switch_waits_for_the_checks_of_its_member() {
             Ok(())
         })?;
         ensure!(start.elapsed() >= Duration::from_millis(800), "it did not wait");
-        agent.wait_logged(&["operator", "verb=switch", "reason=\"first\"", "result=refused"], SOON)?;
+        agent
+            .wait_logged(&["operator", "verb=\"switch\"", "reason=\"first\"", "result=\"refused\""], SOON)?;
         ensure!(orders_of(&agent)?["active"] == "m1");
 
         // Whoever asked is gone; the switch is made and on record. The first probe after the thaw may be the old one.
@@ -190,7 +191,7 @@ fn a_switch_waits_for_the_checks_of_its_member() {
             ended = verb(&agent, &words)?;
         }
         ensure!(ended.code == Some(0), "{ended:?}");
-        agent.wait_logged(&["operator", "verb=switch", "reason=\"second\"", "result=done"], SOON)?;
+        agent.wait_logged(&["operator", "verb=\"switch\"", "reason=\"second\"", "result=\"done\""], SOON)?;
         ensure!(orders_of(&agent)?["active"] == "m2");
         let last = orders_of(&agent)?["last_switch"]["reason"].as_str().map(str::to_owned);
         ensure!(last.context("no reason")?.contains("second"));

@@ -70,7 +70,6 @@ fn keys() {
         ("section at the wrong level", "[service.failback]", "[failback]"),
         ("key of nothing", "fall = 5", "fall = 5\ncolour = \"blue\""),
         ("section of nothing", "[agent]", "[fleet]\n[agent]"),
-        ("key that is not built: metrics_listen", "[agent]", "[agent]\nmetrics_listen = \"127.0.0.1:9109\""),
         ("section that is not built: detect", "[[service.check]]", "[service.detect]\n[[service.check]]"),
         (
             "section that is not built: rest",
@@ -110,6 +109,9 @@ fn agent_and_datapath() {
         ("no name of a group", "operator_group = \"operators\"", "operator_group = \"\""),
         ("two names of groups", "operator_group = \"operators\"", "operator_group = [\"adm\", \"wheel\"]"),
         ("a line of /etc/group", "operator_group = \"operators\"", "operator_group = \"adm:x:4\""),
+        ("metrics at a name", "\"[::1]:9110\"", "\"localhost:9110\""),
+        ("metrics without a port", "\"[::1]:9110\"", "\"127.0.0.1\""),
+        ("metrics at port 0", "\"[::1]:9110\"", "\"[::1]:0\""),
         ("hook that is not built: xdp", "hooks = [\"tc\"]", "hooks = [\"xdp\"]"),
         ("hook that is not built: connect", "hooks = [\"tc\"]", "hooks = [\"tc\", \"connect\"]"),
         ("hook of nothing", "hooks = [\"tc\"]", "hooks = [\"tcx\"]"),

@@ -315,7 +315,8 @@ impl Witness {
                 | Action::Answer { .. }
                 | Action::Orders(_)
                 | Action::Pace { .. }
-                | Action::AddressChanged { .. } | Action::MemberChanged { .. } => {}
+                | Action::AddressChanged { .. }
+                | Action::MemberChanged { .. } => {}
             }
             self.actions.push(action);
         }
