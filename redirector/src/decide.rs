@@ -73,7 +73,7 @@ pub use explain::{
     SwitchExplanation, Timer,
 };
 pub use operator::{Accepted, Command, Refused};
-pub use orders::{Orders, Pin, Weight};
+pub use orders::{Drained, Orders, Pin, Weight};
 pub use time::Time;
 pub use view::{AddressView, MemberView, View};
 
@@ -202,9 +202,8 @@ impl Core {
     /// The caller was late by `by`: it was not scheduled, or the machine slept. Probes that were under way may have failed by
     /// that alone, so a member that goes down now is left only when a probe that began since has failed too.
     pub fn on_late(&mut self, now: Time, by: Duration) {
-        self.now = self.now.max(now);
-        self.suspicion.on_late(self.now, by);
         // What was due meanwhile is not done here: first come the reports that wait.
+        self.suspicion.on_late(self.now.max(now), by);
     }
 
     /// Time has passed. May come early, late or twice.

@@ -254,3 +254,7 @@ impl Watched {
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
+
+#[cfg(test)]
+#[path = "observer/tests.rs"]
+mod tests;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Accepted, Action, Command, Core, Refused, Time,
     choice::Standing,
-    orders::{Drained, Pinned},
+    orders::{Drained, Pinned, Weight},
 };
 use crate::model::{MemberId, MemberState};
 
@@ -29,11 +29,15 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// It is refused, and nothing has changed.
+    /// It is refused, and nothing has changed but the time.
     pub fn on_operator(&mut self, now: Time, command: &Command) -> Result<Accepted, Refused> {
         self.now = self.now.max(now);
         self.expire_orders();
-        self.permit(command)?;
+        if let Err(refused) = self.permit(command) {
+            // Time has passed all the same.
+            self.settle();
+            return Err(refused);
+        }
         let reported = self.obey(command);
         self.settle();
         if let Some(member) = reported {
@@ -170,13 +174,14 @@ impl Core {
 
     fn set_weight(&mut self, member: MemberId, weight: u32) {
         let configured = self.configured_weight(member);
-        self.orders.configured_weights[member.0] = (weight != configured).then_some(configured);
+        self.orders.weights[member.0] = (weight != configured).then_some(Weight { now: weight, configured });
         self.service.members[member.0].weight = weight;
     }
 
     /// What the configuration says, whatever an operator said since.
     pub(super) fn configured_weight(&self, member: MemberId) -> u32 {
-        self.orders.configured_weights[member.0].unwrap_or(self.service.members[member.0].weight)
+        let ordered = self.orders.weights[member.0].map(|weight| weight.configured);
+        ordered.unwrap_or(self.service.members[member.0].weight)
     }
 
     /// The manual switch is made: its member stays.

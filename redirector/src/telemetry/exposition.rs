@@ -85,7 +85,12 @@ impl Exposition {
         });
         out.gauge(&f::SERVICE_STATE, states)?;
         let epochs = services.iter().map(|service| ([("service", &*service.name)], service.epoch.into()));
-        out.gauge(&f::SERVICE_EPOCH, epochs)
+        out.gauge(&f::SERVICE_EPOCH, epochs)?;
+        let each = |value: fn(&ServiceStatus) -> bool| {
+            services.iter().map(move |service| ([("service", &*service.name)], u64::from(value(service))))
+        };
+        out.gauge(&f::SERVICE_PAUSED, each(|service| service.paused))?;
+        out.gauge(&f::SERVICE_PINNED, each(|service| service.pinned.is_some()))
     }
 
     fn members(&self, out: &mut Out<'_>) -> Result<(), Error> {
@@ -115,6 +120,7 @@ impl Exposition {
             })
         });
         out.gauge(&f::MEMBER_STATE, states)?;
+        out.gauge(&f::MEMBER_WEIGHT, each(|_, member| member.weight.into()))?;
         out.gauge(&f::MEMBER_ELIGIBLE, each(|_, member| u64::from(member.eligible)))?;
         out.gauge(&f::MEMBER_FLOWS, each(|_, member| member.flows))
     }

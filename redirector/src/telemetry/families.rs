@@ -50,8 +50,11 @@ families! {
     BUILD_INFO = Gauge "build_info" ["version"] "1, with the release of the agent.";
     SERVICE_STATE = Gauge "service_state" ["service" "state"] "1 for the state that the service is in, 0 for the others.";
     SERVICE_EPOCH = Gauge "service_epoch" ["service"] "Grows by one with each switch.";
+    SERVICE_PAUSED = Gauge "service_paused" ["service"] "1 while an operator has stopped automatic switches.";
+    SERVICE_PINNED = Gauge "service_pinned" ["service"] "1 while an operator has pinned a member.";
     MEMBER_ACTIVE = Gauge "member_active" ["service" "member"] "1 for the member that new connections go to, 0 for the others.";
     MEMBER_STATE = Gauge "member_state" ["service" "member" "state"] "1 for the state that the member is in, 0 for the others.";
+    MEMBER_WEIGHT = Gauge "member_weight" ["service" "member"] "The eligible member with the highest weight is to be active.";
     MEMBER_ELIGIBLE = Gauge "member_eligible" ["service" "member"] "1 if the member could become active now, or is active and up.";
     MEMBER_FLOWS = Gauge "member_flows" ["service" "member"] "Flows that the member carries.";
     PROBES = Counter "probes" ["service" "member" "check" "verdict" "outcome" "phase"] "Probes that have ended, by what they found and how far they came.";

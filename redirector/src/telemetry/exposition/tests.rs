@@ -59,7 +59,7 @@ fn sample() -> Sample {
             "reason": "", "checked_at": null, "eligible": state == "up", "eligible_reason": null, "flows": 12})
     };
     let status = serde_json::json!({"version": 1, "services": [{"name": "orders", "vips": [], "state": "degraded",
-        "active": "dublin", "epoch": 8, "since": null, "pinned": null, "paused": false, "last_switch": null,
+        "active": "dublin", "epoch": 8, "since": null, "pinned": null, "paused": true, "last_switch": null,
         "members": [member("paris", "down"), member("dublin", "up")]}],
         "outcomes": {"carried": {"packets": 100, "bytes": 6400}}, "collected": {"stale": 3}});
     let status = serde_json::from_value(status).unwrap();
@@ -162,7 +162,8 @@ fn values_are_those_of_the_sample_and_the_counters() {
     assert_eq!(value("service_epoch", &[paris[0]]), 8.0);
     assert_eq!(value("member_active", &paris), 0.0);
     assert_eq!(value("member_active", &[paris[0], ("member", "dublin")]), 1.0);
-    assert_eq!(value("member_flows", &paris), 12.0);
+    assert_eq!((value("member_flows", &paris), value("member_weight", &paris)), (12.0, 100.0));
+    assert_eq!((value("service_paused", &[paris[0]]), value("service_pinned", &[paris[0]])), (1.0, 0.0));
     let probes = |verdict, outcome, phase| {
         let words = [("verdict", verdict), ("outcome", outcome), ("phase", phase)];
         let of_check = [paris[0], paris[1], ("check", "ping")];
