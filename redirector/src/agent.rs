@@ -31,13 +31,8 @@ use tokio::{
 };
 
 use self::{
-    clock::Clock,
-    history::History,
-    inputs::Punctuality,
-    orders::OrdersFile,
-    probers::Probers,
-    recorder::Recorder,
-    tasks::Tasks,
+    clock::Clock, history::History, inputs::Punctuality, orders::OrdersFile, probers::Probers,
+    recorder::Recorder, tasks::Tasks,
 };
 use crate::{
     config::Resolved,

@@ -69,8 +69,8 @@ mod tests;
 
 pub use action::{Action, Resumed, ResumedSwitch, Switch};
 pub use explain::{
-    AddressExplanation, CheckExplanation, Explanation, MemberExplanation, OrdersExplanation, SwitchExplanation,
-    Timer,
+    AddressExplanation, CheckExplanation, Explanation, MemberExplanation, OrdersExplanation,
+    SwitchExplanation, Timer,
 };
 pub use operator::{Accepted, Command, Refused};
 pub use orders::{Drained, Orders, Pin, Weight};
@@ -287,7 +287,8 @@ impl Core {
     fn shown(&self, member: MemberId) -> (MemberState, String) {
         let health = &self.members[member.0];
         if self.orders.is_drained(member) {
-            let reason = format!("taken out by an operator; its checks say {}: {}", health.state(), health.reason());
+            let reason =
+                format!("taken out by an operator; its checks say {}: {}", health.state(), health.reason());
             return (MemberState::Drained, reason);
         }
         (health.state(), health.reason())

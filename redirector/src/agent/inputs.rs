@@ -64,7 +64,12 @@ impl Agent {
         self.set_timer(*service);
     }
 
-    pub(super) fn hand_in_addresses(&mut self, service: ServiceId, member: MemberId, addresses: &[SocketAddr]) {
+    pub(super) fn hand_in_addresses(
+        &mut self,
+        service: ServiceId,
+        member: MemberId,
+        addresses: &[SocketAddr],
+    ) {
         let now = self.clock.now();
         self.note(now, service, || Input::Addresses(member, addresses.to_vec()));
         self.cores[service.0].on_addresses(now, member, addresses);

@@ -62,7 +62,14 @@ impl Recorder {
     }
 
     /// Something was handed in to `service`. To be called before it is, with all `cores` as they are before.
-    pub(super) fn note(&mut self, now: Time, service: usize, input: Input, services: &[Service], cores: &[Core]) {
+    pub(super) fn note(
+        &mut self,
+        now: Time,
+        service: usize,
+        input: Input,
+        services: &[Service],
+        cores: &[Core],
+    ) {
         if self.begins || self.size >= LARGEST {
             self.begin(now, services, cores);
         }

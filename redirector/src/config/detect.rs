@@ -9,12 +9,8 @@ use crate::model::{Check, Combine, Detect, Effect, Policy, Profile};
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// What the verdict of a check is good for.
-pub(super) const EFFECTS: [(&str, Effect); 4] = [
-    ("count", Effect::Count),
-    ("veto", Effect::Veto),
-    ("gate", Effect::Gate),
-    ("observe", Effect::Observe),
-];
+pub(super) const EFFECTS: [(&str, Effect); 4] =
+    [("count", Effect::Count), ("veto", Effect::Veto), ("gate", Effect::Gate), ("observe", Effect::Observe)];
 
 const POLICIES: [(&str, Policy); 3] =
     [("all", Policy::All), ("majority", Policy::Majority), ("any", Policy::Any)];
@@ -44,7 +40,8 @@ pub(super) fn rounds(section: &Section<'_>, base: Check) -> Check {
     if round > check.interval {
         let [shown, interval] = [round, check.interval].map(humantime::format_duration);
         let number = check.probes;
-        let cause = format!("a round of {number} probes takes {shown} at least, longer than `interval` ({interval})");
+        let cause =
+            format!("a round of {number} probes takes {shown} at least, longer than `interval` ({interval})");
         section.fault(section.at(), Complaint::new(cause, "shorten `probe_delay`, or lengthen `interval`"));
     }
     check

@@ -80,7 +80,13 @@ static SERVICE: Keys = Keys {
         ("at_least", "at_least = 1"),
     ],
     later: &[],
-    sections: &[("redis", &REDIS), ("detect", &DETECT), ("failback", &FAILBACK), ("check", &CHECK), ("member", &MEMBER)],
+    sections: &[
+        ("redis", &REDIS),
+        ("detect", &DETECT),
+        ("failback", &FAILBACK),
+        ("check", &CHECK),
+        ("member", &MEMBER),
+    ],
 };
 
 static FAILBACK: Keys = Keys {

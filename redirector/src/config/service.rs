@@ -59,7 +59,12 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
                 &[],
             )
             .unwrap_or(Initial::Any),
-        initial_timeout: time(&section, "initial_timeout", Duration::from_millis(1), defaults.initial_timeout),
+        initial_timeout: time(
+            &section,
+            "initial_timeout",
+            Duration::from_millis(1),
+            defaults.initial_timeout,
+        ),
         failback: failback(&section.sub("failback"), profile),
         profile,
         combine: detect::combine(&section, &checks),

@@ -11,8 +11,8 @@ use std::{
 
 use super::*;
 use crate::model::{
-    Access, Agent, Attach, Check, CheckKind, Combine, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy,
-    IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Profile, Secret, Service,
+    Access, Agent, Attach, Check, CheckKind, Combine, Config, Datapath, Endpoint, Failback, FailbackMode,
+    FlowPolicy, IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Profile, Secret, Service,
 };
 
 mod host;

@@ -58,7 +58,13 @@ impl Answers {
             Verdict::Fail => (since.or(Some(now)), newest),
             Verdict::Inconclusive => (since, newest),
         };
-        *slot = Some(Answer { at: now, verdict, decides: checks[check.0].effect.decides(), failing_since, failed_before });
+        *slot = Some(Answer {
+            at: now,
+            verdict,
+            decides: checks[check.0].effect.decides(),
+            failing_since,
+            failed_before,
+        });
     }
 
     /// Addresses that are gone are forgotten.
@@ -90,8 +96,7 @@ impl Answers {
 
     /// Since when no address has answered as it should; `None`: one has.
     pub(super) fn failing_since(&self) -> Option<Time> {
-        let at_address =
-            |at: &AtAddress| at.deciding().filter_map(|answer| answer.failing_since).min();
+        let at_address = |at: &AtAddress| at.deciding().filter_map(|answer| answer.failing_since).min();
         self.0.iter().map(at_address).reduce(|one, other| Some(one?.max(other?)))?
     }
 

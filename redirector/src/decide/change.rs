@@ -181,4 +181,3 @@ fn origins(old: &[Check], new: &[Check]) -> Vec<Option<CheckId>> {
 fn carried<T: Clone>(old: &[T], members: &[Option<MemberId>], new: T) -> Vec<T> {
     members.iter().map(|from| from.map_or_else(|| new.clone(), |from| old[from.0].clone())).collect()
 }
-

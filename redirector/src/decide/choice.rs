@@ -103,7 +103,8 @@ impl Situation<'_> {
             return self.core.doubt(active, self.now).map(|doubt| doubt.until);
         }
         let drained = self.drained(active).filter(|drained| !drained.force);
-        let again = drained.and_then(|_| self.candidates().filter_map(|member| self.asked_again(member)).min());
+        let again =
+            drained.and_then(|_| self.candidates().filter_map(|member| self.asked_again(member)).min());
         // A time that has passed waits for something else.
         let failback = self.candidates().filter_map(|member| self.failback_at(active, member));
         failback.filter(|at| *at > self.now).min().into_iter().chain(again).min()
@@ -275,7 +276,8 @@ impl Situation<'_> {
         let up_for = self.now.since(self.member(member).up_since()?);
         let needed = self.core.flaps[member.0].healthy_for(failback);
         if up_for < needed {
-            let flaps = if needed > failback.healthy_for { ", because it went down often lately" } else { "" };
+            let flaps =
+                if needed > failback.healthy_for { ", because it went down often lately" } else { "" };
             return Some(format!("healthy for {} of {}{flaps}", in_words(up_for), in_words(needed)));
         }
         let hold = self.core.hold_until.since(self.now);

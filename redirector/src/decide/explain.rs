@@ -188,7 +188,9 @@ impl Core {
             suspicion: self.suspicion_in_words(now),
             timers,
             would_change: self.would_change(now),
-            members: (0..self.members.len()).map(|member| self.explain_member(MemberId(member), now)).collect(),
+            members: (0..self.members.len())
+                .map(|member| self.explain_member(MemberId(member), now))
+                .collect(),
         }
     }
 
@@ -239,7 +241,9 @@ impl Core {
             MemberState::Up if self.state() == ServiceState::Ok => {
                 format!("{name} is up, and no member has a higher weight")
             }
-            MemberState::Up => format!("{name} is up; a member of a higher weight is returned to when it may be"),
+            MemberState::Up => {
+                format!("{name} is up; a member of a higher weight is returned to when it may be")
+            }
         }
     }
 
@@ -333,7 +337,9 @@ impl Core {
         }
         let name = self.name_of(member);
         if self.service.failback.mode != FailbackMode::Auto {
-            return Some(format!("`switch` to {name}: its weight is higher, and the agent does not fail back"));
+            return Some(format!(
+                "`switch` to {name}: its weight is higher, and the agent does not fail back"
+            ));
         }
         if let Some(at) = situation.failback_at(active, member) {
             let left = at.since(now);
@@ -400,7 +406,13 @@ impl Core {
         health.checks().iter().enumerate().map(explain).collect()
     }
 
-    fn name_of(&self, member: MemberId) -> String {
+    /// How a member is called.
+    ///
+    /// # Panics
+    ///
+    /// When `member` is not of the service.
+    #[must_use]
+    pub fn name_of(&self, member: MemberId) -> String {
         self.service.members[member.0].name.clone()
     }
 }

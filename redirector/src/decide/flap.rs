@@ -101,7 +101,8 @@ impl Flap {
             return 0;
         }
         let age = now.since(self.at).as_millis();
-        let Some(halved) = u32::try_from(age / half_life).ok().and_then(|times| self.score.checked_shr(times))
+        let Some(halved) =
+            u32::try_from(age / half_life).ok().and_then(|times| self.score.checked_shr(times))
         else {
             return 0;
         };

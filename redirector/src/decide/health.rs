@@ -159,7 +159,9 @@ impl Health {
     pub(super) fn gate(&self) -> Option<String> {
         self.checks.iter().filter(|check| check.effect == Effect::Gate).find_map(|gate| match gate.state() {
             CheckState::Passing => None,
-            CheckState::Failing => Some(format!("{}: {}", gate.name, gate.fails_because().unwrap_or_default())),
+            CheckState::Failing => {
+                Some(format!("{}: {}", gate.name, gate.fails_because().unwrap_or_default()))
+            }
             CheckState::Unknown => gate.in_doubt().then(|| format!("{}: {}", gate.name, gate.reason())),
         })
     }

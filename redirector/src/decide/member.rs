@@ -47,8 +47,10 @@ struct Address {
 impl Member {
     /// With addresses that were never probed.
     pub(super) fn new(known: &[Offer], checks: &[Check], combine: Combine, now: Time) -> Self {
-        let address =
-            |offer: &Offer| Address { offered: offer.offered, ..Address::new(offer.address, checks, combine) };
+        let address = |offer: &Offer| Address {
+            offered: offer.offered,
+            ..Address::new(offer.address, checks, combine)
+        };
         Self {
             addresses: known.iter().map(address).collect(),
             combine,
@@ -227,7 +229,8 @@ impl Member {
         now: Time,
     ) -> Vec<(SocketAddr, Change)> {
         self.combine = combine;
-        let set = |known: &mut Address| (known.address, known.health.set_checks(checks, origins, combine, now));
+        let set =
+            |known: &mut Address| (known.address, known.health.set_checks(checks, origins, combine, now));
         let changes = self.addresses.iter_mut().map(set).collect();
         self.judge(now);
         changes

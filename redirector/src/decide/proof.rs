@@ -3,8 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    Action, Core,
-    answers,
+    Action, Core, answers,
     choice::Choice,
     round::{Progress, Round},
 };

@@ -60,13 +60,7 @@ impl Round {
     }
 
     /// A probe of the member has ended.
-    pub(super) fn hear(
-        &mut self,
-        address: SocketAddr,
-        check: CheckId,
-        name: &str,
-        outcome: &ProbeOutcome,
-    ) {
+    pub(super) fn hear(&mut self, address: SocketAddr, check: CheckId, name: &str, outcome: &ProbeOutcome) {
         let asked = self.asked.iter_mut().find(|asked| (asked.address, asked.check) == (address, check));
         let Some(asked) = asked else { return };
         asked.answered = true;

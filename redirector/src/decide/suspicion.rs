@@ -154,7 +154,8 @@ impl Core {
 
     /// What is suspected now, in words.
     pub(super) fn suspicion_in_words(&self, now: Time) -> Option<String> {
-        let down = self.standing.active().filter(|active| self.members[active.0].state() == MemberState::Down);
+        let down =
+            self.standing.active().filter(|active| self.members[active.0].state() == MemberState::Down);
         if let Some(doubt) = down.and_then(|active| self.doubt(active, now)) {
             return Some(doubt.why);
         }

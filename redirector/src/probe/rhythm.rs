@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn while_down_for_long_the_interval_is_another() {
-        let check = Check { jitter_percent: 0, down_interval: Duration::from_secs(9), ..Check::of(CheckKind::Ping) };
+        let check =
+            Check { jitter_percent: 0, down_interval: Duration::from_secs(9), ..Check::of(CheckKind::Ping) };
         assert!(intervals(&check, Pace::Down, 3).iter().all(|interval| *interval == check.down_interval));
     }
 

@@ -34,7 +34,9 @@ pub(super) async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     socket.set_zero_linger()?;
     let stream = match SILENCE.try_with(|limit| *limit).ok().flatten() {
-        Some(limit) => timeout(limit, socket.connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)??,
+        Some(limit) => {
+            timeout(limit, socket.connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)??
+        }
         None => socket.connect(address).await?,
     };
     if stream.local_addr()? == address {

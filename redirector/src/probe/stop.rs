@@ -49,7 +49,9 @@ pub(super) fn cause(error: &io::Error, address: SocketAddr, elapsed: Duration) -
     }
     if error.kind() == io::ErrorKind::TimedOut {
         // Whole milliseconds, as the limits are.
-        return Cause::TimedOut(Duration::from_millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)));
+        return Cause::TimedOut(Duration::from_millis(
+            u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        ));
     }
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return Cause::Refused;

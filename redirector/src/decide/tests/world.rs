@@ -6,11 +6,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    decide::{Accepted, Action, AddressView, Command, Core, MemberView, Refused, Resumed, Switch, Time, View},
+    decide::{
+        Accepted, Action, AddressView, Command, Core, MemberView, Refused, Resumed, Switch, Time, View,
+    },
     model::{
         Access, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
-        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace, Phase, ProbeOutcome, Profile,
-        RedisErrorKind, Service, ServiceState, SwitchKind,
+        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace, Phase, ProbeOutcome,
+        Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
     },
 };
 
@@ -83,7 +85,12 @@ pub(super) fn orders() -> Service {
         on_all_down: OnAllDown::Stay,
         initial: Initial::Any,
         initial_timeout: s(5),
-        failback: Failback { mode: FailbackMode::Auto, healthy_for: s(60), hold_down: s(30), flap_half_life: s(600) },
+        failback: Failback {
+            mode: FailbackMode::Auto,
+            healthy_for: s(60),
+            hold_down: s(30),
+            flap_half_life: s(600),
+        },
         profile: Profile::Balanced,
         combine: Combine::All,
         checks: vec![check()],
