@@ -58,7 +58,7 @@ impl Core {
 
     fn permit(&self, command: &Command) -> Result<(), Refused> {
         match *command {
-            Command::Switch { to, force, .. } => self.permit_switch(to, force),
+            Command::Switch { to, hold, force, .. } => self.permit_switch(to, hold, force),
             Command::Drain { member, force } => self.permit_drain(member, force),
             Command::Undrain { member } => self.known(member),
             Command::Weight { member, weight } => {
@@ -80,7 +80,7 @@ impl Core {
         Err(Refused::new("the service has no such member", format!("name one of {}", names.join(", "))))
     }
 
-    fn permit_switch(&self, to: MemberId, force: bool) -> Result<(), Refused> {
+    fn permit_switch(&self, to: MemberId, hold: Option<Duration>, force: bool) -> Result<(), Refused> {
         self.known(to)?;
         let name = &self.service.members[to.0].name;
         if self.manual.is_some() {
@@ -91,7 +91,14 @@ impl Core {
             return Err(Refused::new(format!("member {name:?} is drained"), "undrain it first"));
         }
         if force {
-            return Ok(());
+            let is_left_at_once =
+                hold == Some(Duration::ZERO) && self.members[to.0].state() == MemberState::Down;
+            return if is_left_at_once {
+                let reason = format!("member {name:?} is down, and would be left at once without a pin");
+                Err(Refused::new(reason, "pin it for some time"))
+            } else {
+                Ok(())
+            };
         }
         let member = &self.members[to.0];
         let next = "switch to another member, or use --force";

@@ -407,7 +407,13 @@ impl Core {
         health.checks().iter().enumerate().map(explain).collect()
     }
 
-    fn name_of(&self, member: MemberId) -> String {
+    /// How a member is called.
+    ///
+    /// # Panics
+    ///
+    /// When `member` is not of the service.
+    #[must_use]
+    pub fn name_of(&self, member: MemberId) -> String {
         self.service.members[member.0].name.clone()
     }
 }

@@ -76,11 +76,7 @@ pub struct Drained {
 impl StandingOrders {
     /// Nothing was said.
     pub(super) fn none(members: usize) -> Self {
-        Self {
-            drained: vec![None; members],
-            weights: vec![None; members],
-            ..Self::default()
-        }
+        Self { drained: vec![None; members], weights: vec![None; members], ..Self::default() }
     }
 
     pub(super) fn is_drained(&self, member: MemberId) -> bool {

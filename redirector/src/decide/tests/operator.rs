@@ -4,8 +4,8 @@ use super::world::*;
 use crate::{
     decide::{Accepted, Action, Command, Orders, Time},
     model::{
-        Check, CheckId, CheckKind, Effect, FlowPolicy, MemberId, MemberState, OnAllDown, Service, ServiceState,
-        SwitchKind,
+        Check, CheckId, CheckKind, Effect, FlowPolicy, MemberId, MemberState, OnAllDown, Service,
+        ServiceState, SwitchKind,
     },
 };
 
@@ -281,7 +281,11 @@ fn lag(world: &mut World, member: MemberId, outcome: &crate::model::ProbeOutcome
 fn a_gate_bars_a_planned_switch_and_no_failover() {
     let mut world = World::settled(gated());
     lag(&mut world, DUBLIN, &fail());
-    refused(&mut world, &switch(DUBLIN), r#"member "dublin" is up, but its gate fails: lag: connection refused"#);
+    refused(
+        &mut world,
+        &switch(DUBLIN),
+        r#"member "dublin" is up, but its gate fails: lag: connection refused"#,
+    );
     refused(&mut world, &drain(PARIS), r#"the gate of every member that could take over from "paris" fails"#);
     for _ in 0..3 {
         world.core.on_probe(world.now, PARIS, address(PARIS, 0), CheckId(0), &fail());
@@ -352,7 +356,10 @@ fn explain_tells_what_would_change_the_decision() {
     assert_eq!(explained.active.as_deref(), Some("dublin"));
     let expected = ["failover to paris as soon as dublin is down", "failback to paris in 12s if it stays up"];
     assert_eq!(explained.would_change, expected);
-    let timer = explained.timers.iter().find(|timer| timer.name == "healthy_for" && timer.member.as_deref() == Some("paris"));
+    let timer = explained
+        .timers
+        .iter()
+        .find(|timer| timer.name == "healthy_for" && timer.member.as_deref() == Some("paris"));
     assert_eq!(timer.map(|timer| timer.left_ms), Some(12_000));
     assert_eq!(explained.last_switch.as_ref().map(|last| last.kind), Some(SwitchKind::Failover));
 

@@ -17,10 +17,10 @@ use proptest::{
 use self::witness::Witness;
 use super::world::{address, check, member, orders, with_checks};
 use crate::{
-    decide::{Command, Resumed, ResumedSwitch},
+    decide::{Action, Command, Resumed, ResumedSwitch},
     model::{
-        Check, Combine, Effect, Epoch, Failback, FailbackMode, FlowPolicy, Initial, MemberId, Offer, OnAllDown,
-        Service, SwitchKind, Verdict,
+        Check, Combine, Effect, Epoch, Failback, FailbackMode, FlowPolicy, Initial, MemberId, Offer,
+        OnAllDown, Service, SwitchKind, Verdict,
     },
 };
 
@@ -90,11 +90,8 @@ fn failback() -> impl Strategy<Value = Failback> {
         1 => Just(FailbackMode::Never),
     ];
     let half_life = select(vec![0_u64, 10]).prop_map(Duration::from_secs);
-    (mode, seconds(), seconds(), half_life).prop_map(|(mode, healthy_for, hold_down, flap_half_life)| Failback {
-        flap_half_life,
-        mode,
-        healthy_for,
-        hold_down,
+    (mode, seconds(), seconds(), half_life).prop_map(|(mode, healthy_for, hold_down, flap_half_life)| {
+        Failback { flap_half_life, mode, healthy_for, hold_down }
     })
 }
 
@@ -134,7 +131,8 @@ fn checks() -> impl Strategy<Value = Vec<Check>> {
     let second = select(vec![Effect::Count, Effect::Veto, Effect::Gate, Effect::Observe]);
     let thresholds = || (1_u32..4, 1_u32..4);
     ((first, thresholds()), option::of((second, thresholds()))).prop_map(|(first, second)| {
-        let make = |(number, (effect, (fall, rise)))| named_check(number, Check { effect, fall, rise, ..check() });
+        let make =
+            |(number, (effect, (fall, rise)))| named_check(number, Check { effect, fall, rise, ..check() });
         [Some(first), second].into_iter().flatten().enumerate().map(make).collect()
     })
 }
@@ -263,12 +261,8 @@ fn schedule() -> impl Strategy<Value = (Start, Vec<Step>)> {
         let members = service.members.len();
         let first = prop_oneof![2 => Just(vec![0]), 1 => which_addresses()];
         let begin = (known(members), option::of(resumed(members)), vec(first, members), any::<bool>());
-        let start = (Just(service), begin).prop_map(|(service, (known, resumed, first, answers_rounds))| Start {
-            service,
-            known,
-            resumed,
-            first,
-            answers_rounds,
+        let start = (Just(service), begin).prop_map(|(service, (known, resumed, first, answers_rounds))| {
+            Start { service, known, resumed, first, answers_rounds }
         });
         (start, vec(step(), 0..200))
     })
@@ -290,6 +284,12 @@ proptest! {
     }
 }
 
+/// Where two lists differ first, and what stands there.
+fn first_difference(one: &[Action], other: &[Action]) -> Option<(usize, [Option<Action>; 2])> {
+    let at = |number| [one, other].map(|actions| actions.get(number).cloned());
+    (0..one.len().max(other.len())).map(|number| (number, at(number))).find(|(_, [one, other])| one != other)
+}
+
 /// These say the same of each schedule twice, and need fewer.
 fn fewer() -> ProptestConfig {
     let all = schedules();
@@ -303,7 +303,7 @@ proptest! {
     fn the_same_calls_give_the_same_actions((start, steps) in schedule()) {
         let run = || Witness::new(start.clone()).run(&steps);
         let (one, other) = (run(), run());
-        prop_assert_eq!(one.actions, other.actions);
+        prop_assert_eq!(first_difference(&one.actions, &other.actions), None);
         prop_assert_eq!(one.before, other.before);
     }
 
@@ -313,16 +313,18 @@ proptest! {
         let plain = Witness::new(start.clone()).run(&steps);
         let doubled = steps.iter().flat_map(|step| {
             let again = Step { wait: 0, event: Event::Deadline, ..step.clone() };
-            [step.clone(), again.clone(), again]
+            // These need not tell the core what time it is.
+            let is_timeless = matches!(step.event, Event::Late(_) | Event::Reload(_));
+            std::iter::once(step.clone()).chain(vec![again; if is_timeless { 0 } else { 2 }])
         });
         let sloppy = Witness::new(start).run(&doubled.collect::<Vec<_>>());
-        prop_assert_eq!(plain.actions, sloppy.actions);
+        prop_assert_eq!(first_difference(&plain.actions, &sloppy.actions), None);
     }
 
     /// Each line goes through its text, as in a file.
     #[test]
     fn a_recording_gives_the_same_actions((start, steps) in schedule()) {
         let lived = Witness::new(start).run(&steps);
-        prop_assert_eq!(super::record::replay(&lived.lines), lived.actions);
+        prop_assert_eq!(first_difference(&super::record::replay(&lived.lines), &lived.actions), None);
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     decide::{
         Action, Core, Time,
         record::{Input, Line, Outcome},
-        tests::world::{DUBLIN, PARIS, Dead, World, address, orders, s},
+        tests::world::{DUBLIN, Dead, PARIS, World, address, orders, s},
     },
     model::{CheckId, MemberId},
 };
@@ -14,7 +14,8 @@ pub(super) fn replay(lines: &[String]) -> Vec<Action> {
     let mut core: Option<Core> = None;
     let mut actions = Vec::new();
     for line in lines {
-        let Line { at, input, .. } = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let Line { at, input, .. } =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         if let (None, Input::Core(first)) = (&core, &input) {
             core = Some(Core::clone(first));
         }
@@ -26,7 +27,8 @@ pub(super) fn replay(lines: &[String]) -> Vec<Action> {
 
 #[test]
 fn lines_are_short_and_stay_what_they_are() {
-    let line = |input| serde_json::to_string(&Line { at: Time(s(7)), service: "orders".into(), input }).unwrap();
+    let line =
+        |input| serde_json::to_string(&Line { at: Time(s(7)), service: "orders".into(), input }).unwrap();
     let probe = Input::Probe(PARIS, address(PARIS, 0), CheckId(0), Outcome::Pass(312_000));
     assert_eq!(
         line(probe),
@@ -40,7 +42,8 @@ fn lines_are_short_and_stay_what_they_are() {
 fn a_core_in_the_middle_of_an_outage_goes_on_from_its_line() {
     let mut world = World::settled(orders());
     world.is(PARIS, Dead).run(crate::decide::tests::world::ms(1050)).assert_no_switch();
-    let line = Line { at: world.now, service: "orders".into(), input: Input::Core(Box::new(world.core.clone())) };
+    let line =
+        Line { at: world.now, service: "orders".into(), input: Input::Core(Box::new(world.core.clone())) };
     let line: Line = serde_json::from_str(&serde_json::to_string(&line).unwrap()).unwrap();
     let Input::Core(core) = line.input else { panic!("it was a core") };
     world.core = *core;

@@ -6,7 +6,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    decide::{Accepted, Action, AddressView, Command, Core, MemberView, Refused, Resumed, Switch, Time, View},
+    decide::{
+        Accepted, Action, AddressView, Command, Core, MemberView, Refused, Resumed, Switch, Time, View,
+    },
     model::{
         Access, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
         FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace, Phase, ProbeOutcome,

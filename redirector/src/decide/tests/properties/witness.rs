@@ -111,7 +111,7 @@ impl Witness {
     }
 
     fn call(&mut self, told: Time, event: &Event) {
-        if !matches!(event, Event::Late(_)) {
+        if !matches!(event, Event::Late(_) | Event::Reload(_)) {
             self.now = self.now.max(told);
         }
         match event {
@@ -216,6 +216,7 @@ impl Witness {
         if service.members.is_empty() {
             return;
         }
+        self.now = self.now.max(told);
         let active = self.before.active;
         let result = self.core.leave_removed(told, &origins, reload.force);
         let stays = active.is_none_or(|active| origins.contains(&Some(active)));
@@ -232,7 +233,8 @@ impl Witness {
         self.service = service;
         self.members = origins.iter().map(|from| self.carried(*from, reload)).collect();
         let was_active = self.before.active;
-        let active = was_active.and_then(|old| origins.iter().position(|from| *from == Some(old)).map(MemberId));
+        let active =
+            was_active.and_then(|old| origins.iter().position(|from| *from == Some(old)).map(MemberId));
         if active.is_none() && was_active.is_some() {
             self.choosing = Some(self.now);
         }
@@ -298,7 +300,8 @@ impl Witness {
             match &action {
                 Action::Switch(switch) if self.before.active.is_some() => {
                     let from = switch.from.expect("there was one");
-                    let may = leaves == Some(from) || after.members[from.0].checks == MemberState::Down
+                    let may = leaves == Some(from)
+                        || after.members[from.0].checks == MemberState::Down
                         || after.members[from.0].state == MemberState::Drained;
                     assert!(may, "no reason for {switch:?}");
                     self.note_switch(switch, &after);
@@ -307,10 +310,12 @@ impl Witness {
                 Action::RaiseFloor { epoch } => self.floor = *epoch,
                 Action::Orders(orders) => self.orders = orders.clone(),
                 Action::Answer { result } => {
-                    assert!(self.waits && result.is_err());
+                    assert!(self.waits && (result.is_err() || leaves.is_some()));
                     self.waits = false;
                 }
-                Action::Round { member } => self.members[member.0].ask(&after.members[member.0], &self.service),
+                Action::Round { member } => {
+                    self.members[member.0].ask(&after.members[member.0], &self.service)
+                }
                 _ => {}
             }
             self.actions.push(action);
@@ -375,7 +380,9 @@ impl Witness {
                     assert!(now.is_none_or(|offer| !offer.offered), "{address} is in use");
                     reset.push(*address);
                 }
-                Action::Round { member } => self.members[member.0].ask(&after.members[member.0], &self.service),
+                Action::Round { member } => {
+                    self.members[member.0].ask(&after.members[member.0], &self.service)
+                }
                 Action::Answer { result } => {
                     assert!(self.waits, "nobody waits for {result:?}");
                     assert_eq!(result.is_ok(), switched.is_some() && after.pinned_or_ended(&self.core));
@@ -436,7 +443,10 @@ impl Witness {
                 assert!(!self.against_checks(switch.from, after), "an operator wanted it");
             }
         }
-        assert_eq!(self.choosing.is_some() && switch.kind != SwitchKind::Manual, switch.kind == SwitchKind::Initial);
+        assert_eq!(
+            self.choosing.is_some() && switch.kind != SwitchKind::Manual,
+            switch.kind == SwitchKind::Initial
+        );
         self.choosing = None;
         if switch.kind != SwitchKind::Manual {
             self.last_switch = Some(self.now);
@@ -517,10 +527,13 @@ impl Witness {
                 let down = after.members[active.0].checks == MemberState::Down;
                 let others = up.iter().any(|member| *member != active);
                 is_kept = down && others && !after.paused && !self.against_checks(Some(active), after);
-                assert!(!is_kept || after.suspicion.is_some(), "a dead member is active and another one is up");
-                if switched.is_some_and(|switch| {
-                    matches!(switch.kind, SwitchKind::Failover | SwitchKind::Initial)
-                }) {
+                assert!(
+                    !is_kept || after.suspicion.is_some(),
+                    "a dead member is active and another one is up"
+                );
+                if switched
+                    .is_some_and(|switch| matches!(switch.kind, SwitchKind::Failover | SwitchKind::Initial))
+                {
                     self.check_best(active, &up, after);
                 }
             }
