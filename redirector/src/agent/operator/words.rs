@@ -26,7 +26,7 @@ impl Picture {
         let (view, orders) = (core.view(now), core.orders());
         let members =
             service.members.iter().zip(&view.members).map(|(member, view)| {
-                (member.name.clone(), orders.drained.contains(&member.name), view.weight)
+                (member.name.clone(), orders.drained.contains_key(&member.name), view.weight)
             });
         Self {
             active: view.active.map(|member| name(service, member)),

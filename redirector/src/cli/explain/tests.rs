@@ -145,7 +145,8 @@ fn flow(member: &str, epoch: u32, stale: bool) -> FlowStatus {
 fn a_flow_is_told_why_it_is_there_and_what_becomes_of_it() {
     let drain = Timer { name: "drain".into(), member: None, left_ms: 20_000, then: "flows are reset".into() };
     let draining = Explanation { timers: vec![drain], ..orders() };
-    let why = "by the failback switch from dublin at 2026-11-21T19:00:00.000Z: member \"paris\" was up for 1m";
+    let why =
+        "by the failback switch from dublin at 2026-11-21T19:00:00.000Z: member \"paris\" was up for 1m";
     let switches = flow::Switches::from([(7, why.to_owned())]);
     let told = [
         flow::told(flow("dublin", 8, false), &orders(), &switches),
