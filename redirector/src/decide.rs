@@ -48,6 +48,7 @@ mod answers;
 mod change;
 mod choice;
 mod command;
+pub mod detection;
 mod drains;
 mod explain;
 mod flap;

@@ -392,8 +392,9 @@ impl CheckKind {
         }
     }
 
-    /// Whether trouble of this kind at a member's address makes its probes fail. The kernel of a frozen process still
-    /// completes handshakes.
+    /// Whether trouble of this kind at a member's own address makes its probes fail. The kernel of a frozen process still
+    /// completes handshakes; a check that asks somebody else (a REST API, a command) sees none of them. The worst cases of
+    /// `check`, and how long a probe waits, follow from it.
     #[must_use]
     pub fn sees(&self, trouble: FailureKind) -> bool {
         match self {

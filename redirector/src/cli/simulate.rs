@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, BufRead as _, BufReader, Write},
+    io::{self, BufReader, Write},
     path::Path,
     time::Duration,
 };
@@ -184,7 +184,7 @@ mod tests {
         let service = loaded.config.services.remove(0);
         let addresses = ["10.2.1.2:6379", "10.2.2.2:6379"].map(|address| address.parse().unwrap());
         let known = addresses.map(|address| vec![Offer { address, offered: true }]);
-        let time = |ms| Time(Duration::from_millis(1_000_000 + ms));
+        let time = |ms: u64| Time(Duration::from_millis(1_000_000 + ms));
         let core = Core::new(service, &known, None, time(0));
         let refused = || Outcome::Fail(Failure { phase: Phase::Connect, cause: Cause::Refused });
         let probe =
