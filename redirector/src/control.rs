@@ -6,6 +6,7 @@
 //! | `GET /v1/status/{service}` | the same with this service only |
 //! | `GET /v1/flows?FILTER&limit=N` | a line of JSON for each flow ([`flows::FlowStatus`]), then [`flows::ListEnd`] |
 //! | `GET /v1/flows/totals?FILTER` | [`flows::Totals`] |
+//! | `GET /v1/events?since=10m&service=NAME&follow=true` | a line of JSON for each event ([`crate::telemetry::Record`]) |
 //!
 //! | `POST /v1/reload` | [`reload::Reloaded`] |
 //! | `POST`, `DELETE /v1/services/{service}/members/{member}` | the same |
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod access;
 pub mod client;
+mod events;
 pub mod explain;
 pub mod flows;
 pub mod operator;

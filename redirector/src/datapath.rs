@@ -21,6 +21,7 @@
 //! | `peer` | who is at the other end of a Unix socket |
 //! | `clock` | the clock that the times of flows are on |
 //! | `memory` | what the maps take |
+//! | `notice` | what its threads tell the agent |
 //! | `bpf` | `bpf(2)`, as far as aya lacks it |
 //! | `sockets` | `SOCK_DESTROY` |
 //! | `sweep` | resetting what a switch made stale |
@@ -47,6 +48,7 @@ mod list;
 mod maps;
 mod memory;
 pub mod network;
+mod notice;
 mod pace;
 mod peer;
 mod pins;
@@ -62,6 +64,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd as _,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -70,7 +73,7 @@ use redirector_common::{
     layout,
     outcome::{Count, Outcome},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 pub use self::{
     change::{Ending, Prepared, Preparer},
@@ -79,6 +82,7 @@ pub use self::{
     host::{Path, Survey, survey},
     list::{FlowList, ListedFlow},
     memory::{kernel_memory, map_sizes},
+    notice::{Notice, Swept, SweptFlows},
     peer::peer_groups,
     preflight::check_ports,
 };
@@ -130,6 +134,8 @@ pub struct Datapath {
     events: Option<Events>,
     collector: Collector,
     clock: Clock,
+    /// `None`: given to the agent.
+    notices: Option<mpsc::UnboundedReceiver<Notice>>,
 }
 
 impl Datapath {
@@ -186,7 +192,8 @@ impl Datapath {
         }
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
         let maps = Arc::new(Mutex::new(maps));
-        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps))?);
+        let (notices, told) = mpsc::unbounded_channel();
+        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), notices.clone())?);
         let clock = Clock::new(programs::classifier(loaded.programs(), programs::CLOCK)?.fd()?.as_fd())?;
         let limit = Limit { timeouts: config.datapath.idle_timeouts, cap: settings.half_open.per_service };
         let collector = Collector::start(Arc::clone(&maps), clock.clone(), limit)?;
@@ -198,6 +205,7 @@ impl Datapath {
             maps: Arc::clone(&maps),
             sweeper: Arc::clone(&sweeper),
             loaded,
+            notices,
         });
         Ok(Self {
             config: config.datapath.clone(),
@@ -213,6 +221,7 @@ impl Datapath {
             events: Some(events),
             collector,
             clock,
+            notices: Some(told),
             claim,
         })
     }
@@ -321,6 +330,17 @@ impl Datapath {
         self.sweeper.sweep();
     }
 
+    /// What its threads and tasks tell, from the start on. To be called once: later there is nothing to hear.
+    pub fn notices(&mut self) -> mpsc::UnboundedReceiver<Notice> {
+        self.notices.take().unwrap_or_else(|| mpsc::unbounded_channel().1)
+    }
+
+    /// Whose id in the kernel this is; `None`: nobody's any more.
+    #[must_use]
+    pub fn owner(&self, member: u16) -> Option<(ServiceId, MemberId)> {
+        self.ids.services().find_map(|service| Some((service, self.ids.member_of(service, member)?)))
+    }
+
     /// Waits for the end of the thread that resets stale flows, which is to come with that of the datapath only.
     pub fn sweeper_ended(&self) -> impl Future<Output = ()> + Send + 'static {
         self.sweeper.ended()
@@ -334,8 +354,13 @@ impl Datapath {
         move || {
             let table = lock(&maps).flows.clone();
             let mut flows = vec![0; layout::MAX_MEMBERS as usize];
+            let start = Instant::now();
             table.for_each(|_, flow| flows[usize::from(flow.member)] += 1)?;
-            let counts = lock(&maps).outcomes();
+            let counted_in = start.elapsed();
+            let (counts, max_flows) = {
+                let maps = lock(&maps);
+                (maps.outcomes(), maps.max_flows)
+            };
             let mut outcomes = Vec::new();
             for outcome in Outcome::ALL {
                 let mut sum = counts.count(*outcome, None)?;
@@ -346,7 +371,7 @@ impl Datapath {
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes, collected })
+            Ok(Counts { ids, flows, outcomes, collected, max_flows, counted_in })
         }
     }
 
@@ -406,6 +431,10 @@ pub struct Counts {
     pub outcomes: Vec<(Outcome, Count)>,
     /// Flows that were collected.
     pub collected: Arc<Collected>,
+    /// How many flows there is room for.
+    pub max_flows: u32,
+    /// How long reading the flow table took.
+    pub counted_in: Duration,
 }
 
 impl Counts {
@@ -413,5 +442,11 @@ impl Counts {
     #[must_use]
     pub fn flows(&self, service: ServiceId, member: MemberId) -> u64 {
         self.flows[usize::from(self.ids.member(service, member))]
+    }
+
+    /// Flows of all members, also of those that the configuration does not have any more.
+    #[must_use]
+    pub fn all_flows(&self) -> u64 {
+        self.flows.iter().sum()
     }
 }

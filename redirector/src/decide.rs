@@ -48,6 +48,7 @@ mod answers;
 mod change;
 mod choice;
 mod command;
+pub mod detection;
 mod drains;
 mod explain;
 mod flap;
@@ -73,7 +74,7 @@ pub use explain::{
     SwitchExplanation, Timer,
 };
 pub use operator::{Accepted, Command, Refused};
-pub use orders::{Orders, Pin, Weight};
+pub use orders::{Drained, Orders, Pin, Weight};
 pub use time::Time;
 pub use view::{AddressView, MemberView, View};
 
@@ -202,9 +203,8 @@ impl Core {
     /// The caller was late by `by`: it was not scheduled, or the machine slept. Probes that were under way may have failed by
     /// that alone, so a member that goes down now is left only when a probe that began since has failed too.
     pub fn on_late(&mut self, now: Time, by: Duration) {
-        self.now = self.now.max(now);
-        self.suspicion.on_late(self.now, by);
         // What was due meanwhile is not done here: first come the reports that wait.
+        self.suspicion.on_late(self.now.max(now), by);
     }
 
     /// Time has passed. May come early, late or twice.
@@ -233,6 +233,18 @@ impl Core {
     #[must_use]
     pub fn waits_for_first_choice(&self) -> bool {
         matches!(self.standing, Standing::Choosing { until: Some(_) })
+    }
+
+    /// Of the newest switch.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Where new connections go; `None`: they are refused.
+    #[must_use]
+    pub fn active(&self) -> Option<MemberId> {
+        self.standing.active()
     }
 
     /// The next thing to do. To be called until it returns `None`, after [`Self::new`] and after every `on_…`.

@@ -15,5 +15,6 @@ pub mod model;
 pub mod probe;
 mod quote;
 pub mod resolve;
+pub mod telemetry;
 pub mod tls;
 pub mod users;

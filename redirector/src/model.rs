@@ -44,11 +44,13 @@ pub struct Config {
 pub struct Agent {
     /// Unix socket that the command line talks to.
     pub control_socket: PathBuf,
-    /// Directory for what must survive a restart and is no map (the last switch of each service).
+    /// Directory for what must survive a restart and is no map (the last switch of each service, recent events).
     pub state_dir: PathBuf,
     /// Group whose members may change things over the control socket, beside root. `None`: nothing is written, and it
     /// is `redirector`, if there is such a group.
     pub operator_group: Option<String>,
+    /// Where metrics are read, over HTTP; its port is not 0. `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// File that everything is written to that is handed in to the decisions, for `simulate`; `None`: nothing is.
     pub record: Option<PathBuf>,
 }
@@ -122,7 +124,8 @@ pub enum Attach {
 }
 
 /// What a stopping agent does with its programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnStop {
     /// Programs, maps and device stay: traffic goes on with the last decision.
     Keep,
@@ -391,8 +394,9 @@ impl CheckKind {
         }
     }
 
-    /// Whether trouble of this kind at a member's address makes its probes fail. The kernel of a frozen process still
-    /// completes handshakes.
+    /// Whether trouble of this kind at a member's own address makes its probes fail. The kernel of a frozen process still
+    /// completes handshakes; a check that asks somebody else (a REST API, a command) sees none of them. The worst cases of
+    /// `check`, and how long a probe waits, follow from it.
     #[must_use]
     pub fn sees(&self, trouble: FailureKind) -> bool {
         match self {

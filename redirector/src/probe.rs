@@ -76,7 +76,9 @@ pub struct Report {
     pub check: CheckId,
     /// What the probe found.
     pub outcome: ProbeOutcome,
-    /// When the probe ended.
+    /// When the probe began.
+    pub started: Instant,
+    /// When it ended.
     pub at: Instant,
 }
 
@@ -105,8 +107,16 @@ pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc:
             Verdict::Inconclusive => failures,
         };
         rhythm.ended(&check, &outcome, failures);
-        let report =
-            Report { prober: id, service, member, address, check: check_id, outcome, at: Instant::now() };
+        let report = Report {
+            prober: id,
+            service,
+            member,
+            address,
+            check: check_id,
+            outcome,
+            started,
+            at: Instant::now(),
+        };
         if reports.send(report).await.is_err() {
             return;
         }

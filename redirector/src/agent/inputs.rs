@@ -46,22 +46,21 @@ impl Agent {
     pub(super) fn look_at_the_clock(&mut self) {
         let now = self.clock.now();
         let Some(late) = self.punctuality.look(now) else { return };
-        tracing::warn!(
-            late_ms = late.as_millis(),
-            "the agent was not scheduled for a while, or the machine slept: a member that went down since is left only \
-             when another probe has failed too"
-        );
+        self.observer.late(late);
         for at in 0..self.cores.len() {
             self.note(now, ServiceId(at), || Input::Late(nanos(late)));
             self.cores.of(ServiceId(at)).on_late(now, late);
         }
     }
 
-    pub(super) fn on_report(&mut self, report: &Report) {
+    pub(super) fn on_report(&mut self, report: Report) {
         self.look_at_the_clock();
-        let Report { prober, outcome, .. } = report;
         // A prober that was ended may have said something just before.
-        let Some(Subject { service, member, address, check }) = self.probers.subject(*prober) else { return };
+        let Some(subject) = self.probers.subject(report.prober) else { return };
+        let Subject { service, member, address, check } = subject;
+        let report = Report { service, member, address, check, ..report };
+        self.observer.takes_up_report(&self.config, &report);
+        let outcome = &report.outcome;
         let now = self.clock.now();
         self.note(now, service, || Input::Probe(member, address, check, outcome.into()));
         self.cores.of(service).on_probe(now, member, address, check, outcome);
@@ -80,6 +79,7 @@ impl Agent {
 
     pub(super) fn on_deadline(&mut self) {
         self.look_at_the_clock();
+        self.observer.takes_up();
         let now = self.clock.now();
         while let Some(service) = self.cores.take_due(now) {
             self.note(now, service, || Input::Deadline);
@@ -106,6 +106,7 @@ impl Agent {
     ///
     /// It is refused, and nothing has changed.
     pub(super) fn on_command(&mut self, service: ServiceId, command: &Command) -> Result<Accepted, Refused> {
+        self.observer.takes_up();
         let now = self.clock.now();
         self.note(now, service, || Input::Operator(command.clone()));
         self.cores.of(service).on_operator(now, command)

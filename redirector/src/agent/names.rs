@@ -10,7 +10,15 @@ use crate::{
     datapath::Learner,
     model::{Config, MemberId, ServiceId},
     resolve::{Changed, Followed, Resolver, follow},
+    telemetry::{Event, Events},
 };
+
+/// What following names takes.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) events: Events,
+}
 
 /// The tasks for the names of one configuration. Dropping it ends them, and forgets what they have found out and not said.
 pub(super) struct Names {
@@ -21,7 +29,7 @@ pub(super) struct Names {
 impl Names {
     /// What is known was asked a moment ago.
     pub(super) fn follow(
-        resolver: &Arc<Resolver>,
+        source: &Source,
         config: &Arc<Config>,
         resolved: &Resolved,
         learner: Learner,
@@ -40,10 +48,11 @@ impl Names {
                 let known = resolved.addresses(service, member).clone();
                 let followed = Followed { config: Arc::clone(config), service, member, known };
                 let name = format!("what follows the addresses of {endpoint}");
-                running.push(tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone())));
+                running
+                    .push(tasks.spawn(name, follow(Arc::clone(&source.resolver), followed, changes.clone())));
             }
         }
-        let learn = learn(learner, from_resolver, learnt, changes);
+        let learn = learn(learner, from_resolver, learnt, source.events.clone(), changes);
         running.push(tasks.spawn("what learns how addresses are reached", learn));
         Self { running, changed }
     }
@@ -67,13 +76,15 @@ async fn learn(
     learner: Learner,
     mut from: mpsc::Receiver<Changed>,
     to: mpsc::Sender<Changed>,
+    events: Events,
     // Held, so that the queue stays open without a single name.
     _open: mpsc::Sender<Changed>,
 ) {
     while let Some(changed) = from.recv().await {
         let Changed { service, member, addresses } = &changed;
         if let Err(error) = learner.learn(*service, *member, addresses.as_slice()).await {
-            tracing::warn!(%addresses, "how they are reached is not known: {error:#}");
+            let message = format!("how {addresses} are reached is not known: {error:#}");
+            events.emit(Event::Error { service: None, member: None, message });
         }
         if to.send(changed).await.is_err() {
             return;

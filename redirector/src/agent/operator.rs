@@ -20,7 +20,8 @@ use crate::{
         status::VERSION,
     },
     decide::{Accepted, Command, Pin, Refused as CoreRefused, Time},
-    model::{Config, MemberId, Service, ServiceId},
+    model::{MemberId, Service, ServiceId},
+    telemetry::Event,
 };
 
 /// Where an answer goes.
@@ -42,23 +43,6 @@ struct Waiting {
     reply: Reply,
 }
 
-impl Operators {
-    /// Switches that wait in services that are gone are refused.
-    pub(super) fn services_are_others(&mut self, config: &Config) {
-        let gone = |name: &String| config.services.iter().all(|service| service.name != *name);
-        let names: Vec<_> = self.waiting.keys().filter(|name| gone(name)).cloned().collect();
-        for name in names {
-            let Some(Waiting { asked, who, reply, .. }) = self.waiting.remove(&name) else { continue };
-            let refused = Refused {
-                kind: RefusedKind::Unknown,
-                message: format!("the service {name:?} was removed from the configuration"),
-                next: "look at `redirector status`".to_owned(),
-            };
-            settle(Err(refused), name, asked, who, reply);
-        }
-    }
-}
-
 /// How far a change came.
 enum Progress {
     Done(Answer),
@@ -69,12 +53,12 @@ impl Agent {
     /// Somebody who may asks for a change.
     pub(super) fn on_operate(&mut self, service: String, asked: Asked, who: Who, reply: Reply) {
         match self.operate(&service, &asked, &who) {
-            Ok(Progress::Done(answer)) => settle(Ok(answer), service, asked, who, reply),
+            Ok(Progress::Done(answer)) => self.settle(Ok(answer), service, asked, who, reply),
             Ok(Progress::Waits(before)) => {
                 let since = self.clock.now();
                 self.operators.waiting.insert(service, Waiting { asked, who, since, before, reply });
             }
-            Err(refused) => settle(Err(refused), service, asked, who, reply),
+            Err(refused) => self.settle(Err(refused), service, asked, who, reply),
         }
     }
 
@@ -113,7 +97,63 @@ impl Agent {
             Ok(()) => Ok(self.told(id).answer(&asked, &before, Accepted::Done)),
             Err(refused) => Err(conflict(refused)),
         };
-        settle(result, name, asked, who, reply);
+        self.settle(result, name, asked, who, reply);
+    }
+
+    /// Switches that wait in services that are gone are refused.
+    pub(super) fn services_are_others(&mut self) {
+        let gone = |name: &String| self.config.services.iter().all(|service| service.name != *name);
+        let names: Vec<_> = self.operators.waiting.keys().filter(|name| gone(name)).cloned().collect();
+        for name in names {
+            let Some(Waiting { asked, who, reply, .. }) = self.operators.waiting.remove(&name) else {
+                continue;
+            };
+            let refused = Refused {
+                kind: RefusedKind::Unknown,
+                message: format!("the service {name:?} was removed from the configuration"),
+                next: "look at `redirector status`".to_owned(),
+            };
+            self.settle(Err(refused), name, asked, who, reply);
+        }
+    }
+
+    /// Answers, and puts it on record.
+    fn settle(&self, result: Result<Answer, Refused>, service: String, asked: Asked, who: Who, reply: Reply) {
+        let (verb, member) = (asked.order.verb(), asked.order.member().map(str::to_owned));
+        let (outcome, message) = match &result {
+            Ok(answer) => (OperationResult::Done, answer.message.clone()),
+            Err(refused) => (OperationResult::Refused, refused.message.clone()),
+        };
+        let Asked { reason, dry_run, .. } = asked;
+        let service = Some(service);
+        self.put_on_record(Operation {
+            verb,
+            service,
+            member,
+            dry_run,
+            who,
+            reason,
+            result: outcome,
+            message,
+        });
+        // Whoever asked may be gone.
+        let _gone = reply.send(result);
+    }
+
+    /// Every request for a change passes here, also one that was denied.
+    pub(super) fn put_on_record(&self, operation: Operation) {
+        let Operation { verb, service, member, dry_run, who, reason, result, message } = operation;
+        let (verb, result) = (verb.to_string(), result.to_string());
+        self.observer.events.emit(Event::Operator {
+            verb,
+            service,
+            member,
+            dry_run,
+            who,
+            reason,
+            result,
+            message,
+        });
     }
 
     /// Why a service is as it is.
@@ -138,19 +178,6 @@ impl Agent {
     fn told(&self, id: ServiceId) -> Told<'_> {
         Told { service: &self.config.services[id.0], core: &self.cores[id.0], clock: self.clock }
     }
-}
-
-/// Answers, and puts it on record.
-fn settle(result: Result<Answer, Refused>, service: String, asked: Asked, who: Who, reply: Reply) {
-    let (verb, member) = (asked.order.verb(), asked.order.member().map(str::to_owned));
-    let (outcome, message) = match &result {
-        Ok(answer) => (OperationResult::Done, answer.message.clone()),
-        Err(refused) => (OperationResult::Refused, refused.message.clone()),
-    };
-    let Asked { reason, dry_run, .. } = asked;
-    Operation { verb, service: Some(service), member, dry_run, who, reason, result: outcome, message }.log();
-    // Whoever asked may be gone.
-    let _gone = reply.send(result);
 }
 
 /// The core's command. The reason says who gave it: it is shown to whoever comes next, also after a restart.

@@ -73,7 +73,7 @@ mod tests {
     use std::{env, fs, process, time::Duration};
 
     use super::*;
-    use crate::decide::Weight;
+    use crate::decide::{Drained, Weight};
 
     fn service() -> Service {
         let text = "[[service]]\nname = \"orders\"\nvips = [\"10.255.0.1:6379\"]\n[[service.member]]\nname = \
@@ -89,7 +89,7 @@ mod tests {
         let orders = Orders {
             pin: Some(pin(Some(clock.now() + Duration::from_secs(3600)))),
             paused: true,
-            drained: ["dublin".to_owned()].into(),
+            drained: [("dublin".to_owned(), Drained { force: true })].into(),
             weights: [("oslo".to_owned(), Weight { now: 7, configured: 50 })].into(),
         };
         let mut file = OrdersFile::read(&state_dir);

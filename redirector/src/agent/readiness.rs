@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::{decide::Core, model::Config};
+use crate::{
+    decide::Core,
+    model::Config,
+    telemetry::{Event, Events},
+};
 
 /// Ready is: every service has an active member, taken over or chosen, or its time for the first choice is over.
 pub(super) struct Readiness {
@@ -22,12 +26,12 @@ impl Readiness {
         Self { is_told: false }
     }
 
-    pub(super) fn look<'a>(&mut self, mut cores: impl Iterator<Item = &'a Core>) {
-        if self.is_told || cores.any(Core::waits_for_first_choice) {
+    pub(super) fn look(&mut self, cores: &[Core], events: &Events) {
+        if self.is_told || cores.iter().any(Core::waits_for_first_choice) {
             return;
         }
         self.is_told = true;
-        tracing::info!("ready");
+        events.emit(Event::Ready {});
         tell(&[NotifyState::Ready]);
     }
 

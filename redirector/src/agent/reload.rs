@@ -13,7 +13,14 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::{sync::oneshot, task::JoinSet};
 
-use super::{Agent, answers, cores::Cores, moves::Moves, names::Names, readiness::Readiness, tasks::Tasks};
+use super::{
+    Agent, answers,
+    cores::Cores,
+    moves::Moves,
+    names::{Names, Source},
+    readiness::Readiness,
+    tasks::Tasks,
+};
 use crate::{
     config::Resolved,
     control::{
@@ -26,6 +33,7 @@ use crate::{
     decide, fitting,
     model::Config,
     resolve::Resolver,
+    telemetry::Event,
 };
 
 mod member;
@@ -90,14 +98,14 @@ impl Step {
 /// The orders, one under way at a time.
 pub(super) struct Reloads {
     file: PathBuf,
-    resolver: Arc<Resolver>,
+    source: Source,
     working: JoinSet<Step>,
     waiting: VecDeque<Order>,
 }
 
 impl Reloads {
-    pub(super) fn new(file: PathBuf, resolver: Arc<Resolver>) -> Self {
-        Self { file, resolver, working: JoinSet::new(), waiting: VecDeque::new() }
+    pub(super) fn new(file: PathBuf, source: Source) -> Self {
+        Self { file, source, working: JoinSet::new(), waiting: VecDeque::new() }
     }
 
     /// Waits until an order has come further. Nothing is lost when the wait is dropped.
@@ -132,7 +140,7 @@ impl Agent {
         }
         let now = Now {
             file: reloads.file.clone(),
-            resolver: Arc::clone(&reloads.resolver),
+            resolver: Arc::clone(&reloads.source.resolver),
             config: Arc::clone(&self.config),
             resolved: self.resolved.clone(),
             preparer: self.datapath.preparer(),
@@ -159,7 +167,7 @@ impl Agent {
                     drop(next);
                     return self.on_step(over, reloads, readiness, names, tasks);
                 }
-                let applied = self.apply(&moves, next, &reloads.resolver, names, tasks);
+                let applied = self.apply(&moves, next, &reloads.source, names, tasks);
                 reloads.working.spawn(finish(order, told, applied));
                 return;
             }
@@ -168,7 +176,7 @@ impl Agent {
                 if order.asked.wish == Wish::Reload && !order.asked.dry_run {
                     readiness.reloaded();
                 }
-                report(order, outcome);
+                self.report(order, outcome);
             }
             None => readiness.reloaded(),
         }
@@ -205,7 +213,7 @@ impl Agent {
         &mut self,
         moves: &Moves,
         Next { config, resolved, prepared }: Next,
-        resolver: &Arc<Resolver>,
+        source: &Source,
         names: &mut Names,
         tasks: &mut Tasks,
     ) -> anyhow::Result<Ending> {
@@ -214,11 +222,11 @@ impl Agent {
         self.answers.keep(&self.config, &self.resolved);
         self.renumber_cores(moves);
         self.cores_are_others();
-        self.operators.services_are_others(&self.config);
+        self.services_are_others();
+        self.observer.forget();
         self.probers.rename(moves);
         self.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
-        let learner = self.datapath.learner();
-        *names = Names::follow(resolver, &self.config, &self.resolved, learner, tasks);
+        *names = self.follow_names(source, tasks);
         self.carry_out();
         self.datapath.end(prepared)
     }
@@ -237,6 +245,40 @@ impl Agent {
             Some(core)
         });
         self.cores = Cores::new(cores.into_iter().flatten().collect());
+    }
+
+    /// To the log, the record and whoever asked.
+    fn report(&self, order: Order, outcome: Outcome) {
+        let Asked { wish, reason, dry_run, .. } = order.asked;
+        let took_ms = u64::try_from(order.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Ok(told) = &outcome {
+            told.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            tracing::info!(took_ms, dry_run, "reload: {}", told.message);
+        }
+        if !dry_run {
+            let (changes, error) = match &outcome {
+                Ok(told) if told.difference.is_empty() => (Vec::new(), None),
+                Ok(told) => (told.difference.to_string().lines().map(str::to_owned).collect(), None),
+                Err(refused) => (Vec::new(), Some(format!("{}; {}", refused.message, refused.next))),
+            };
+            self.observer.events.emit(Event::Reload { done: error.is_none(), changes, error });
+        }
+        let Some((who, reply)) = order.from else { return };
+        self.put_on_record(Operation {
+            verb: wish.verb(),
+            service: wish.service().map(str::to_owned),
+            member: wish.member().map(str::to_owned),
+            dry_run,
+            who,
+            reason,
+            result: if outcome.is_ok() { OperationResult::Done } else { OperationResult::Refused },
+            message: match &outcome {
+                Ok(told) => told.message.clone(),
+                Err(refused) => refused.message.clone(),
+            },
+        });
+        // The client may have gone away meanwhile.
+        let _gone = reply.send(outcome);
     }
 }
 
@@ -347,42 +389,4 @@ fn failed(message: String) -> Refused {
             "nothing has changed, and the configuration before goes on to hold; correct it and reload again"
                 .to_owned(),
     }
-}
-
-/// To the log, the record and whoever asked.
-fn report(order: Order, outcome: Outcome) {
-    let took_ms = u64::try_from(order.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let Asked { wish, reason, dry_run, .. } = order.asked;
-    match &outcome {
-        Ok(told) => {
-            told.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            if !dry_run {
-                if !told.difference.is_empty() {
-                    told.difference.to_string().lines().for_each(|line| tracing::info!("{line}"));
-                }
-                tracing::info!(took_ms, "reload: {}", told.message);
-            }
-        }
-        Err(refused) => {
-            refused.message.lines().for_each(|line| tracing::error!("{line}"));
-            tracing::error!(took_ms, "reload refused: {}", refused.next);
-        }
-    }
-    let Some((who, reply)) = order.from else { return };
-    let operation = Operation {
-        verb: wish.verb(),
-        service: wish.service().map(str::to_owned),
-        member: wish.member().map(str::to_owned),
-        dry_run,
-        who,
-        reason,
-        result: if outcome.is_ok() { OperationResult::Done } else { OperationResult::Refused },
-        message: match &outcome {
-            Ok(told) => told.message.clone(),
-            Err(refused) => refused.message.clone(),
-        },
-    };
-    operation.log();
-    // The client may have gone away meanwhile.
-    let _gone = reply.send(outcome);
 }

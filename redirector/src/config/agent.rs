@@ -1,6 +1,10 @@
 //! `[agent]` and `[datapath]`.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
     address::{port_number, unusable},
@@ -48,12 +52,14 @@ fn agent(section: &Section<'_>) -> (Agent, Option<Written<String>>) {
         absolute("control_socket", text)
     });
     let state_dir = section.text("state_dir", |text| absolute("state_dir", text));
+    let metrics_listen = section.text("metrics_listen", listen_address);
     let operator_group = section.text("operator_group", group);
     let agent = Agent {
         control_socket: control_socket
             .map_or_else(|| "/run/redirector/control.sock".into(), |path| path.value),
         state_dir: state_dir.map_or_else(|| "/var/lib/redirector".into(), |path| path.value),
         operator_group: operator_group.as_ref().map(|group| group.value.clone()),
+        metrics_listen: metrics_listen.map(|address| address.value),
         record: section.text("record", |text| absolute("record", text)).map(|path| path.value),
     };
     (agent, operator_group)
@@ -135,6 +141,22 @@ fn source_address(text: &str) -> Result<IpAddr, Complaint> {
         return Err(wrong("is a loopback address, which no packet may leave a host with"));
     }
     Ok(address)
+}
+
+/// Where metrics are read: an address, so that nobody listens on more than was meant, and a port that a scraper can be told.
+fn listen_address(text: &str) -> Result<SocketAddr, Complaint> {
+    let next = "write address and port, like \"127.0.0.1:9109\" or \"[::1]:9109\"";
+    match text.parse::<SocketAddr>() {
+        Err(_) => Err(Complaint::new(
+            format!("`metrics_listen` is {text:?}, which is not an address with a port"),
+            next,
+        )),
+        Ok(address) if address.port() == 0 => Err(Complaint::new(
+            format!("`metrics_listen` is {text:?}: with port 0 nobody knows where to read"),
+            next,
+        )),
+        Ok(address) => Ok(address),
+    }
 }
 
 fn absolute(key: &str, text: &str) -> Result<PathBuf, Complaint> {

@@ -29,9 +29,10 @@ static AGENT: Keys = Keys {
         ("control_socket", r#"control_socket = "/run/redirector/control.sock""#),
         ("state_dir", r#"state_dir = "/var/lib/redirector""#),
         ("operator_group", r#"operator_group = "redirector""#),
+        ("metrics_listen", r#"metrics_listen = "127.0.0.1:9109""#),
         ("record", r#"record = "/var/lib/redirector/record.jsonl""#),
     ],
-    later: &["metrics_listen"],
+    later: &[],
     sections: &[],
 };
 
@@ -158,6 +159,11 @@ static MEMBER_CHECK: Keys = Keys {
         ("timeout", r#"timeout = "2s""#),
         ("fall", "fall = 5"),
         ("rise", "rise = 3"),
+        ("down_interval", r#"down_interval = "5s""#),
+        ("jitter_percent", "jitter_percent = 20"),
+        ("probes", "probes = 3"),
+        ("probe_delay", r#"probe_delay = "200ms""#),
+        ("policy", r#"policy = "majority""#),
     ],
     later: &[],
     sections: &[],

@@ -5,14 +5,19 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use super::*;
+use crate::decide::detection::{self, Trouble};
 use crate::model::{
-    Access, Agent, Attach, Check, CheckKind, Combine, Config, Datapath, Endpoint, Failback, FailbackMode,
-    FlowPolicy, IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Profile, Secret, Service,
+    Access, Agent, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
+    Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown,
+    OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
 };
 
 mod host;
@@ -33,7 +38,15 @@ name = "paris"
 endpoint = "10.2.1.2:6379"
 "#;
 
-/// A directory with password files; a configuration is parsed as if it stood there.
+/// A certificate and its private key, as PEM.
+static CERTIFICATE: LazyLock<(String, String)> = LazyLock::new(new_certificate);
+
+fn new_certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["orders.example.com".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// A directory with passwords and certificates; a configuration is parsed as if it stood there.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -48,6 +61,12 @@ impl Directory {
         directory.write("empty.password", b"\n");
         directory.write("latin1.password", b"h\xfcnter");
         directory.write("large.password", &[b'x'; 5000]);
+        directory.write("sessions-password", b"xyzzy\n");
+        let (certificate, key) = &*CERTIFICATE;
+        directory.write("ca.pem", certificate.as_bytes());
+        directory.write("probe.pem", certificate.as_bytes());
+        directory.write("probe.key", key.as_bytes());
+        directory.write("other.key", new_certificate().1.as_bytes());
         directory
     }
 
@@ -56,7 +75,8 @@ impl Directory {
     }
 
     fn parse(&self, text: &str) -> Result<Config, Error> {
-        parse(&self.0.join("redirector.toml"), text).map(|loaded| loaded.config)
+        let credentials = Some(self.0.clone());
+        parse_with(&self.0.join("redirector.toml"), text, credentials).map(|loaded| loaded.config)
     }
 
     /// The message, as if the directory were /etc.
@@ -76,6 +96,14 @@ impl Drop for Directory {
 
 fn vips<const N: usize>(vips: [&str; N]) -> Vec<SocketAddr> {
     vips.iter().map(|vip| vip.parse().unwrap()).collect()
+}
+
+/// That of the full legal file.
+fn tls(server_name: &str) -> Option<Tls> {
+    let (certificate, key) = CERTIFICATE.clone();
+    let identity = Identity { certificate: certificate.clone(), key: Secret::new(key) };
+    let trust = Trust { authorities: Authorities::Pem(certificate), identity: Some(identity) };
+    Some(Tls { server_name: Some(server_name.to_owned()), trust: Arc::new(trust) })
 }
 
 /// In clear.
@@ -104,6 +132,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
             control_socket: "/run/redirector/control.sock".into(),
             state_dir: "/var/lib/redirector".into(),
             operator_group: None,
+            metrics_listen: None,
             record: None,
         },
         datapath: Datapath {
@@ -148,6 +177,17 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 timeout: Duration::from_secs(1),
                 fall: 3,
                 rise: 2,
+                effect: Effect::Count,
+                down_interval: Duration::from_secs(1),
+                jitter_percent: 10,
+                probes: 1,
+                probe_delay: Duration::from_millis(100),
+                policy: Policy::All,
+                detect: Detect {
+                    silence_tolerance: Duration::from_millis(300),
+                    stall_tolerance: Duration::from_secs(1),
+                    refused_tolerance: Duration::ZERO,
+                },
                 ..Check::of(CheckKind::Ping)
             }],
             members: vec![Member {
@@ -164,6 +204,11 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
 
 #[test]
 fn every_key_that_is_built_reaches_the_model() {
+    let detect = Detect {
+        silence_tolerance: Duration::from_millis(350),
+        stall_tolerance: Duration::from_secs(2),
+        refused_tolerance: Duration::from_secs(6),
+    };
     let checks = vec![
         Check {
             name: "quick".to_owned(),
@@ -173,19 +218,49 @@ fn every_key_that_is_built_reaches_the_model() {
             timeout: Duration::from_millis(250),
             fall: 5,
             rise: 4,
+            effect: Effect::Veto,
+            down_interval: Duration::from_secs(3),
+            jitter_percent: 25,
+            probes: 3,
+            probe_delay: Duration::from_millis(150),
+            policy: Policy::Majority,
+            detect,
             ..Check::of(CheckKind::Tcp)
         },
         Check {
             name: "ping".to_owned(),
             kind: CheckKind::Ping,
             interval: Duration::from_millis(40),
-            fast_interval: Duration::from_millis(40),
-            timeout: Duration::from_secs(1),
+            fast_interval: Duration::from_millis(10),
+            timeout: Duration::from_millis(500),
             fall: 3,
             rise: 2,
+            down_interval: Duration::from_millis(40),
+            detect,
+            role: Role::Primary,
             ..Check::of(CheckKind::Ping)
         },
+        Check {
+            name: "write".to_owned(),
+            counted_errors: vec![RedisErrorKind::Loading, RedisErrorKind::OutOfMemory],
+            detect,
+            ..Check::with(
+                CheckKind::SetGet { prefix: "health:".to_owned(), expiry: Duration::from_secs(90) },
+                Profile::Fast,
+            )
+        },
     ];
+    let mut checks_of_paris = checks.clone();
+    checks_of_paris[0] = Check {
+        timeout: Duration::from_secs(2),
+        fall: 7,
+        down_interval: Duration::from_secs(4),
+        jitter_percent: 5,
+        probes: 2,
+        probe_delay: Duration::from_millis(10),
+        policy: Policy::Any,
+        ..checks_of_paris[0].clone()
+    };
     let orders = Service {
         name: "orders".to_owned(),
         vips: vips(["10.255.0.1:6379", "[fd00:255::1]:6379"]),
@@ -201,22 +276,28 @@ fn every_key_that_is_built_reaches_the_model() {
             hold_down: Duration::ZERO,
             flap_half_life: Duration::from_secs(300),
         },
-        profile: Profile::Balanced,
-        combine: Combine::All,
+        profile: Profile::Fast,
+        combine: Combine::AtLeast(1),
         checks: checks.clone(),
         members: vec![
             Member {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "redis.paris.example.com".to_owned(), port: 6379 },
                 weight: 10,
-                access: access("redis.paris.example.com", login("probe", "hunter2")),
-                checks: checks.clone(),
+                access: Access {
+                    tls: tls("orders.example.com"),
+                    ..access("redis.paris.example.com", login("probe", "hunter2"))
+                },
+                checks: checks_of_paris,
             },
             Member {
                 name: "dublin".to_owned(),
                 endpoint: Endpoint { host: "redis.dublin.example.com".to_owned(), port: 12_000 },
                 weight: 5,
-                access: access("redis.dublin.example.com", login("probe", "swordfish")),
+                access: Access {
+                    tls: tls("dublin.example.com"),
+                    ..access("redis.dublin.example.com", login("probe", "swordfish"))
+                },
                 checks,
             },
         ],
@@ -228,6 +309,7 @@ fn every_key_that_is_built_reaches_the_model() {
             control_socket: "/run/other/control.sock".into(),
             state_dir: "/var/lib/other".into(),
             operator_group: Some("operators".to_owned()),
+            metrics_listen: Some("[::1]:9110".parse().unwrap()),
             record: Some("/var/lib/other/record.jsonl".into()),
         }
     );
@@ -254,9 +336,78 @@ fn every_key_that_is_built_reaches_the_model() {
     assert_eq!(sessions.vips, vips(["[fd00:255::2]:6379"]));
     assert_eq!(sessions.initial, Initial::All);
     assert_eq!(sessions.failback.mode, FailbackMode::Never);
+    assert_eq!((sessions.profile, sessions.combine), (Profile::Patient, Combine::Any));
     assert_eq!(sessions.members[0].endpoint, Endpoint { host: "fd00:2::2".to_owned(), port: 6379 });
-    assert_eq!(sessions.members[0].access, access("fd00:2::2", Login::default()));
+    assert_eq!(
+        sessions.members[0].access,
+        access("fd00:2::2", Login { username: None, password: Some(Secret::new("xyzzy".to_owned())) })
+    );
     assert_eq!(config.services.len(), 2);
+}
+
+#[test]
+fn a_profile_says_what_is_not_written_and_no_more() {
+    for (word, profile) in Profile::WORDS {
+        let defaults = profile.defaults();
+        let text = MINIMAL.replace("name = \"orders\"", &format!("name = \"orders\"\nprofile = \"{word}\""));
+        let service = parse(Path::new("redirector.toml"), &text).unwrap().config.services.remove(0);
+        let expected = Failback {
+            mode: FailbackMode::Auto,
+            healthy_for: defaults.healthy_for,
+            hold_down: defaults.hold_down,
+            flap_half_life: Duration::from_secs(600),
+        };
+        assert_eq!(service.failback, expected);
+        assert_eq!(service.initial_timeout, defaults.initial_timeout);
+        assert_eq!(service.drain_timeout, defaults.drain_timeout);
+        assert_eq!(service.checks, [Check::with(CheckKind::Ping, profile)]);
+
+        let written = "\n[service.failback]\nhold_down = \"1ms\"\n[service.detect]\nstall_tolerance = \"77ms\"\n\
+                       [[service.check]]\nfall = 9\n";
+        let service =
+            parse(Path::new("redirector.toml"), &(text + written)).unwrap().config.services.remove(0);
+        assert_eq!(service.failback, Failback { hold_down: Duration::from_millis(1), ..expected });
+        let check = Check {
+            fall: 9,
+            detect: Detect { stall_tolerance: Duration::from_millis(77), ..defaults.detect },
+            ..Check::with(CheckKind::Ping, profile)
+        };
+        assert_eq!((&service.checks, &service.members[0].checks), (&vec![check.clone()], &vec![check]));
+    }
+}
+
+/// The table of profiles in the docs, row by row.
+#[test]
+fn the_documented_profiles_are_those_of_the_code() {
+    let page = include_str!("../../../docs/configuration.md");
+    let time = |time: Duration| format!("{:?}", humantime::format_duration(time).to_string());
+    let all = [Profile::Fast, Profile::Balanced, Profile::Patient].map(Profile::defaults);
+    let row = |key: &str, shown: [String; 3]| {
+        let [fast, balanced, patient] = shown.map(|shown| format!("`{shown}`"));
+        let row = format!("| `{key}` | {fast} | {balanced} | {patient} |");
+        assert!(page.contains(&row), "docs/configuration.md has no row {row}");
+    };
+    row("interval", all.map(|all| time(all.interval)));
+    row("fast_interval", all.map(|all| time(all.fast_interval)));
+    row("timeout", all.map(|all| time(all.timeout)));
+    row("fall", all.map(|all| all.fall.to_string()));
+    row("rise", all.map(|all| all.rise.to_string()));
+    row("silence_tolerance", all.map(|all| time(all.detect.silence_tolerance)));
+    row("stall_tolerance", all.map(|all| time(all.detect.stall_tolerance)));
+    row("refused_tolerance", all.map(|all| time(all.detect.refused_tolerance)));
+    row("initial_timeout", all.map(|all| time(all.initial_timeout)));
+    row("drain_timeout", all.map(|all| time(all.drain_timeout)));
+    row("healthy_for", all.map(|all| time(all.healthy_for)));
+    row("hold_down", all.map(|all| time(all.hold_down)));
+    for trouble in Trouble::ALL {
+        let [fast, balanced, patient] = [Profile::Fast, Profile::Balanced, Profile::Patient].map(|profile| {
+            let check = Check::with(CheckKind::Ping, profile);
+            detection::of_check(&check, trouble, Duration::ZERO).unwrap().as_nanos().div_ceil(1_000_000)
+        });
+        let name = format!("{trouble:?}").to_lowercase();
+        let row = format!("| {name} | {fast} | {balanced} | {patient} |");
+        assert!(page.contains(&row), "docs/configuration.md has no row {row}");
+    }
 }
 
 #[test]
@@ -289,12 +440,38 @@ fn the_example_that_is_shipped_is_legal_and_names_every_key() {
 fn the_examples_in_messages_are_legal() {
     let mut text = String::new();
     for_each_section(&keys::ROOT, &mut |section| {
+        if section.header == "[[service.check]]" {
+            text += &checks_with_every_key(section);
+            return;
+        }
         text += &format!("{}\n", section.header);
-        for (_, example) in section.built {
+        // It excludes `password_file`.
+        for (_, example) in section.built.iter().filter(|(key, _)| *key != "password_credential") {
             text += &format!("{}\n", example.replace("/etc/redirector/", ""));
         }
     });
-    Directory::new().parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let directory = Directory::new();
+    directory.parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let credential =
+        text.replacen("password_file = \"orders.password\"", "password_credential = \"orders-password\"", 1);
+    directory.write("orders-password", b"xyzzy");
+    directory.parse(&credential).unwrap_or_else(|error| panic!("{error}\n{credential}"));
+}
+
+/// A check for each key, of a kind that has it.
+fn checks_with_every_key(section: &keys::Keys) -> String {
+    let mut text = String::new();
+    for (key, example) in section.built {
+        let kinds = check::KEYS_OF_KINDS.iter().find(|(known, _)| known == key).map(|(_, kinds)| *kinds);
+        let kind = kinds.map_or("ping", |kinds| kinds[0]);
+        text += section.header;
+        match *key {
+            "name" => text += &format!("\nkind = \"{kind}\"\n{example}\n"),
+            "kind" => text += &format!("\nname = \"{key}\"\n{example}\n"),
+            _ => text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\n{example}\n"),
+        }
+    }
+    text
 }
 
 fn for_each_section(keys: &'static keys::Keys, visit: &mut impl FnMut(&'static keys::Keys)) {

@@ -115,7 +115,7 @@ pub struct Peer {
 }
 
 /// Somebody who asked for a change, for the record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Who {
     /// Effective user.
     pub uid: u32,

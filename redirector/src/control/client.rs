@@ -2,6 +2,7 @@
 
 use std::{
     error, fmt, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,6 +27,7 @@ use super::{
     server::{OPERATOR_TIME, RELOAD_TIME},
     status::{Status, VERSION},
 };
+use crate::telemetry::Selection;
 
 /// How long a request may take. The agent answers within milliseconds, or says within 3 s that it cannot.
 const TIME: Duration = Duration::from_secs(5);
@@ -35,6 +37,11 @@ const LIST_TIME: Duration = Duration::from_secs(10);
 
 /// The same for a change: a little longer than the agent takes at most.
 const CHANGE_TIME: Duration = OPERATOR_TIME.saturating_add(TIME);
+/// How long an agent may take to begin with the events.
+const EVENTS_TIME: Duration = Duration::from_secs(5);
+
+/// Longest line of an event.
+const LONGEST_EVENT: usize = 1 << 20;
 
 /// Longest answer; a member takes some 400 bytes.
 const LONGEST_ANSWER: usize = 64 << 20;
@@ -95,6 +102,13 @@ impl ClientError {
                 "check --socket and REDIRECTOR_SOCKET",
             ),
         }
+    }
+
+    fn ended(socket: &Path, error: &dyn fmt::Display) -> Self {
+        Self::failed(
+            format!("control socket {}: the agent has ended ({error})", socket.display()),
+            "look at its log, and follow again when it runs",
+        )
     }
 
     fn broken(socket: &Path, error: &dyn fmt::Display) -> Self {
@@ -220,6 +234,50 @@ pub async fn reload(socket: &Path, asked: &reload::Asked) -> Result<Reloaded, Cl
     Ok(answer)
 }
 
+/// Reads the events that `selection` means, and gives each line to `each` until that says to stop. With `follow` this ends
+/// with the agent.
+///
+/// # Errors
+///
+/// As [`status`]; and when the stream breaks off.
+pub async fn events(
+    socket: &Path,
+    selection: &Selection,
+    mut each: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<(), ClientError> {
+    let broken = |error: &dyn fmt::Display| ClientError::broken(socket, error);
+    let (mut sender, connection) = open(socket).await?;
+    let connection = tokio::spawn(connection);
+    let request = in_http(Question::get(&format!("/v1/events?{}", selection.to_query())))?;
+    let response = timeout(EVENTS_TIME, sender.send_request(request)).await;
+    let response = response.map_err(|_| no_answer(socket, EVENTS_TIME))?.map_err(|error| broken(&error))?;
+    let code = response.status();
+    let mut body = response.into_body();
+    if code != StatusCode::OK {
+        let body = Limited::new(body, LONGEST_ANSWER).collect().await.map_err(|error| broken(&error))?;
+        return Err(refused(socket, code, &body.to_bytes()));
+    }
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame.map_err(|error| ClientError::ended(socket, &error))?.into_data() else {
+            continue;
+        };
+        rest.extend_from_slice(&bytes);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<_> = rest.drain(..=end).collect();
+            let line = String::from_utf8(line).map_err(|error| broken(&error))?;
+            if each(line.trim_end()).is_break() {
+                connection.abort();
+                return Ok(());
+            }
+        }
+        if rest.len() > LONGEST_EVENT {
+            return Err(broken(&"a line without an end"));
+        }
+    }
+    if rest.is_empty() { Ok(()) } else { Err(broken(&"the last line breaks off")) }
+}
+
 fn same_version(version: u32) -> Result<(), ClientError> {
     if version == VERSION {
         return Ok(());
@@ -261,17 +319,40 @@ async fn fetch(
     time: Duration,
     longest: usize,
 ) -> Result<Bytes, ClientError> {
-    let (code, body) = timeout(time, exchange(socket, question, longest)).await.unwrap_or_else(|_| {
-        let message = format!("control socket {}: no answer within {} s", socket.display(), time.as_secs());
-        Err(ClientError::failed(message, "repeat, and look at the agent's log"))
-    })?;
-    if code == StatusCode::OK {
-        return Ok(body);
+    let (code, body) = timeout(time, exchange(socket, question, longest))
+        .await
+        .unwrap_or_else(|_| Err(no_answer(socket, time)))?;
+    if code == StatusCode::OK { Ok(body) } else { Err(refused(socket, code, &body)) }
+}
+
+fn no_answer(socket: &Path, within: Duration) -> ClientError {
+    let message = format!("control socket {}: no answer within {} s", socket.display(), within.as_secs());
+    ClientError::failed(message, "repeat, and look at the agent's log")
+}
+
+/// What the agent said instead of an answer.
+fn refused(socket: &Path, code: StatusCode, body: &[u8]) -> ClientError {
+    match serde_json::from_slice::<ErrorDocument>(body) {
+        Ok(ErrorDocument { error, .. }) => ClientError::failed(error.message, error.next),
+        Err(_) => ClientError::broken(socket, &code),
     }
-    match serde_json::from_slice::<ErrorDocument>(&body) {
-        Ok(ErrorDocument { error, .. }) => Err(ClientError::failed(error.message, error.next)),
-        Err(_) => Err(ClientError::broken(socket, &code)),
-    }
+}
+
+/// A request in the form of the protocol.
+fn in_http(Question { method, path, body }: Question<'_>) -> Result<Request<Full<Bytes>>, ClientError> {
+    let request = Request::builder().method(method).uri(path).header(HOST, "localhost");
+    request
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|error| ClientError::failed(format!("{path:?} is no request: {error}"), "check the name"))
+}
+
+type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+/// A connection to the agent, which moves bytes while it is polled.
+async fn open(socket: &Path) -> Result<(http1::SendRequest<Full<Bytes>>, Connection), ClientError> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| ClientError::connect(socket, &error))?;
+    http1::handshake(TokioIo::new(stream)).await.map_err(|error| ClientError::broken(socket, &error))
 }
 
 async fn exchange(
@@ -280,15 +361,8 @@ async fn exchange(
     longest: usize,
 ) -> Result<(StatusCode, Bytes), ClientError> {
     let broken = |error: &dyn fmt::Display| ClientError::broken(socket, error);
-    let stream = UnixStream::connect(socket).await.map_err(|error| ClientError::connect(socket, &error))?;
-    let Question { method, path, body } = question;
-    let request = Request::builder().method(method).uri(path).header(HOST, "localhost");
-    let request = request
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(body))
-        .map_err(|error| ClientError::failed(format!("{path:?} is no request: {error}"), "check the name"))?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let request = in_http(question)?;
+    let (mut sender, connection) = open(socket).await?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
         let code = response.status();

@@ -447,28 +447,3 @@ impl fmt::Display for OperationResult {
         })
     }
 }
-
-impl Operation {
-    /// The line of the log: every change passes here.
-    pub fn log(&self) {
-        let Self { verb, service, member, dry_run, who, reason, result, message } = self;
-        let (service, member) = (service.as_deref(), member.as_deref());
-        let (user, command, login) = (who.user.as_deref(), who.command.as_deref(), who.login.as_deref());
-        tracing::warn!(
-            %verb,
-            service,
-            member,
-            dry_run,
-            uid = who.uid,
-            user,
-            login,
-            gid = who.gid,
-            pid = who.pid,
-            command,
-            reason = reason.as_deref(),
-            %result,
-            message,
-            "operator"
-        );
-    }
-}

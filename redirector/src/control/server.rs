@@ -3,15 +3,17 @@
 //! It knows nothing of the agent but a channel: each request that needs an answer from the agent becomes a
 //! [`Request`], which the agent's loop answers when it comes round. A client that hangs costs one task for at most
 //! [`CLIENT_TIME`], and nobody else's time. Some connections are kept for those who may operate: whoever may only read
-//! cannot keep them out.
+//! cannot keep them out. One that follows events may stay, and there are at most [`MAX_FOLLOWERS`] of them.
 
+mod limit;
 mod listener;
 mod operate;
+mod refusal;
 mod reload;
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -19,7 +21,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody}
 use hyper::{
     Method, Response, StatusCode,
     body::{Bytes, Frame, Incoming},
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    header::{CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -29,24 +31,28 @@ use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 pub use self::listener::{Listener, bind, remove_abandoned};
+pub(super) use self::refusal::Refusal;
 use self::{
+    limit::Limit,
     operate::{Denials, Path as OperatorPath},
     reload::Path as ReloadPath,
 };
 use super::{
-    ErrorDocument, ErrorText,
+    ErrorText,
     access::{Access, Peer, Who},
+    events,
     explain::Explained,
     flows::{Filter, Totals},
     operator::{Answer, Asked, Operation, Refused},
     reload::{Asked as ReloadAsked, Reloaded},
-    status::{ServiceStatus, Status, VERSION},
+    status::Status,
 };
+use crate::telemetry::{Selection, Subscription};
 
 /// How long a connection may last, from accept to the last byte of the answer; one with a request for a change a
 /// little longer than [`OPERATOR_TIME`].
@@ -73,11 +79,14 @@ const MAX_OTHERS: usize = 48;
 /// Answers at a time that need the whole flow table.
 const MAX_READERS: usize = 4;
 
+/// Clients at a time that follow events, without a limit on their time.
+pub const MAX_FOLLOWERS: usize = 16;
+
 /// Chunks of a list that may wait for the client to read them.
 const CHUNKS: usize = 4;
 
 /// An answer's body; some come in pieces.
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the agent's loop is asked. Dropping a `reply` tells the client that the agent is stopping.
 #[derive(Debug)]
@@ -97,6 +106,13 @@ pub enum Request {
         lines: mpsc::Sender<Bytes>,
         /// Whether there is what the filter names.
         reply: oneshot::Sender<Result<(), ErrorText>>,
+    },
+    /// Events, recent ones and those that come.
+    Events {
+        /// Which ones.
+        selection: Selection,
+        /// The events, or that there is no such service.
+        reply: oneshot::Sender<Result<Subscription, ErrorText>>,
     },
     /// How many flows there are.
     Totals {
@@ -144,6 +160,8 @@ pub async fn serve(listener: Listener, access: Access, agent: mpsc::Sender<Reque
     let agent = Agent {
         requests: agent,
         readers: Arc::new(Semaphore::new(MAX_READERS)),
+        followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+        limit: Limit::new(CLIENT_TIME),
         denials: Arc::default(),
         access: Arc::clone(&access),
     };
@@ -200,47 +218,27 @@ fn too_many(stream: &UnixStream) {
 
 /// The way to the agent's loop.
 #[derive(Clone)]
-struct Agent {
+pub(super) struct Agent {
     requests: mpsc::Sender<Request>,
     /// One for each answer that needs the whole flow table.
     readers: Arc<Semaphore>,
+    /// One for each client that follows events.
+    pub(super) followers: Arc<Semaphore>,
+    /// Of this connection.
+    pub(super) limit: Limit,
     denials: Arc<Mutex<Denials>>,
     access: Arc<Access>,
-}
-
-/// Until when a connection may last.
-#[derive(Clone)]
-struct Limit(Arc<Mutex<Instant>>);
-
-impl Limit {
-    fn new(time: Duration) -> Self {
-        Self(Arc::new(Mutex::new(Instant::now() + time)))
-    }
-
-    /// So long from now.
-    fn set(&self, time: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + time;
-    }
-
-    async fn reached(&self) {
-        loop {
-            let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if until <= Instant::now() {
-                return;
-            }
-            sleep_until(until).await;
-        }
-    }
 }
 
 /// One connection, one request.
 async fn client(stream: UnixStream, peer: Peer, agent: Agent) {
     let limit = Limit::new(CLIENT_TIME);
+    let agent = Agent { limit: limit.clone(), ..agent };
     let peer = Arc::new(peer);
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (agent, peer, limit) = (agent.clone(), Arc::clone(&peer), limit.clone());
+        let (agent, peer) = (agent.clone(), Arc::clone(&peer));
         async move {
-            let answer = answer(request, &peer, &limit, &agent).await;
+            let answer = answer(request, &peer, &agent).await;
             Ok::<_, Infallible>(answer.unwrap_or_else(Refusal::into_response))
         }
     });
@@ -262,18 +260,17 @@ async fn client(stream: UnixStream, peer: Peer, agent: Agent) {
 async fn answer(
     request: hyper::Request<Incoming>,
     peer: &Peer,
-    limit: &Limit,
     agent: &Agent,
 ) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
     let (method, path) = (&head.method, head.uri.path());
     if let Some(asked) = ReloadPath::read(method, path) {
-        limit.set(RELOAD_TIME + CLIENT_TIME);
+        agent.limit.set(RELOAD_TIME + CLIENT_TIME);
         return asked.answer(body, peer, agent).await;
     }
     match OperatorPath::read(path) {
         Some(asked) if asked.takes(method) => {
-            limit.set(OPERATOR_TIME + CLIENT_TIME);
+            agent.limit.set(OPERATOR_TIME + CLIENT_TIME);
             asked.answer(body, peer, agent).await
         }
         Some(asked) => Err(Refusal::wrong_method(method, path, asked.method())),
@@ -288,12 +285,14 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
         Flows,
         Totals,
         Explain(&'a str),
+        Events,
     }
 
     let explained = path.strip_prefix("/v1/explain/").filter(|service| !service.is_empty());
     let asked = match (path, path.strip_prefix("/v1/status")) {
         ("/v1/flows", _) => Asked::Flows,
         ("/v1/flows/totals", _) => Asked::Totals,
+        ("/v1/events", _) => Asked::Events,
         (_, Some("")) => Asked::Status(None),
         (_, Some(rest)) if rest.len() > 1 && rest.starts_with('/') => Asked::Status(Some(&rest[1..])),
         _ => match explained {
@@ -318,6 +317,7 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
             Ok(json(StatusCode::OK, &explained.map_err(Refusal::unknown_name)?))
         }
         Asked::Flows => flows(query, agent).await,
+        Asked::Events => events::answer(query, agent).await,
         Asked::Totals => {
             let filter = Filter::from_query(query, |_, _| Ok(false)).map_err(Refusal::wrong_query)?;
             let _alone = reader(agent).await?;
@@ -347,9 +347,14 @@ async fn flows(query: &str, agent: &Agent) -> Result<Response<Body>, Refusal> {
         let _reading = &permit;
         Ok(Frame::data(chunk))
     });
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    Ok(lines_of_json(StreamBody::new(frames).boxed_unsync()))
+}
+
+/// An answer with a document on each line.
+pub(super) fn lines_of_json(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-    Ok(response)
+    response
 }
 
 /// The right to have the whole flow table read.
@@ -368,7 +373,10 @@ fn only(mut status: Status, name: &str) -> Result<Status, Refusal> {
 }
 
 /// Puts a request to the agent's loop.
-async fn ask<T>(agent: &Agent, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Refusal> {
+pub(super) async fn ask<T>(
+    agent: &Agent,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Result<T, Refusal> {
     ask_within(AGENT_TIME, agent, request).await
 }
 
@@ -395,73 +403,4 @@ fn json(code: StatusCode, document: &impl Serialize) -> Response<Body> {
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
-}
-
-/// A request that is not served, and why.
-struct Refusal {
-    code: StatusCode,
-    message: String,
-    next: String,
-    /// The method that would do, if it is another one.
-    allow: Option<&'static str>,
-}
-
-impl Refusal {
-    fn new(code: StatusCode, message: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code, message: message.into(), next: next.into(), allow: None }
-    }
-
-    fn unknown_path(path: &str) -> Self {
-        let message = format!("there is nothing at {path}");
-        Self::new(
-            StatusCode::NOT_FOUND,
-            message,
-            "ask for /v1/status, /v1/status/SERVICE, /v1/explain/SERVICE, /v1/flows or /v1/flows/totals; changes are \
-             /v1/services/SERVICE/VERB",
-        )
-    }
-
-    fn wrong_method(method: &Method, path: &str, allow: &'static str) -> Self {
-        let message = format!("{path} does not take {method}");
-        let refusal = Self::new(StatusCode::METHOD_NOT_ALLOWED, message, format!("use {allow}"));
-        Self { allow: Some(allow), ..refusal }
-    }
-
-    fn unknown_service(name: &str, services: &[ServiceStatus]) -> Self {
-        let known: Vec<_> = services.iter().map(|service| format!("\"{}\"", service.name)).collect();
-        let message = format!("there is no service \"{name}\"; there is {}", known.join(", "));
-        Self::new(StatusCode::NOT_FOUND, message, "check the name, or leave it out to see all services")
-    }
-
-    fn unknown_name(error: ErrorText) -> Self {
-        Self::new(StatusCode::NOT_FOUND, error.message, error.next)
-    }
-
-    fn wrong_query(message: String) -> Self {
-        let next = "use service, member, client, state, idle_over_ms, stale, and limit for lists";
-        Self::new(StatusCode::BAD_REQUEST, message, next)
-    }
-
-    fn crowded() -> Self {
-        let message = format!("{MAX_READERS} others are reading flows");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "repeat")
-    }
-
-    fn stopping() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping", "start it again and repeat")
-    }
-
-    fn busy(time: Duration) -> Self {
-        let message = format!("the agent's loop gave no answer within {} s", time.as_secs());
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "repeat, and look at the agent's log")
-    }
-
-    fn into_response(self) -> Response<Body> {
-        let error = ErrorText { message: self.message, next: self.next };
-        let mut response = json(self.code, &ErrorDocument { version: VERSION, error });
-        if let Some(method) = self.allow {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static(method));
-        }
-        response
-    }
 }

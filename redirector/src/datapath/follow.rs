@@ -30,6 +30,7 @@ use super::{
     events::Events,
     maps::Maps,
     network::{Device, Link, Network, VipRoute},
+    notice::{Notice, Notices},
     pace::{Pace, Told},
     programs,
     routes::{Reach, View, Wanted},
@@ -116,6 +117,7 @@ pub(super) struct Parts {
     pub(super) maps: Arc<Mutex<Maps>>,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) loaded: Loaded,
+    pub(super) notices: Notices,
 }
 
 /// Keeps the datapath in step with the network.
@@ -137,6 +139,7 @@ pub(super) struct Follower {
     device_pace: Pace,
     route_pace: Pace,
     report: Report,
+    notices: Notices,
 }
 
 /// Uplinks by index.
@@ -159,7 +162,7 @@ impl From<&Link> for Uplink {
 impl Follower {
     /// With programs that run nowhere yet: that comes with [`Self::make_way`].
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { network, reach, slots, maps, sweeper, loaded } = parts;
+        let Parts { network, reach, slots, maps, sweeper, loaded, notices } = parts;
         Self {
             network,
             reach,
@@ -174,6 +177,7 @@ impl Follower {
             device_pace: Pace::default(),
             route_pace: Pace::default(),
             report: Report::default(),
+            notices,
         }
     }
 
@@ -274,16 +278,22 @@ impl Follower {
         self.routed.clear();
         match self.device_pace.restored(now) {
             Told::Restored => {
-                tracing::warn!("the VIP device {name}, changed by somebody else: {}", done.join("; "));
+                self.tell(format!("the VIP device {name}, changed by somebody else: {}", done.join("; ")));
             }
-            Told::Slower => tracing::warn!(
+            Told::Slower => self.tell(format!(
                 "the VIP device {name}, changed by somebody else again and again: {}; from now on it is restored once a \
                  second at most, without a word: find out who does that (`ip monitor link`)",
                 done.join("; ")
-            ),
+            )),
             Told::Nothing => {}
         }
         Ok(())
+    }
+
+    /// What was taken away and is there again.
+    fn tell(&self, restored: String) {
+        // Nobody listens to an agent that stops.
+        let _stops = self.notices.send(Notice::Restored(restored));
     }
 
     /// Whether the programs still run where they were attached: somebody may have removed a filter.
@@ -291,7 +301,7 @@ impl Follower {
         let indices: Vec<_> = uplinks.keys().copied().collect();
         let run = attach::run_at(&wanted.config.datapath.pin_dir, device.index, &indices)?;
         if !run {
-            tracing::warn!("a program was taken away by somebody else: attached again");
+            self.tell("a program was taken away by somebody else: attached again".into());
         }
         Ok(run)
     }
@@ -348,12 +358,12 @@ impl Follower {
         let vips = restored.join(", ");
         match self.route_pace.restored(now) {
             Told::Restored => {
-                tracing::warn!("the route of VIP {vips} was taken away by somebody else: restored");
+                self.tell(format!("the route of VIP {vips} was taken away by somebody else: restored"));
             }
-            Told::Slower => tracing::warn!(
+            Told::Slower => self.tell(format!(
                 "the route of VIP {vips} is taken away by somebody else again and again: from now on it is restored once \
                  a second at most, without a word; find out who does that (`ip monitor route`)"
-            ),
+            )),
             Told::Nothing => {}
         }
         Ok(None)

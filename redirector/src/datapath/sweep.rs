@@ -4,7 +4,7 @@
 //! by the same compare as in the kernel; so a sweep may come late, twice, or after a restart of the agent.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use super::{
     flows::Flows,
     maps::{Maps, Standings, Vips},
+    notice::{Notice, Notices, Swept, SweptFlows},
     sockets::{Destroyer, Victim},
 };
 
@@ -31,25 +32,15 @@ use super::{
 const PASSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(250)];
 
-/// What one pass found.
-#[derive(Clone, Copy, Debug)]
-struct Pass {
-    /// Stale flows of local sockets.
-    local: usize,
-    /// Stale flows of other clients: they are answered with a reset when their next packet comes.
-    remote: usize,
-}
+/// What one pass found, by member.
+type Pass = BTreeMap<u16, SweptFlows>;
 
-impl Pass {
-    fn report(self, switch: Instant) {
-        if self.local + self.remote > 0 {
-            tracing::info!(
-                local = self.local,
-                remote = self.remote,
-                after_us = u64::try_from(switch.elapsed().as_micros()).unwrap_or(u64::MAX),
-                "reset stale flows"
-            );
-        }
+/// Tells of a pass. One that comes again has news only where it reset something: what waits was told before.
+fn tell(notices: &Notices, requested: Instant, mut found: Pass, comes_again: bool) {
+    found.retain(|_, flows| flows.reset > 0 || !comes_again);
+    if !comes_again || !found.is_empty() {
+        // Nobody listens to an agent that stops.
+        let _stops = notices.send(Notice::Swept(Swept { requested, ended: Instant::now(), members: found }));
     }
 }
 
@@ -64,7 +55,7 @@ pub(super) struct Sweeper {
 
 impl Sweeper {
     /// Starts the thread.
-    pub(super) fn start(maps: Arc<Mutex<Maps>>) -> Result<Self> {
+    pub(super) fn start(maps: Arc<Mutex<Maps>>, notices: Notices) -> Result<Self> {
         let destroyer = Destroyer::open()?;
         let (switches, requests) = mpsc::channel();
         let (alive, ended) = watch::channel(());
@@ -74,7 +65,7 @@ impl Sweeper {
                 // Dropped with the thread, also in a panic.
                 let _alive = alive;
                 while let Ok(switch) = requests.recv() {
-                    if let Err(error) = sweep(&maps, &destroyer, &requests, switch) {
+                    if let Err(error) = sweep(&maps, &destroyer, &requests, &notices, switch) {
                         tracing::error!("resetting stale flows failed: {error:#}");
                     }
                 }
@@ -114,10 +105,12 @@ fn sweep(
     maps: &Mutex<Maps>,
     destroyer: &Destroyer,
     requests: &mpsc::Receiver<Instant>,
+    notices: &Notices,
     mut switch: Instant,
 ) -> Result<()> {
     let mut passes = PASSES.iter();
     while let Some(after) = passes.next() {
+        let comes_again = !after.is_zero();
         // A switch that comes meanwhile starts the passes anew.
         let wait = (switch + *after).saturating_duration_since(Instant::now());
         match requests.recv_timeout(wait) {
@@ -129,13 +122,13 @@ fn sweep(
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             // The agent stops: once more at once, and no later.
             Err(mpsc::RecvTimeoutError::Disconnected) => {
-                pass(maps, destroyer)?.report(switch);
+                tell(notices, switch, pass(maps, destroyer)?, comes_again);
                 return Ok(());
             }
         }
         // What fails now may go well in the next pass.
         match pass(maps, destroyer) {
-            Ok(pass) => pass.report(switch),
+            Ok(pass) => tell(notices, switch, pass, comes_again),
             Err(error) => tracing::error!("resetting stale flows failed: {error:#}"),
         }
     }
@@ -189,7 +182,7 @@ fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
         let maps = lock(maps);
         (maps.flows.clone(), maps.standings())
     };
-    let (local, remote) = stale_flows(&flows, &standings, destroyer)?;
+    let (local, mut found) = stale_flows(&flows, &standings, destroyer)?;
     let victims: Vec<_> = local
         .iter()
         .map(|(client_side, flow)| Victim { client_side: *client_side, cookie: flow.cookie })
@@ -206,11 +199,15 @@ fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
     // that was still opening, or a socket that is gone. Whoever was refused needs his flow to be reset at all.
     let refused: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
     for (number, (client_side, flow)) in local.iter().enumerate() {
-        if !refused.contains(&number) {
+        let of_member = found.entry(flow.member).or_default();
+        if refused.contains(&number) {
+            of_member.waiting += 1;
+        } else {
+            of_member.reset += 1;
             flows.remove(client_side, flow)?;
         }
     }
-    Ok(Pass { local: local.len() - refused.len(), remote: remote + refused.len() })
+    Ok(found)
 }
 
 /// The stale flows of local sockets, and how many others there are.
@@ -218,9 +215,9 @@ fn stale_flows(
     flows: &Flows,
     standings: &Standings,
     destroyer: &Destroyer,
-) -> Result<(Vec<(Tuple, Flow)>, usize)> {
+) -> Result<(Vec<(Tuple, Flow)>, Pass)> {
     let mut local = Vec::new();
-    let mut remote = 0;
+    let mut others = Pass::new();
     flows.for_each(|client_side, flow| {
         if !standings.is_stale(flow) {
             return;
@@ -228,10 +225,10 @@ fn stale_flows(
         if flow.cookie != 0 && destroyer.may_destroy(flow) {
             local.push((*client_side, *flow));
         } else {
-            remote += 1;
+            others.entry(flow.member).or_default().waiting += 1;
         }
     })?;
-    Ok((local, remote))
+    Ok((local, others))
 }
 
 pub(super) fn lock(maps: &Mutex<Maps>) -> std::sync::MutexGuard<'_, Maps> {

@@ -91,10 +91,8 @@ impl Core {
         let orders = self.orders();
         self.orders = self.carried_orders(&service, members);
         let old = std::mem::replace(&mut self.service, service);
-        for (number, order) in self.orders.configured_weights.iter().enumerate() {
-            if let (Some(_), Some(from)) = (order, members[number]) {
-                self.service.members[number].weight = old.members[from.0].weight;
-            }
+        for (member, order) in self.service.members.iter_mut().zip(&self.orders.weights) {
+            member.weight = order.map_or(member.weight, |weight| weight.now);
         }
         // By number it is another one in any case; by name it may be the same.
         self.kept_orders = self.orders.clone();
@@ -132,9 +130,9 @@ impl Core {
             }),
             paused: self.orders.paused,
             drained: members.iter().map(|from| self.orders.drained[(*from)?.0]).collect(),
-            configured_weights: (members.iter().zip(&service.members))
+            weights: (members.iter().zip(&service.members))
                 .map(|(from, member)| {
-                    self.orders.configured_weights[(*from)?.0].filter(|weight| *weight == member.weight)
+                    self.orders.weights[(*from)?.0].filter(|weight| weight.configured == member.weight)
                 })
                 .collect(),
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Accepted, Action, Command, Core, Refused, Time,
     choice::Standing,
-    orders::{Drained, Pinned},
+    orders::{Drained, Pinned, Weight},
 };
 use crate::model::{MemberId, MemberState};
 
@@ -29,11 +29,15 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// It is refused, and nothing has changed.
+    /// It is refused, and nothing has changed but the time.
     pub fn on_operator(&mut self, now: Time, command: &Command) -> Result<Accepted, Refused> {
         self.now = self.now.max(now);
         self.expire_orders();
-        self.permit(command)?;
+        if let Err(refused) = self.permit(command) {
+            // Time has passed all the same.
+            self.settle();
+            return Err(refused);
+        }
         let reported = self.obey(command);
         self.settle();
         if let Some(member) = reported {
@@ -54,7 +58,7 @@ impl Core {
 
     fn permit(&self, command: &Command) -> Result<(), Refused> {
         match *command {
-            Command::Switch { to, force, .. } => self.permit_switch(to, force),
+            Command::Switch { to, hold, force, .. } => self.permit_switch(to, hold, force),
             Command::Drain { member, force } => self.permit_drain(member, force),
             Command::Undrain { member } => self.known(member),
             Command::Weight { member, weight } => {
@@ -76,7 +80,7 @@ impl Core {
         Err(Refused::new("the service has no such member", format!("name one of {}", names.join(", "))))
     }
 
-    fn permit_switch(&self, to: MemberId, force: bool) -> Result<(), Refused> {
+    fn permit_switch(&self, to: MemberId, hold: Option<Duration>, force: bool) -> Result<(), Refused> {
         self.known(to)?;
         let name = &self.service.members[to.0].name;
         if self.manual.is_some() {
@@ -87,7 +91,14 @@ impl Core {
             return Err(Refused::new(format!("member {name:?} is drained"), "undrain it first"));
         }
         if force {
-            return Ok(());
+            let is_left_at_once =
+                hold == Some(Duration::ZERO) && self.members[to.0].state() == MemberState::Down;
+            return if is_left_at_once {
+                let reason = format!("member {name:?} is down, and would be left at once without a pin");
+                Err(Refused::new(reason, "pin it for some time"))
+            } else {
+                Ok(())
+            };
         }
         let member = &self.members[to.0];
         let next = "switch to another member, or use --force";
@@ -170,13 +181,14 @@ impl Core {
 
     fn set_weight(&mut self, member: MemberId, weight: u32) {
         let configured = self.configured_weight(member);
-        self.orders.configured_weights[member.0] = (weight != configured).then_some(configured);
+        self.orders.weights[member.0] = (weight != configured).then_some(Weight { now: weight, configured });
         self.service.members[member.0].weight = weight;
     }
 
     /// What the configuration says, whatever an operator said since.
     pub(super) fn configured_weight(&self, member: MemberId) -> u32 {
-        self.orders.configured_weights[member.0].unwrap_or(self.service.members[member.0].weight)
+        let ordered = self.orders.weights[member.0].map(|weight| weight.configured);
+        ordered.unwrap_or(self.service.members[member.0].weight)
     }
 
     /// The manual switch is made: its member stays.

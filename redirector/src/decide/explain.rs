@@ -368,7 +368,7 @@ impl Core {
             for_ms: millis(now.since(member.since())),
             reason,
             weight: self.service.members[id.0].weight,
-            configured_weight: self.orders.configured_weights[id.0],
+            configured_weight: self.orders.weights[id.0].map(|weight| weight.configured),
             drained: self.orders.is_drained(id),
             obstacle: self.situation(now).obstacle(id),
             gate: member.gate(),
@@ -407,7 +407,13 @@ impl Core {
         health.checks().iter().enumerate().map(explain).collect()
     }
 
-    fn name_of(&self, member: MemberId) -> String {
+    /// How a member is called.
+    ///
+    /// # Panics
+    ///
+    /// When `member` is not of the service.
+    #[must_use]
+    pub fn name_of(&self, member: MemberId) -> String {
         self.service.members[member.0].name.clone()
     }
 }

@@ -4,7 +4,7 @@
 //! another configuration perhaps, goes on with it. Of a member that is not there any more, and of a weight that the
 //! configuration has changed since, nothing is left then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +19,8 @@ pub struct Orders {
     pub pin: Option<Pin>,
     /// Whether nothing automatic moves the service.
     pub paused: bool,
-    /// Members that are taken out of the choice.
-    pub drained: BTreeSet<String>,
+    /// Members that are taken out of the choice, and how.
+    pub drained: BTreeMap<String, Drained>,
     /// Weights other than the configuration's.
     pub weights: BTreeMap<String, Weight>,
 }
@@ -54,8 +54,8 @@ pub(super) struct StandingOrders {
     pub(super) paused: bool,
     /// One for each member, as the others here.
     pub(super) drained: Vec<Option<Drained>>,
-    /// What the configuration says, where an operator has said otherwise; what holds is in the service itself.
-    pub(super) configured_weights: Vec<Option<u32>>,
+    /// What holds is in the service itself too.
+    pub(super) weights: Vec<Option<Weight>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,15 +68,15 @@ pub(super) struct Pinned {
 
 /// How a member was taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Drained {
+pub struct Drained {
     /// It is left without a round of checks of the other and without regard to gates.
-    pub(super) force: bool,
+    pub force: bool,
 }
 
 impl StandingOrders {
     /// Nothing was said.
     pub(super) fn none(members: usize) -> Self {
-        Self { drained: vec![None; members], configured_weights: vec![None; members], ..Self::default() }
+        Self { drained: vec![None; members], weights: vec![None; members], ..Self::default() }
     }
 
     pub(super) fn is_drained(&self, member: MemberId) -> bool {
@@ -96,16 +96,13 @@ impl StandingOrders {
             against_checks,
             reason,
         });
-        let drained = self.drained.iter().enumerate().filter(|(_, drained)| drained.is_some());
-        let weights = self.configured_weights.iter().enumerate().filter_map(|(member, configured)| {
-            let weight = Weight { now: service.members[member].weight, configured: (*configured)? };
-            Some((name(member), weight))
-        });
+        let drained = self.drained.iter().enumerate();
+        let weights = self.weights.iter().enumerate();
         Orders {
             pin,
             paused: self.paused,
-            drained: drained.map(|(member, _)| name(member)).collect(),
-            weights: weights.collect(),
+            drained: drained.filter_map(|(member, drained)| Some((name(member), (*drained)?))).collect(),
+            weights: weights.filter_map(|(member, weight)| Some((name(member), (*weight)?))).collect(),
         }
     }
 }
@@ -128,15 +125,16 @@ impl Core {
             let Pin { until, against_checks, ref reason, .. } = *pin;
             Some(Pinned { member, until, against_checks, reason: reason.clone() })
         });
-        for member in kept.drained.iter().filter_map(|name| find(name)) {
-            // That it was forced is forgotten: the one that is gone to has to pass its round.
-            self.orders.drained[member] = Some(Drained { force: false });
+        for (name, drained) in &kept.drained {
+            if let Some(member) = find(name) {
+                self.orders.drained[member] = Some(*drained);
+            }
         }
         for (name, weight) in &kept.weights {
             let Some(member) = find(name) else { continue };
             let holds = &mut self.service.members[member].weight;
             if *holds == weight.configured {
-                self.orders.configured_weights[member] = Some(weight.configured);
+                self.orders.weights[member] = Some(*weight);
                 *holds = weight.now;
             }
         }

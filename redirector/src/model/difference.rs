@@ -171,7 +171,7 @@ macro_rules! compare {
 
 impl Changes {
     fn agent(&mut self, old: &Agent, new: &Agent) {
-        compare!(self, "", Agent { control_socket, state_dir, operator_group, record; }, old, new);
+        compare!(self, "", Agent { control_socket, state_dir, operator_group, metrics_listen, record; }, old, new);
     }
 
     fn datapath(&mut self, old: &Datapath, new: &Datapath) {

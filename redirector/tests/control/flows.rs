@@ -59,9 +59,8 @@ fn agent() -> Agent {
         | Request::Operate { .. }
         | Request::Explain { .. }
         | Request::Reload { .. }
-        | Request::Denied(_) => {
-            panic!("nobody asks")
-        }
+        | Request::Events { .. }
+        | Request::Denied(_) => panic!("nobody asks"),
         Request::Totals { filter, reply } => drop(reply.send(known(&filter).map(|()| totals()))),
         Request::Flows { filter, limit, lines, reply } => {
             reply.send(known(&filter)).expect("the server waits");

@@ -13,8 +13,10 @@ use redirector::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 mod cli;
+mod events;
 mod flows;
 mod http;
+mod metrics;
 mod operator;
 mod socket;
 #[path = "../support/temp.rs"]

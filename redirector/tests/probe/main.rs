@@ -9,11 +9,16 @@ use redirector::{
     probe::once,
 };
 
+mod certificates;
+mod credentials;
+mod kinds;
 mod once;
 mod run;
 mod server;
 #[path = "../support/temp.rs"]
 mod temp;
+mod tls;
+mod waits;
 
 /// A check that is patient in everything: each test shortens what it is about.
 fn check(kind: CheckKind) -> Check {
@@ -21,6 +26,7 @@ fn check(kind: CheckKind) -> Check {
         interval: Duration::from_secs(3600),
         fast_interval: Duration::from_secs(3600),
         timeout: Duration::from_secs(10),
+        jitter_percent: 0,
         fall: 1,
         rise: 1,
         ..Check::of(kind)
@@ -52,6 +58,14 @@ fn redis_error(outcome: &ProbeOutcome) -> Option<(Phase, RedisErrorKind)> {
             _ => None,
         },
         ProbeOutcome::Passed { .. } => None,
+    }
+}
+
+/// What stopped it, and how far it came.
+fn stopped(outcome: &ProbeOutcome) -> &Failure {
+    match outcome {
+        ProbeOutcome::Failed(failure) | ProbeOutcome::Inconclusive(failure) => failure,
+        ProbeOutcome::Passed { .. } => panic!("passed"),
     }
 }
 

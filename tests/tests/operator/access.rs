@@ -58,15 +58,15 @@ fn who_is_not_in_the_group_is_refused_and_on_record() {
         ensure!(no.starts_with("HTTP/1.1 403"), "{no}");
         ensure!(no.contains("uid 54321") && no.contains("usermod -aG daemon USER"), "{no}");
         let words =
-            ["operator", "verb=switch", "member=\"m2\"", "uid=54321", "gid=54321", "reason=\"for fun\""];
+            ["operator", "verb=\"switch\"", "member=\"m2\"", "uid=54321", "gid=54321", "reason=\"for fun\""];
         agent.wait_logged(&words, SOON)?;
-        agent.wait_logged(&["uid=54321", "result=denied"], SOON)?;
+        agent.wait_logged(&["uid=54321", "result=\"denied\""], SOON)?;
         ensure!(orders_of(&agent)?["active"] == "m1", "the switch was made");
 
         let body = r#"{"member": "m2", "reason": "it is needed"}"#;
         let yes = curl_as(&socket, &[4, GROUP.1], "POST", "/v1/services/orders/switch", body)?;
         ensure!(yes.starts_with("HTTP/1.1 200") && yes.contains("\"version\":1"), "{yes}");
-        agent.wait_logged(&["operator", "uid=54321", "reason=\"it is needed\"", "result=done"], SOON)?;
+        agent.wait_logged(&["operator", "uid=54321", "reason=\"it is needed\"", "result=\"done\""], SOON)?;
         let status = orders_of(&agent)?;
         ensure!(status["active"] == "m2", "{status:#}");
         let reason = status["last_switch"]["reason"].as_str().unwrap_or_default();

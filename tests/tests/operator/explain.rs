@@ -80,6 +80,7 @@ fn a_flow_is_explained() {
             "{text}"
         );
         ensure!(text.contains("maintenance") && text.contains("it may go on while it drains"), "{text}");
+        ensure!(text.contains("in epoch 1, by the initial switch at "), "{text}");
         let json = document(&agent, &flow)?;
         let flow = &json["flows"][0]["flow"];
         ensure!(

@@ -60,7 +60,7 @@ fn nothing_moves_while_a_service_is_paused() {
         let said = done(&agent, &["pause", "orders", "--reason", "network work"])?;
         ensure!(said.contains("automatic switching is stopped, failover too"), "{said}");
         agent.wait_logged(
-            &["operator", "verb=pause", "uid=0", "reason=\"network work\"", "result=done"],
+            &["operator", "verb=\"pause\"", "uid=0", "reason=\"network work\"", "result=\"done\""],
             SOON,
         )?;
         let epoch = orders_of(&agent)?["epoch"].clone();

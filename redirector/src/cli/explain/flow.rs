@@ -1,16 +1,18 @@
 //! `redirector explain SERVICE --flow ADDR:PORT`: why one connection is where it is, and how long it may stay there.
 
 use std::{
+    collections::HashMap,
     fmt,
     io::{self, Write},
     net::SocketAddr,
+    ops::ControlFlow,
     path::Path,
     time::Duration,
 };
 
 use serde::Serialize;
 
-use super::{because, millis};
+use super::{because, millis, plain};
 use crate::{
     cli::{Output, status::short},
     control::{
@@ -19,6 +21,7 @@ use crate::{
         status::VERSION,
     },
     decide::Explanation,
+    telemetry::{Event, Record, Selection},
 };
 
 /// Why the flows of one client are where they are: one for each VIP that it has connected to from this port.
@@ -47,7 +50,9 @@ pub(super) async fn explain(socket: &Path, service: &str, from: SocketAddr) -> R
     let filter = Filter { service: Some(service.into()), client: Some(clients), ..Filter::default() };
     let list = client::flows(socket, &filter, u64::MAX).await?;
     let explanation = client::explain(socket, service).await?.explanation;
-    let flows: Vec<_> = list.flows().filter_map(Result::ok).map(|flow| told(flow, &explanation)).collect();
+    let switches = switches(socket, service).await?;
+    let told = |flow| told(flow, &explanation, &switches);
+    let flows: Vec<_> = list.flows().filter_map(Result::ok).map(told).collect();
     if flows.is_empty() {
         return Err(ClientError::Failed {
             message: format!("{service} has no flow from {from}"),
@@ -57,20 +62,36 @@ pub(super) async fn explain(socket: &Path, service: &str, from: SocketAddr) -> R
     Ok(Flows { version: VERSION, flows })
 }
 
-pub(super) fn told(flow: FlowStatus, explanation: &Explanation) -> Flow {
-    Flow { chosen: chosen(&flow, explanation), outlook: outlook(&flow, explanation), flow }
+pub(super) fn told(flow: FlowStatus, explanation: &Explanation, switches: &Switches) -> Flow {
+    let (chosen, outlook) = (chosen(&flow, explanation, switches), outlook(&flow, explanation));
+    Flow { flow, chosen, outlook }
 }
 
-fn chosen(flow: &FlowStatus, explanation: &Explanation) -> String {
+/// Recent switches of a service in words, by their epochs.
+pub(super) type Switches = HashMap<u32, String>;
+
+/// Those that are among the recent events.
+async fn switches(socket: &Path, service: &str) -> Result<Switches, ClientError> {
+    let selection = Selection { service: Some(service.into()), ..Selection::default() };
+    let mut switches = Switches::new();
+    client::events(socket, &selection, |line| {
+        if let Ok(Record { at, event: Event::Switch { from, kind, reason, epoch, .. }, .. }) =
+            serde_json::from_str(line)
+        {
+            let from = from.as_deref().map(|from| format!(" from {from}")).unwrap_or_default();
+            switches.insert(epoch, format!("by the {kind} switch{from} at {at}: {}", plain(&reason)));
+        }
+        ControlFlow::Continue(())
+    })
+    .await?;
+    Ok(switches)
+}
+
+fn chosen(flow: &FlowStatus, explanation: &Explanation, switches: &Switches) -> String {
     let member = flow.member.as_deref().unwrap_or("a member that is gone");
-    let last = explanation.last_switch.as_ref().map(because).unwrap_or_default();
-    if flow.epoch == explanation.epoch {
-        return format!(
-            "{member} was active when it was opened, in epoch {}, as it is now; {last}",
-            flow.epoch
-        );
-    }
-    format!("{member} was active when it was opened, in epoch {}", flow.epoch)
+    let now = if flow.epoch == explanation.epoch { ", as it is now" } else { "" };
+    let why = switches.get(&flow.epoch).map(|why| format!(", {why}")).unwrap_or_default();
+    format!("{member} was active when it was opened, in epoch {}{now}{why}", flow.epoch)
 }
 
 fn outlook(flow: &FlowStatus, explanation: &Explanation) -> String {

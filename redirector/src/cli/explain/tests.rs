@@ -145,12 +145,15 @@ fn flow(member: &str, epoch: u32, stale: bool) -> FlowStatus {
 fn a_flow_is_told_why_it_is_there_and_what_becomes_of_it() {
     let drain = Timer { name: "drain".into(), member: None, left_ms: 20_000, then: "flows are reset".into() };
     let draining = Explanation { timers: vec![drain], ..orders() };
+    let why =
+        "by the failback switch from dublin at 2026-11-21T19:00:00.000Z: member \"paris\" was up for 1m";
+    let switches = flow::Switches::from([(7, why.to_owned())]);
     let told = [
-        flow::told(flow("dublin", 8, false), &orders()),
-        flow::told(flow("dublin", 5, false), &orders()),
-        flow::told(flow("paris", 7, false), &draining),
-        flow::told(flow("paris", 7, false), &orders()),
-        flow::told(flow("paris", 7, true), &orders()),
+        flow::told(flow("dublin", 8, false), &orders(), &switches),
+        flow::told(flow("dublin", 5, false), &orders(), &switches),
+        flow::told(flow("paris", 7, false), &draining, &switches),
+        flow::told(flow("paris", 7, false), &orders(), &switches),
+        flow::told(flow("paris", 7, true), &orders(), &switches),
     ];
     let pages: Vec<_> = told.iter().map(ToString::to_string).collect();
     insta::assert_snapshot!(pages.join("\n"));

@@ -70,8 +70,6 @@ fn keys() {
         ("section at the wrong level", "[service.failback]", "[failback]"),
         ("key of nothing", "fall = 5", "fall = 5\ncolour = \"blue\""),
         ("section of nothing", "[agent]", "[fleet]\n[agent]"),
-        ("key that is not built: metrics_listen", "[agent]", "[agent]\nmetrics_listen = \"127.0.0.1:9109\""),
-        ("section that is not built: detect", "[[service.check]]", "[service.detect]\n[[service.check]]"),
         (
             "section that is not built: rest",
             "[service.member.redis]",
@@ -82,12 +80,39 @@ fn keys() {
             "username = \"probe\"",
             "username = \"probe\"\ntls = { ca_file = \"/etc/ca.pem\" }",
         ),
-        ("profile that is not built", "profile = \"balanced\"", "profile = \"fast\""),
-        ("profile of nothing", "profile = \"balanced\"", "profile = \"quick\""),
+        ("profile of nothing", "profile = \"fast\"", "profile = \"quick\""),
         ("check that is not built", "kind = \"tcp\"", "kind = \"lag\""),
         ("check of nothing", "kind = \"tcp\"", "kind = \"icmp\""),
     ]);
     insta::assert_snapshot!(table);
+}
+
+#[test]
+fn health() {
+    let table = messages(&[
+        ("combination of nothing", "combine = \"at_least\"", "combine = \"most\""),
+        ("no number to combine with", "at_least = 1", ""),
+        ("more than there are checks that count", "at_least = 1", "at_least = 3"),
+        ("none of them", "at_least = 1", "at_least = 0"),
+        ("a number that nobody asks for", "combine = \"at_least\"", "combine = \"all\""),
+        ("tolerance without unit", "silence_tolerance = \"350ms\"", "silence_tolerance = \"350\""),
+        ("tolerance that is none", "silence_tolerance = \"350ms\"", "silence_tolerance = \"0ms\""),
+        ("tolerance shorter than a hiccup", "stall_tolerance = \"2s\"", "stall_tolerance = \"9ms\""),
+        ("tolerance of a year", "refused_tolerance = \"6s\"", "refused_tolerance = \"1y\""),
+        ("effect of nothing", "effect = \"veto\"", "effect = \"block\""),
+        ("no interval while down", "down_interval = \"3s\"", "down_interval = \"0s\""),
+        ("jitter of more than half", "jitter_percent = 25", "jitter_percent = 51"),
+        ("no probe", "probes = 3", "probes = 0"),
+        ("a round that is longer than the interval", "probe_delay = \"150ms\"", "probe_delay = \"300ms\""),
+        ("policy of nothing", "policy = \"majority\"", "policy = \"most\""),
+    ]);
+    let only_gates = messages_of_files(&[(
+        "no check decides",
+        "[[service]]\nname = \"orders\"\nvips = [\"10.255.0.1:6379\"]\n[[service.check]]\neffect = \"gate\"\n\
+         [[service.check]]\nname = \"seen\"\neffect = \"observe\"\n\
+         [[service.member]]\nname = \"paris\"\nendpoint = \"10.2.1.2:6379\"",
+    )]);
+    insta::assert_snapshot!(table + &only_gates);
 }
 
 #[test]
@@ -110,6 +135,9 @@ fn agent_and_datapath() {
         ("no name of a group", "operator_group = \"operators\"", "operator_group = \"\""),
         ("two names of groups", "operator_group = \"operators\"", "operator_group = [\"adm\", \"wheel\"]"),
         ("a line of /etc/group", "operator_group = \"operators\"", "operator_group = \"adm:x:4\""),
+        ("metrics at a name", "\"[::1]:9110\"", "\"localhost:9110\""),
+        ("metrics without a port", "\"[::1]:9110\"", "\"127.0.0.1\""),
+        ("metrics at port 0", "\"[::1]:9110\"", "\"[::1]:0\""),
         ("hook that is not built: xdp", "hooks = [\"tc\"]", "hooks = [\"xdp\"]"),
         ("hook that is not built: connect", "hooks = [\"tc\"]", "hooks = [\"tc\", \"connect\"]"),
         ("hook of nothing", "hooks = [\"tc\"]", "hooks = [\"tcx\"]"),
@@ -162,6 +190,11 @@ fn agent_and_datapath() {
         ("range that starts too low", "port_range = \"1024-1024\"", "port_range = \"1023-2000\""),
         ("range that ends before it starts", "port_range = \"1024-1024\"", "port_range = \"3000-2000\""),
         ("range beyond the last port", "port_range = \"1024-1024\"", "port_range = \"3000-65536\""),
+        (
+            "recording beside the configuration",
+            "record = \"/var/lib/other/record.jsonl\"",
+            "record = \"record.jsonl\"",
+        ),
         ("word of nothing", "on_stop = \"detach\"", "on_stop = \"leave\""),
         ("boolean for a word", "on_stop = \"detach\"", "on_stop = true"),
     ]);
@@ -209,6 +242,7 @@ fn services() {
         ("time without end", "initial_timeout = \"7s\"", "initial_timeout = \"100years\""),
         ("time that is empty", "initial_timeout = \"7s\"", "initial_timeout = \"\""),
         ("failback of nothing", "mode = \"manual\"", "mode = \"slow\""),
+        ("half-life of nothing", "flap_half_life = \"5m\"", "flap_half_life = \"slow\""),
         ("no member", "[[service.member]]\nname = \"paris\"\nendpoint = \"[fd00:2::2]:6379\"", ""),
         ("check without interval", "interval = \"500ms\"", "interval = \"0s\""),
         ("fast_interval of zero", "fast_interval = \"20ms\"", "fast_interval = \"0ms\""),
@@ -278,8 +312,100 @@ fn logins() {
         ("empty user", "username = \"probe\"", "username = \"\""),
         ("login without keys", "[service.redis]", "redis = \"probe:hunter2\"\n[service.redis2]"),
         ("password in the file", "password_file = \"orders.password\"", "password = \"hunter2\""),
+        (
+            "password twice",
+            "password_file = \"orders.password\"",
+            "password_file = \"orders.password\"\npassword_credential = \"sessions-password\"",
+        ),
+        (
+            "credential that is not there",
+            "password_credential = \"sessions-password\"",
+            "password_credential = \"other\"",
+        ),
+        (
+            "credential that is a path",
+            "password_credential = \"sessions-password\"",
+            "password_credential = \"../shadow\"",
+        ),
     ]);
     insta::assert_snapshot!(table);
+}
+
+#[test]
+fn a_credential_takes_systemd() {
+    let text = FULL.replace("sessions-password", "orders-password");
+    let error = parse_with(Path::new("/etc/redirector.toml"), &text, None).unwrap_err().to_string();
+    let line = error.lines().find(|line| line.contains("credential")).unwrap();
+    assert_eq!(
+        line.split_once(": ").unwrap().1,
+        "service \"sessions\": `password_credential` \"orders-password\" without \
+         $CREDENTIALS_DIRECTORY, which systemd sets for a service that has credentials; add \
+         LoadCredential=orders-password:PATH to the unit; outside of it set CREDENTIALS_DIRECTORY, or use \
+         `password_file`"
+    );
+}
+
+#[test]
+fn tls_that_cannot_be() {
+    const TLS: &str = r#"tls = { ca_file = "ca.pem", server_name = "orders.example.com", certificate_file = "probe.pem", key_file = "probe.key" }"#;
+    let table = messages(&[
+        ("authorities that are not there", TLS, r#"tls = { ca_file = "other.pem" }"#),
+        ("authorities that are none", TLS, r#"tls = { ca_file = "orders.password" }"#),
+        ("a key as authority", TLS, r#"tls = { ca_file = "probe.key" }"#),
+        ("certificate without key", TLS, r#"tls = { ca_file = "ca.pem", certificate_file = "probe.pem" }"#),
+        ("key without certificate", TLS, r#"tls = { ca_file = "ca.pem", key_file = "probe.key" }"#),
+        (
+            "key that is none",
+            TLS,
+            r#"tls = { ca_file = "ca.pem", certificate_file = "probe.pem", key_file = "ca.pem" }"#,
+        ),
+        (
+            "key of another certificate",
+            TLS,
+            r#"tls = { ca_file = "ca.pem", certificate_file = "probe.pem", key_file = "other.key" }"#,
+        ),
+        ("name that no certificate has", TLS, r#"tls = { ca_file = "ca.pem", server_name = "a b" }"#),
+        ("name with a port", TLS, r#"tls = { ca_file = "ca.pem", server_name = "a:6379" }"#),
+        ("unknown key", TLS, r#"tls = { ca = "ca.pem", ca_file = "ca.pem" }"#),
+        ("no table", r#"tls = { server_name = "dublin.example.com" }"#, "tls = true"),
+        (
+            "another key by a member",
+            r#"tls = { server_name = "dublin.example.com" }"#,
+            r#"tls = { key_file = "other.key" }"#,
+        ),
+    ]);
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn checks_that_cannot_be() {
+    let table = messages(&[
+        ("key of another kind", "kind = \"set_get\"", "kind = \"echo\""),
+        ("role of a kind that does not ask", "kind = \"tcp\"", "kind = \"tcp\"\nrole = \"primary\""),
+        ("unknown role", "role = \"primary\"", "role = \"replica\""),
+        ("unknown error", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"ERR\"]"),
+        ("error twice", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"OOM\", \"OOM\"]"),
+        ("credentials", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"NOPERM\"]"),
+        ("empty prefix", "prefix = \"health:\"", "prefix = \"\""),
+        ("value that is gone too early", "expiry = \"90s\"", "expiry = \"500ms\""),
+        ("check that the service does not have", "name = \"quick\"\ntimeout = \"2s\"", "name = \"slow\""),
+        ("check without a name", "name = \"quick\"\ntimeout = \"2s\"", "timeout = \"2s\""),
+        (
+            "check twice",
+            "name = \"quick\"\ntimeout = \"2s\"",
+            "name = \"quick\"\n[[service.member.check]]\nname = \"quick\"",
+        ),
+        ("override that does not fit", "timeout = \"2s\"", "fast_interval = \"10s\""),
+        ("key that is not for a member", "timeout = \"2s\"", "kind = \"tcp\""),
+    ]);
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn no_redis_error_needs_to_count() {
+    let text = FULL.replace("counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = []");
+    let config = Directory::new().parse(&text).unwrap();
+    assert!(config.services[0].checks[2].counted_errors.is_empty());
 }
 
 /// Invariant 12. The password files hold "hunter2" and "swordfish"; the tables above write them elsewhere too.

@@ -6,7 +6,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    decide::{Action, AddressView, Core, MemberView, Resumed, Switch, Time, View},
+    decide::{
+        Accepted, Action, AddressView, Command, Core, MemberView, Refused, Resumed, Switch, Time, View,
+    },
     model::{
         Access, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
         FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace, Phase, ProbeOutcome,
@@ -171,6 +173,40 @@ impl World {
         world.run(s(10));
         world.done.clear();
         world
+    }
+
+    /// An operator wants something.
+    pub(super) fn order(&mut self, command: &Command) -> Result<Accepted, Refused> {
+        let answer = self.core.on_operator(self.now, command);
+        self.drain_actions();
+        answer
+    }
+
+    /// What came of the switches that waited for their rounds.
+    pub(super) fn answers(&self) -> Vec<Result<(), Refused>> {
+        let answer = |(_, action): &(Time, Action)| match action {
+            Action::Answer { result } => Some(result.clone()),
+            _ => None,
+        };
+        self.done.iter().filter_map(answer).collect()
+    }
+
+    /// The agent was not scheduled for `by`, and notices it.
+    pub(super) fn late(&mut self, by: Duration) -> &mut Self {
+        self.sleep(by);
+        self.core.on_late(self.now, by);
+        self
+    }
+
+    /// A reload; new members have no address yet.
+    pub(super) fn reload(&mut self, service: Service, origins: &[Option<MemberId>]) -> &mut Self {
+        self.core.set_service(self.now, service.clone(), origins);
+        let mut old: Vec<_> = std::mem::take(&mut self.members).into_iter().map(Some).collect();
+        let carried = |from: &Option<MemberId>| from.and_then(|from| old[from.0].take()).unwrap_or_default();
+        self.members = origins.iter().map(carried).collect();
+        self.service = service;
+        self.drain_actions();
+        self
     }
 
     /// From now on.
@@ -353,6 +389,11 @@ impl World {
             [switch] => switch,
             ref switches => panic!("one switch expected, not {switches:#?}"),
         }
+    }
+
+    #[track_caller]
+    pub(super) fn the_last_switch(&self) -> &Switch {
+        self.switches().last().expect("there was a switch")
     }
 
     #[track_caller]
