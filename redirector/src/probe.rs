@@ -38,9 +38,15 @@ mod stop;
 mod tcp;
 mod vote;
 
+/// Tells probers apart. Services, members and checks may get other numbers while a prober runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ProberId(pub u64);
+
 /// What one prober needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
+    /// Which prober this is.
+    pub prober: ProberId,
     /// Service that the member belongs to.
     pub service: ServiceId,
     /// Member that is probed.
@@ -58,6 +64,8 @@ pub struct Target {
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
+    /// From [`Target::prober`]. What the other numbers meant when it was started, they may not mean any more.
+    pub prober: ProberId,
     /// From [`Target::service`].
     pub service: ServiceId,
     /// From [`Target::member`].
@@ -68,7 +76,9 @@ pub struct Report {
     pub check: CheckId,
     /// What the probe found.
     pub outcome: ProbeOutcome,
-    /// When the probe ended.
+    /// When the probe began.
+    pub started: Instant,
+    /// When it ended.
     pub at: Instant,
 }
 
@@ -77,13 +87,13 @@ pub struct Report {
 /// A round is [`Check::probes`] probes that make one verdict, mostly one. The first round starts at once. The next one
 /// starts an interval after the *start* of the one before, or when that one has ended, whichever is later: a probe never
 /// overlaps itself. `pace` says which interval holds ([`Rhythm`]); a change takes effect at once, also in the middle of a
-/// wait. Dropping the sender of `pace` keeps its last value.
+/// wait. The same pace said again asks for a round now. Dropping the sender of `pace` keeps its last value.
 ///
 /// When a kept connection ends between two rounds, the next one starts at once: a crash is seen when it happens,
 /// not an interval later. A round that was started so does not start another one in the same way, so a member that
 /// closes every connection after one answer is probed at most twice an interval.
 pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc::Sender<Report>) {
-    let Target { service, member, check_id, check, address, access } = target;
+    let Target { prober: id, service, member, check_id, check, address, access } = target;
     let mut prober = Prober::new(&check, address, access);
     let (mut patience, mut rhythm) = (Patience::default(), Rhythm::new());
     let mut early = false;
@@ -97,7 +107,16 @@ pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc:
             Verdict::Inconclusive => failures,
         };
         rhythm.ended(&check, &outcome, failures);
-        let report = Report { service, member, address, check: check_id, outcome, at: Instant::now() };
+        let report = Report {
+            prober: id,
+            service,
+            member,
+            address,
+            check: check_id,
+            outcome,
+            started,
+            at: Instant::now(),
+        };
         if reports.send(report).await.is_err() {
             return;
         }
@@ -146,7 +165,7 @@ async fn rest(
                 return false;
             }
             // When the sender is gone the pattern does not match, and the other branches go on.
-            Ok(()) = pace.changed() => {}
+            Ok(()) = pace.changed() => if *pace.borrow() == now { return false },
         }
     }
 }
