@@ -15,11 +15,13 @@ use serde::Serialize;
 mod access;
 mod outcome;
 mod redis_error;
+mod shards;
 mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use outcome::{Cause, Failure, Phase, ProbeOutcome, TlsFault, Verdict};
 pub use redis_error::RedisErrorKind;
+pub use shards::{Heartbeat, HeartbeatFault, Keyspace, MOST_TAGS, ShardFailure, TAGS};
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
@@ -295,6 +297,10 @@ pub enum CheckKind {
         /// After this the value is gone by itself; longer than a probe takes.
         expiry: Duration,
     },
+    /// Writes a value of its own to every shard and reads it back, over connections that it keeps.
+    Keyspace(Keyspace),
+    /// Publishes through every member of the service, and expects the message at the others.
+    Heartbeat(Heartbeat),
 }
 
 impl CheckKind {
@@ -306,6 +312,8 @@ impl CheckKind {
             Self::Ping => "ping",
             Self::Echo => "echo",
             Self::SetGet { .. } => "set_get",
+            Self::Keyspace(_) => "keyspace",
+            Self::Heartbeat(_) => "heartbeat",
         }
     }
 
@@ -313,8 +321,9 @@ impl CheckKind {
     #[must_use]
     pub fn keeps_a_connection(&self) -> bool {
         match self {
-            Self::Tcp => false,
-            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
+            // A heartbeat keeps its rhythm, whatever ends.
+            Self::Tcp | Self::Heartbeat(_) => false,
+            Self::Ping | Self::Echo | Self::SetGet { .. } | Self::Keyspace(_) => true,
         }
     }
 }

@@ -19,18 +19,22 @@ use crate::model::{
 };
 use echo::Echo;
 use kept::Kept;
+use keyspace::Keyspace;
 use ping::Ping;
 use set_get::SetGet;
 use stop::Stop;
 
 mod echo;
+pub mod heartbeat;
 mod kept;
+mod keyspace;
 mod nonce;
 mod ping;
 mod redis;
 mod resp;
 mod role;
 mod set_get;
+mod slots;
 mod socket;
 mod stop;
 mod tcp;
@@ -135,6 +139,9 @@ enum Kind {
     Ping(Kept<Ping>),
     Echo(Kept<Echo>),
     SetGet(Kept<SetGet>),
+    Keyspace(Box<Keyspace>),
+    /// Of a single address, which has nobody but itself to hear.
+    Heartbeat(Box<(Check, Access)>),
 }
 
 impl Prober {
@@ -147,6 +154,10 @@ impl Prober {
             CheckKind::SetGet { prefix, expiry } => {
                 Kind::SetGet(Kept::new(address, access, SetGet::new(prefix, *expiry)))
             }
+            CheckKind::Keyspace(settings) => {
+                Kind::Keyspace(Box::new(Keyspace::new(address, access, settings.clone(), check)))
+            }
+            CheckKind::Heartbeat(_) => Kind::Heartbeat(Box::new((check.clone(), access))),
         };
         Self { address, counted: check.counted_errors.clone(), kind }
     }
@@ -175,16 +186,19 @@ impl Prober {
             Kind::Ping(kept) => kept.probe(phase).await,
             Kind::Echo(kept) => kept.probe(phase).await,
             Kind::SetGet(kept) => kept.probe(phase).await,
+            Kind::Keyspace(keyspace) => keyspace.probe(phase).await,
+            Kind::Heartbeat(alone) => heartbeat::alone(&alone.0, self.address, &alone.1, phase).await,
         }
     }
 
     /// Returns when the connection that is kept between probes has ended; never, when there is none.
     async fn ended(&mut self) {
         match &mut self.kind {
-            Kind::Tcp => std::future::pending().await,
+            Kind::Tcp | Kind::Heartbeat(_) => std::future::pending().await,
             Kind::Ping(kept) => kept.ended().await,
             Kind::Echo(kept) => kept.ended().await,
             Kind::SetGet(kept) => kept.ended().await,
+            Kind::Keyspace(keyspace) => keyspace.ended().await,
         }
     }
 }

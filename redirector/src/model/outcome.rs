@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::RedisErrorKind;
+use super::{HeartbeatFault, RedisErrorKind, ShardFailure};
 
 /// The result of one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,10 @@ pub enum Cause {
     WrongAnswer(String),
     /// It answers well, and is not the primary that the check asks for.
     WrongRole(String),
+    /// A part of the member failed, or several did.
+    Shard(Box<ShardFailure>),
+    /// Messages do not arrive, in words that name the members.
+    Heartbeat(HeartbeatFault, String),
     /// Something on this host prevented the probe (out of file descriptors, permission).
     Local(String),
 }
@@ -97,14 +101,23 @@ pub enum Verdict {
 }
 
 impl Cause {
+    /// Of a part of a member, the cause there.
+    #[must_use]
+    pub fn inner(&self) -> &Self {
+        match self {
+            Self::Shard(failure) => failure.cause.inner(),
+            cause => cause,
+        }
+    }
+
     /// Whether it can count against a member. Refused credentials of the probe and trouble on this host say nothing
     /// about it.
     #[must_use]
     pub fn is_about_the_member(&self) -> bool {
-        match self {
+        match self.inner() {
             Self::Redis(kind, _) => !kind.is_about_credentials(),
             Self::Tls(fault, _) => *fault != TlsFault::Refused,
-            Self::Local(_) => false,
+            Self::Heartbeat(HeartbeatFault::Undecided, _) | Self::Local(_) => false,
             _ => true,
         }
     }
@@ -114,7 +127,7 @@ impl ProbeOutcome {
     /// A probe that did not pass, in a check that counts these Redis errors.
     #[must_use]
     pub fn of(failure: Failure, counted: &[RedisErrorKind]) -> Self {
-        let counts = match &failure.cause {
+        let counts = match failure.cause.inner() {
             Cause::Redis(kind, _) => counted.contains(kind),
             _ => true,
         };
@@ -148,19 +161,29 @@ impl fmt::Display for ProbeOutcome {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.cause {
-            Cause::Refused => f.write_str("connection refused"),
-            Cause::Unreachable(why) => write!(f, "unreachable: {why}"),
-            Cause::TimedOut(after) => {
-                write!(f, "{} timed out after {}", self.phase, humantime::format_duration(*after))
-            }
-            Cause::Closed => write!(f, "connection closed during {}", self.phase),
-            Cause::Tls(_, text) => write!(f, "TLS: {text}"),
-            Cause::Redis(_, text) => write!(f, "Redis error: {text}"),
-            Cause::WrongAnswer(text) => write!(f, "wrong answer: {text}"),
-            Cause::WrongRole(text) => write!(f, "wrong role: {text}"),
-            Cause::Local(why) => write!(f, "probe impossible: {why}"),
+        write_cause(&self.cause, self.phase, f)
+    }
+}
+
+fn write_cause(cause: &Cause, phase: Phase, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match cause {
+        Cause::Refused => f.write_str("connection refused"),
+        Cause::Unreachable(why) => write!(f, "unreachable: {why}"),
+        Cause::TimedOut(after) => {
+            write!(f, "{phase} timed out after {}", humantime::format_duration(*after))
         }
+        Cause::Closed => write!(f, "connection closed during {phase}"),
+        Cause::Tls(_, text) => write!(f, "TLS: {text}"),
+        Cause::Redis(_, text) => write!(f, "Redis error: {text}"),
+        Cause::WrongAnswer(text) => write!(f, "wrong answer: {text}"),
+        Cause::WrongRole(text) => write!(f, "wrong role: {text}"),
+        Cause::Shard(failure) => {
+            write!(f, "{}: ", failure.place)?;
+            write_cause(&failure.cause, phase, f)?;
+            write!(f, "{}", failure.and_others())
+        }
+        Cause::Heartbeat(_, text) => f.write_str(text),
+        Cause::Local(why) => write!(f, "probe impossible: {why}"),
     }
 }
 

@@ -123,7 +123,11 @@ impl Keyspace {
     pub(super) async fn ended(&mut self) {
         // A closed connection for questions alone is no news.
         let Some(map) = &mut self.map else { return pending().await };
-        let kept = map.nodes.iter_mut().enumerate().filter_map(|(number, node)| Some((number, node.connection.as_mut()?)));
+        let kept = map
+            .nodes
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(number, node)| Some((number, node.connection.as_mut()?)));
         let ends = kept.map(|(number, connection)| async move {
             connection.ended().await;
             number
@@ -183,7 +187,8 @@ impl Keyspace {
             };
             let shards = shards.ok_or_else(|| unreadable(question, &answer))?;
             if shards.len() > MOST_SHARDS {
-                let text = format!("{} shards are announced, and at most {MOST_SHARDS} can be probed", shards.len());
+                let text =
+                    format!("{} shards are announced, and at most {MOST_SHARDS} can be probed", shards.len());
                 return Err(Stop::Answer(Cause::Local(text)));
             }
             return Ok(Some(shards));
@@ -208,7 +213,7 @@ impl Keyspace {
 
     /// One node for each address that is announced, and what cannot be probed at all.
     async fn nodes(&self, shards: Vec<Shard>) -> Result<(Vec<Node>, Vec<Fault>), Stop> {
-        let (mut nodes, mut faults): (Vec<Node>, _) = Default::default();
+        let (mut nodes, mut faults) = (Vec::<Node>::new(), Vec::new());
         let mut covered = Slots::default();
         for Shard { slots, primary } in shards {
             let (Some(first), Some(primary)) = (slots.first(), primary) else { continue };
@@ -253,7 +258,8 @@ impl Keyspace {
             .collect();
         let same_version = found.iter().find(|address| address.is_ipv4() == self.address.is_ipv4());
         let address = same_version.or(found.first()).copied();
-        let address = address.ok_or_else(|| Cause::Local(format!("the announced name {host:?} has no address")))?;
+        let address =
+            address.ok_or_else(|| Cause::Local(format!("the announced name {host:?} has no address")))?;
         Ok((address, Arc::new(Access { host: host.clone(), ..(*self.access).clone() })))
     }
 }
@@ -288,9 +294,11 @@ impl Map {
     /// Whether every key goes where it goes with `other`.
     fn leads_as(&self, other: &Self) -> bool {
         let ways = |map: &Self| -> Vec<_> {
-            let mut ways: Vec<_> = map.nodes.iter().flat_map(|node| {
-                node.keys.iter().map(|key| (key.slots.to_string(), node.address))
-            }).collect();
+            let mut ways: Vec<_> = map
+                .nodes
+                .iter()
+                .flat_map(|node| node.keys.iter().map(|key| (key.slots.to_string(), node.address)))
+                .collect();
             ways.sort();
             ways
         };
@@ -311,11 +319,14 @@ impl Fault {
     /// Whether the slots may be somewhere else by now.
     fn may_be_of_the_map(&self) -> bool {
         match &self.cause {
-            Cause::Redis(kind, _) => matches!(
-                kind,
-                RedisErrorKind::Moved | RedisErrorKind::ReadOnly | RedisErrorKind::ClusterDown
-            ),
-            Cause::Refused | Cause::Closed | Cause::Unreachable(_) | Cause::TimedOut(_) | Cause::WrongAnswer(_) => true,
+            Cause::Redis(kind, _) => {
+                matches!(kind, RedisErrorKind::Moved | RedisErrorKind::ReadOnly | RedisErrorKind::ClusterDown)
+            }
+            Cause::Refused
+            | Cause::Closed
+            | Cause::Unreachable(_)
+            | Cause::TimedOut(_)
+            | Cause::WrongAnswer(_) => true,
             _ => false,
         }
     }
@@ -323,7 +334,9 @@ impl Fault {
     /// A key that is nowhere, whatever is asked, is not only elsewhere.
     fn settled(mut self) -> Self {
         if let Cause::Redis(RedisErrorKind::Moved, text) = &self.cause {
-            let text = format!("{text}, where the cluster announces this node for it; is what it announces current?");
+            let text = format!(
+                "{text}, where the cluster announces this node for it; is what it announces current?"
+            );
             self.cause = Cause::WrongAnswer(text);
         }
         self

@@ -180,7 +180,10 @@ mod tests {
             for shards in 1..=tags {
                 for shard in parts(shards) {
                     let (first, last) = shard.ranges[0];
-                    assert!(slots.iter().any(|slot| (first..=last).contains(slot)), "{tags} {shards} {shard}");
+                    assert!(
+                        slots.iter().any(|slot| (first..=last).contains(slot)),
+                        "{tags} {shards} {shard}"
+                    );
                 }
             }
         }

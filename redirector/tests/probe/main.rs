@@ -9,6 +9,9 @@ use redirector::{
     probe::once,
 };
 
+mod cluster;
+mod heartbeat;
+mod keyspace;
 mod once;
 mod run;
 mod server;

@@ -71,6 +71,20 @@ impl Redis {
         }
     }
 
+    /// Has it execute a command, which must succeed.
+    pub(crate) fn tell(&self, words: &[&str]) {
+        let mut command = redis::cmd(words[0]);
+        words[1..].iter().for_each(|word| {
+            command.arg(word);
+        });
+        command.exec(&mut self.client()).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    }
+
+    /// How many keys it has.
+    pub(crate) fn keys(&self) -> usize {
+        redis::cmd("DBSIZE").query(&mut self.client()).expect("a server that answers")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the child is not reaped yet");
     }

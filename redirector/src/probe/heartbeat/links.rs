@@ -96,6 +96,10 @@ impl Links {
         Self { members: names.into_iter().map(end).collect(), tolerance, channels, counted }
     }
 
+    pub(super) fn tolerance(&self) -> Duration {
+        self.tolerance
+    }
+
     /// A member accepted the message of each channel that was sent then.
     pub(super) fn on_accepted(&mut self, member: usize, sent: Duration) {
         let end = &mut self.members[member];
@@ -152,7 +156,8 @@ impl Links {
 
     /// Whether an answer is near: something was never heard that may well come within the tolerance.
     pub(super) fn is_waiting(&self, now: Duration) -> bool {
-        let pairs = (0..self.members.len()).flat_map(|at| (0..self.members.len()).map(move |from| (at, from)));
+        let pairs =
+            (0..self.members.len()).flat_map(|at| (0..self.members.len()).map(move |from| (at, from)));
         pairs.into_iter().any(|(at, from)| {
             matches!(self.members[at].listens, Works::Since(_))
                 && matches!(self.link(at, from, now), Link::TooEarly)
@@ -199,7 +204,9 @@ impl Links {
         let cannot_be_asked: Vec<_> = unfit.into_iter().filter(|from| !self.is_down(*from)).collect();
         if !works && !cannot_be_asked.is_empty() {
             let names = self.names(&cannot_be_asked);
-            return too_early(&format!("nothing was published through {names}, so nothing is known of its replication"));
+            return too_early(&format!(
+                "nothing was published through {names}, so nothing is known of its replication"
+            ));
         }
         ProbeOutcome::Passed { latency }
     }
@@ -301,7 +308,10 @@ impl Links {
             return String::new();
         }
         let mut all = Slots::default();
-        broken.iter().filter_map(|channel| self.channels[*channel].as_ref()).for_each(|slots| all.join(slots));
+        broken
+            .iter()
+            .filter_map(|channel| self.channels[*channel].as_ref())
+            .for_each(|slots| all.join(slots));
         format!(" in {all}")
     }
 

@@ -119,7 +119,14 @@ impl Node {
         match connection.ask(redis::cmd("CLUSTER").arg("MYID")).await {
             Ok(Value::BulkString(id)) if id != announced.as_bytes() => {
                 let (id, announced) = (String::from_utf8_lossy(&id), announced);
-                Err(wrong(format!("node {id} is here, and {announced} is announced; correct what the node announces")))
+                Err(wrong(format!(
+                    "node {id} is here, and {announced} is announced; correct what the node announces"
+                )))
+            }
+            Err(Stop::Answer(Cause::Redis(_, text))) if text.contains("cluster support disabled") => {
+                Err(wrong(format!(
+                    "a server without cluster is here, and node {announced} is announced; correct what the node announces"
+                )))
             }
             Ok(_) | Err(Stop::Answer(Cause::Redis(..))) => Ok(()),
             Err(stop) => Err(stop),

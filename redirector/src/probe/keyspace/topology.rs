@@ -60,7 +60,11 @@ fn announced(node: &Value, tls: bool) -> Option<Announced> {
         id: text(&field(node, "id")?)?,
         host: host("endpoint").or_else(|| host("ip")),
         // A node without TLS has no `tls-port`, and one with TLS alone no `port`.
-        port: if tls { port("tls-port").or_else(|| port("port")) } else { port("port").or_else(|| port("tls-port")) }?,
+        port: if tls {
+            port("tls-port").or_else(|| port("port"))
+        } else {
+            port("port").or_else(|| port("tls-port"))
+        }?,
     })
 }
 
@@ -114,10 +118,13 @@ fn known_host(host: &Value) -> Option<String> {
 /// The value of `key` in a map, or in the list of keys and values that RESP2 makes of it.
 fn field(map: &Value, key: &str) -> Option<Value> {
     match map {
-        Value::Map(pairs) => pairs.iter().find(|(name, _)| text(name).as_deref() == Some(key)).map(|pair| pair.1.clone()),
-        Value::Array(list) => {
-            list.chunks_exact(2).find(|pair| text(&pair[0]).as_deref() == Some(key)).map(|pair| pair[1].clone())
+        Value::Map(pairs) => {
+            pairs.iter().find(|(name, _)| text(name).as_deref() == Some(key)).map(|pair| pair.1.clone())
         }
+        Value::Array(list) => list
+            .chunks_exact(2)
+            .find(|pair| text(&pair[0]).as_deref() == Some(key))
+            .map(|pair| pair[1].clone()),
         _ => None,
     }
 }
@@ -144,3 +151,6 @@ fn number(value: &Value) -> Option<u16> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

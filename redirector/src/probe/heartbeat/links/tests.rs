@@ -44,14 +44,17 @@ impl World {
                     continue;
                 }
                 self.links.on_accepted(from, self.now);
-                for (at, channel) in (0..self.members).flat_map(|at| (0..self.channels).map(move |channel| (at, channel))) {
+                for (at, channel) in
+                    (0..self.members).flat_map(|at| (0..self.channels).map(move |channel| (at, channel)))
+                {
                     let is_cut = at != from && self.cut.contains(&channel);
                     if let (Some(took), false) = (self.ways[from][at], is_cut) {
                         // What takes longer than a beat is of an earlier one.
                         let age = (took.as_secs_f64() / BEAT.as_secs_f64()).floor();
                         let sent = self.now.checked_sub(BEAT.mul_f64(age));
                         let arrives = self.now + took.saturating_sub(BEAT.mul_f64(age));
-                        sent.into_iter().for_each(|sent| self.links.on_heard(at, from, channel, sent, arrives));
+                        sent.into_iter()
+                            .for_each(|sent| self.links.on_heard(at, from, channel, sent, arrives));
                     }
                 }
             }
@@ -151,7 +154,11 @@ fn messages_that_come_late_are_told_from_those_that_do_not_come() {
     assert_eq!(world.outcome(1).verdict(), Verdict::Inconclusive);
     world.beat(20);
     assert_eq!(world.fault(1), Some(HeartbeatFault::Replication));
-    assert!(world.text(1).starts_with("messages from paris arrive 8.2 s late (tolerance 5s)"), "{}", world.text(1));
+    assert!(
+        world.text(1).starts_with("messages from paris arrive 8.2 s late (tolerance 5s)"),
+        "{}",
+        world.text(1)
+    );
 }
 
 #[test]
@@ -190,7 +197,11 @@ fn whoever_is_down_is_heard_by_nobody_and_that_is_no_fault_of_the_others() {
     world.links.on_subscribed(0, world.now);
     world.ways[0][0] = Some(BEAT / 2);
     world.beat(1);
-    assert_eq!(world.verdicts(), [Verdict::Pass, Verdict::Pass], "what it was sent before it failed is not waited for");
+    assert_eq!(
+        world.verdicts(),
+        [Verdict::Pass, Verdict::Pass],
+        "what it was sent before it failed is not waited for"
+    );
     world.beat(7);
     assert_eq!(world.verdicts(), [Verdict::Pass, Verdict::Fail]);
 }

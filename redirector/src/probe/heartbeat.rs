@@ -1,0 +1,263 @@
+//! `heartbeat`: what is published through one member arrives at the others.
+//!
+//! Members of an Active-Active database replicate what is published, by the same streams as what is written. So a message
+//! through each member, at each beat, shows which way between which members carries and how late it is, and a member that
+//! does not even hear itself is told from one whose replication is broken. `docs/checks/heartbeat.md` says what that
+//! proves.
+//!
+//! One task for each such check of a service, with two connections to each member ([`line`]) and the judgement over all
+//! of them ([`links`]). It reports for every address of a member what holds for the member.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant as StdInstant},
+};
+
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use self::{
+    line::{Line, News, What},
+    links::Links,
+};
+use super::{
+    Report,
+    nonce::nonce,
+    slots::{Slots, spread_tags},
+    stop::Stop,
+};
+use crate::model::{
+    Access, Check, CheckId, CheckKind, Heartbeat as Settings, MemberId, Phase, ProbeOutcome, ServiceId,
+};
+
+mod line;
+mod links;
+
+/// News that may wait.
+const QUEUE: usize = 256;
+
+/// What one heartbeat needs to know.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Service that the members belong to.
+    pub service: ServiceId,
+    /// Which of the service's checks this is.
+    pub check_id: CheckId,
+    /// The check itself.
+    pub check: Check,
+    /// What it is told.
+    pub settings: Settings,
+    /// Every member, in the order of the service.
+    pub members: Vec<Member>,
+}
+
+/// A member as a heartbeat sees it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// For messages.
+    pub name: String,
+    /// How to reach and enter it.
+    pub access: Access,
+    /// Its own addresses. They may change.
+    pub addresses: watch::Receiver<Vec<SocketAddr>>,
+}
+
+/// Beats until it is dropped or nobody receives its reports. At each beat it reports what is known by then, for each
+/// member at each of its addresses, and publishes anew.
+///
+/// A beat follows the one before after the check's interval; after the fast interval while a member has yet to hear its
+/// first message from another one. A beat that comes late because this host was busy reports nothing: the messages may
+/// well be here, and not read yet.
+pub async fn run(target: Target, reports: mpsc::Sender<Report>) {
+    let late = target.settings.tolerance / 4;
+    let mut heart = Heart::start(&target);
+    loop {
+        let due = heart.next;
+        heart.listen_until_due().await;
+        let on_time = due.elapsed() < late;
+        if on_time && !heart.report(&target, &reports).await {
+            return;
+        }
+        heart.beat(&target.check);
+    }
+}
+
+/// One answer for each member, as soon as nothing is waited for any more, or after `limit`.
+pub async fn once(target: &Target, limit: Duration) -> Vec<ProbeOutcome> {
+    let mut heart = Heart::start(target);
+    let last = heart.origin + limit;
+    loop {
+        heart.listen_until_due().await;
+        let now = heart.now();
+        if (heart.has_beaten && !heart.links.is_waiting(now)) || Instant::now() >= last {
+            return (0..target.members.len()).map(|member| heart.links.outcome(member, now)).collect();
+        }
+        heart.beat(&target.check);
+        heart.next = heart.next.min(last);
+    }
+}
+
+/// The same of a single address that nothing else is known of: whether it hears itself.
+pub(super) async fn alone(
+    check: &Check,
+    address: SocketAddr,
+    access: &Access,
+    phase: &mut Phase,
+) -> Result<(), Stop> {
+    let settings = match &check.kind {
+        CheckKind::Heartbeat(settings) => settings.clone(),
+        _ => Settings::default(),
+    };
+    let (_sender, addresses) = watch::channel(vec![address]);
+    // So that there is time left to say what happened.
+    let (timeout, limit) = (check.timeout * 8 / 10, check.timeout * 9 / 10);
+    let target = Target {
+        service: ServiceId(0),
+        check_id: CheckId(0),
+        check: Check { timeout, ..check.clone() },
+        settings,
+        members: vec![Member { name: address.to_string(), access: access.clone(), addresses }],
+    };
+    match once(&target, limit).await.swap_remove(0) {
+        ProbeOutcome::Passed { .. } => Ok(()),
+        ProbeOutcome::Failed(failure) | ProbeOutcome::Inconclusive(failure) => {
+            *phase = failure.phase;
+            Err(Stop::Answer(failure.cause))
+        }
+    }
+}
+
+/// A running heartbeat. Its tasks end with it.
+struct Heart {
+    links: Links,
+    /// What messages count their time from.
+    origin: Instant,
+    /// When the next beat is due.
+    next: Instant,
+    has_beaten: bool,
+    beats: watch::Sender<Duration>,
+    news: mpsc::Receiver<News>,
+    /// By member: asks for a new subscription, and when that was last done.
+    anew: Vec<(Arc<Notify>, Instant)>,
+    tasks: JoinSet<()>,
+}
+
+impl Heart {
+    fn start(target: &Target) -> Self {
+        let origin = Instant::now();
+        let (names, slots) = channels(&target.settings);
+        let (beats, beat) = watch::channel(Duration::ZERO);
+        let (sender, news) = mpsc::channel(QUEUE);
+        let (mut tasks, mut anew) = (JoinSet::new(), Vec::new());
+        for (number, member) in target.members.iter().enumerate() {
+            let line = || Line {
+                member: number,
+                access: member.access.clone(),
+                addresses: member.addresses.clone(),
+                channels: Arc::clone(&names),
+                limit: target.check.timeout,
+                pause: target.check.interval,
+                news: sender.clone(),
+                turn: 0,
+            };
+            let notify = Arc::new(Notify::new());
+            tasks.spawn(line().speak(beat.clone()));
+            tasks.spawn(line().listen(Arc::clone(&notify)));
+            anew.push((notify, origin));
+        }
+        let members = target.members.iter().map(|member| member.name.clone());
+        let links =
+            Links::new(members, slots, target.settings.tolerance, target.check.counted_errors.clone());
+        Self { links, origin, next: origin, has_beaten: false, beats, news, anew, tasks }
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// Takes in what happens until the next beat is due. News come first: a beat judges by all that is here.
+    async fn listen_until_due(&mut self) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(news) = self.news.recv() => self.on_news(news),
+                Some(ended) = self.tasks.join_next() => {
+                    // They end with this task only, so it was by a panic, which is to be seen.
+                    if let Err(error) = ended {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                }
+                () = sleep_until(self.next) => return,
+            }
+        }
+    }
+
+    fn on_news(&mut self, News { member, at, what }: News) {
+        let at = at.saturating_duration_since(self.origin);
+        match what {
+            What::Accepted(sent) => self.links.on_accepted(member, sent),
+            What::NotAccepted(failure) => self.links.on_not_accepted(member, failure),
+            What::Subscribed => self.links.on_subscribed(member, at),
+            What::NotSubscribed(failure) => self.links.on_not_subscribed(member, failure),
+            What::Heard { from, channel, sent } => self.links.on_heard(member, from, channel, sent, at),
+        }
+    }
+
+    /// Says of every member what is known. `false`: nobody wants to know.
+    async fn report(&self, target: &Target, reports: &mpsc::Sender<Report>) -> bool {
+        let now = self.now();
+        for (number, member) in target.members.iter().enumerate() {
+            let outcome = self.links.outcome(number, now);
+            let addresses = member.addresses.borrow().clone();
+            for address in addresses {
+                let report = Report {
+                    service: target.service,
+                    member: MemberId(number),
+                    address,
+                    check: target.check_id,
+                    outcome: outcome.clone(),
+                    at: StdInstant::now(),
+                };
+                if reports.send(report).await.is_err() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Publishes, and asks for new subscriptions where the old ones seem dead.
+    fn beat(&mut self, check: &Check) {
+        let now = self.now();
+        for (member, (anew, last)) in self.anew.iter_mut().enumerate() {
+            if self.links.is_deaf(member, now) && last.elapsed() > self.links.tolerance() {
+                *last = Instant::now();
+                anew.notify_one();
+            }
+        }
+        self.beats.send_replace(now);
+        self.has_beaten = true;
+        let pause = if self.links.is_waiting(now) { check.fast_interval } else { check.interval };
+        self.next = Instant::now() + pause;
+    }
+}
+
+/// Names of the channels, and the slots that each stands for. They are this heartbeat's own: with channels in common every
+/// host would hear the messages of all.
+fn channels(settings: &Settings) -> (Arc<[String]>, Vec<Option<Slots>>) {
+    let (channel, nonce) = (&settings.channel, nonce());
+    match settings.tags {
+        None => (Arc::new([format!("{channel}:{nonce}")]), vec![None]),
+        Some(tags) => {
+            let (slots, names): (Vec<_>, Vec<_>) = spread_tags(tags)
+                .into_iter()
+                .map(|(slots, tag)| (Some(slots), format!("{channel}:{nonce}{{{tag}}}")))
+                .unzip();
+            (names.into(), slots)
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! `heartbeat` between real servers, which a bridge of the test replicates between, one direction at a time.
+
+use std::{net::SocketAddr, time::Duration};
+
+use redirector::{
+    model::{
+        Access, Cause, Check, CheckId, CheckKind, Failure, Heartbeat, HeartbeatFault, MemberId, Phase,
+        ProbeOutcome, RedisErrorKind, ServiceId, Verdict,
+    },
+    probe::{
+        Report,
+        heartbeat::{Member, Target, once, run},
+        once as probe_once,
+    },
+};
+use rustix::process::Signal;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_stream::StreamExt as _;
+
+use crate::{
+    check, login, passed,
+    server::{Redis, free_address},
+};
+
+const TOLERANCE: Duration = Duration::from_millis(500);
+
+fn settings(tags: Option<u16>) -> Heartbeat {
+    Heartbeat { tolerance: TOLERANCE, tags, ..Heartbeat::default() }
+}
+
+fn heartbeat() -> Check {
+    Check {
+        interval: Duration::from_millis(50),
+        fast_interval: Duration::from_millis(10),
+        timeout: Duration::from_millis(200),
+        ..check(CheckKind::Heartbeat(settings(None)))
+    }
+}
+
+/// A running heartbeat. It ends with its guard.
+struct Heart {
+    reports: mpsc::Receiver<Report>,
+    task: JoinHandle<()>,
+    addresses: Vec<watch::Sender<Vec<SocketAddr>>>,
+}
+
+impl Heart {
+    fn start(members: &[&Redis]) -> Self {
+        Self::with(members.iter().map(|redis| (vec![redis.address()], Access::default())), None)
+    }
+
+    fn with(members: impl Iterator<Item = (Vec<SocketAddr>, Access)>, tags: Option<u16>) -> Self {
+        let (target, addresses) = target(members, tags);
+        let (sender, reports) = mpsc::channel(1);
+        Self { reports, task: tokio::spawn(run(target, sender)), addresses }
+    }
+
+    async fn next(&mut self) -> Report {
+        let report = timeout(Duration::from_secs(10), self.reports.recv()).await;
+        report.expect("a report in time").expect("the heartbeat runs")
+    }
+
+    /// What is said of a member next.
+    async fn of(&mut self, member: usize) -> ProbeOutcome {
+        loop {
+            let report = self.next().await;
+            if report.member == MemberId(member) {
+                return report.outcome;
+            }
+        }
+    }
+
+    /// Until all members are judged like this at one beat. What they were said to be then.
+    async fn until(&mut self, verdicts: &[Verdict]) -> Vec<ProbeOutcome> {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        let mut newest: Vec<Option<ProbeOutcome>> = vec![None; verdicts.len()];
+        loop {
+            let report = self.next().await;
+            newest[report.member.0] = Some(report.outcome);
+            let found: Vec<_> = newest.iter().flatten().map(ProbeOutcome::verdict).collect();
+            if found == verdicts {
+                return newest.into_iter().flatten().collect();
+            }
+            assert!(Instant::now() < deadline, "{newest:?}");
+        }
+    }
+
+    /// Every report of the next while is like this.
+    async fn stays(&mut self, verdicts: &[Verdict]) {
+        let end = Instant::now() + TOLERANCE * 3;
+        while Instant::now() < end {
+            let report = self.next().await;
+            assert_eq!(report.outcome.verdict(), verdicts[report.member.0], "{report:?}");
+        }
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn target(
+    members: impl Iterator<Item = (Vec<SocketAddr>, Access)>,
+    tags: Option<u16>,
+) -> (Target, Vec<watch::Sender<Vec<SocketAddr>>>) {
+    let names = ["paris", "dublin", "oslo"];
+    let (members, senders) = members
+        .zip(names)
+        .map(|((addresses, access), name)| {
+            let (sender, addresses) = watch::channel(addresses);
+            (Member { name: name.to_owned(), access, addresses }, sender)
+        })
+        .unzip();
+    let target = Target {
+        service: ServiceId(4),
+        check_id: CheckId(2),
+        check: heartbeat(),
+        settings: settings(tags),
+        members,
+    };
+    (target, senders)
+}
+
+/// Replicates what is published through one server to another one, and nothing else: what came from elsewhere is
+/// elsewhere already. It ends with its guard.
+struct Bridge(JoinHandle<()>);
+
+impl Bridge {
+    /// Leaves out messages on channels whose names contain `without`.
+    async fn start(member: usize, from: &Redis, to: &Redis, without: Option<&'static str>) -> Self {
+        let client = |redis: &Redis| redis::Client::open(format!("redis://{}", redis.address())).unwrap();
+        let mut subscribed = client(from).get_async_pubsub().await.unwrap();
+        subscribed.psubscribe("redirector:heartbeat:*").await.unwrap();
+        let mut publisher = client(to).get_multiplexed_async_connection().await.unwrap();
+        let origin = format!("{member}:");
+        Self(tokio::spawn(async move {
+            let mut messages = subscribed.into_on_message();
+            while let Some(message) = messages.next().await {
+                let (channel, text) =
+                    (message.get_channel_name().to_owned(), message.get_payload::<String>().unwrap());
+                let is_left_out = without.is_some_and(|part| channel.contains(part));
+                if text.starts_with(&origin) && !is_left_out {
+                    let mut publish = redis::cmd("PUBLISH");
+                    let _gone = publish.arg(channel).arg(text).exec_async(&mut publisher).await;
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn fault(outcome: &ProbeOutcome) -> Option<HeartbeatFault> {
+    match outcome {
+        ProbeOutcome::Failed(Failure { cause: Cause::Heartbeat(fault, _), .. })
+        | ProbeOutcome::Inconclusive(Failure { cause: Cause::Heartbeat(fault, _), .. }) => Some(*fault),
+        _ => None,
+    }
+}
+
+use Verdict::{Fail, Inconclusive, Pass};
+
+#[tokio::test]
+async fn the_direction_that_is_cut_is_named() {
+    let (paris, dublin) = (Redis::start(&[]), Redis::start(&[]));
+    let to_dublin = Bridge::start(0, &paris, &dublin, None).await;
+    let to_paris = Bridge::start(1, &dublin, &paris, None).await;
+    let mut heart = Heart::start(&[&paris, &dublin]);
+    let report = heart.next().await;
+    assert_eq!((report.service, report.check, report.address), (ServiceId(4), CheckId(2), paris.address()));
+    heart.until(&[Pass, Pass]).await;
+    heart.stays(&[Pass, Pass]).await;
+
+    let cut = Instant::now();
+    drop(to_dublin);
+    let outcomes = heart.until(&[Pass, Fail]).await;
+    println!("cut to the first failed report: {:?}", cut.elapsed());
+    assert!((TOLERANCE..TOLERANCE * 2).contains(&cut.elapsed()), "{:?}", cut.elapsed());
+    assert_eq!(fault(&outcomes[1]), Some(HeartbeatFault::Replication));
+    let text = outcomes[1].to_string();
+    assert!(text.starts_with("no message from paris for 0."), "{text}");
+    assert!(
+        text.ends_with(
+            "messages the other way arrive; own messages arrive: replication from paris is broken"
+        ),
+        "{text}"
+    );
+    heart.stays(&[Pass, Fail]).await;
+
+    let _mended = Bridge::start(0, &paris, &dublin, None).await;
+    heart.until(&[Pass, Pass]).await;
+    drop(to_paris);
+    let outcomes = heart.until(&[Fail, Pass]).await;
+    assert!(outcomes[0].to_string().ends_with("replication from dublin is broken"), "{}", outcomes[0]);
+}
+
+/// A replica gets what its primary's clients publish, and nothing goes the other way.
+#[tokio::test]
+async fn a_primary_and_its_replica_replicate_in_one_direction() {
+    let paris = Redis::start(&[]);
+    let port = paris.address().port().to_string();
+    let dublin = Redis::start(&["--replicaof", "127.0.0.1", &port]);
+    let mut heart = Heart::start(&[&paris, &dublin]);
+    let outcomes = heart.until(&[Fail, Pass]).await;
+    assert!(outcomes[0].to_string().ends_with("replication from dublin is broken"), "{}", outcomes[0]);
+    dublin.tell(&["REPLICAOF", "NO", "ONE"]);
+    let outcomes = heart.until(&[Fail, Fail]).await;
+    assert!(outcomes[1].to_string().contains("nor do messages the other way arrive"), "{}", outcomes[1]);
+}
+
+/// Whoever is frozen fails by itself, and the others do not fail for want of its messages.
+#[tokio::test]
+async fn a_member_that_is_frozen() {
+    let (paris, dublin) = (Redis::start(&[]), Redis::start(&[]));
+    let _bridges =
+        (Bridge::start(0, &paris, &dublin, None).await, Bridge::start(1, &dublin, &paris, None).await);
+    let mut heart = Heart::start(&[&paris, &dublin]);
+    heart.until(&[Pass, Pass]).await;
+    paris.signal(Signal::STOP);
+    let outcomes = heart.until(&[Fail, Pass]).await;
+    let timed_out = Failure { phase: Phase::Command, cause: Cause::TimedOut(Duration::from_millis(200)) };
+    assert_eq!(outcomes[0], ProbeOutcome::Failed(timed_out));
+    let end = Instant::now() + TOLERANCE * 3;
+    while Instant::now() < end {
+        assert_eq!(heart.of(1).await.verdict(), Pass);
+    }
+    paris.signal(Signal::CONT);
+    heart.until(&[Pass, Pass]).await;
+    heart.stays(&[Pass, Pass]).await;
+}
+
+#[tokio::test]
+async fn a_member_that_is_gone_and_comes_back() {
+    let (paris, dublin) = (Redis::start(&[]), Redis::start(&[]));
+    let to_paris = Bridge::start(1, &dublin, &paris, None).await;
+    let to_dublin = Bridge::start(0, &paris, &dublin, None).await;
+    let mut heart = Heart::start(&[&paris, &dublin]);
+    heart.until(&[Pass, Pass]).await;
+    drop((to_paris, to_dublin));
+    drop(paris);
+    let outcomes = heart.until(&[Fail, Pass]).await;
+    assert_eq!(outcomes[0].to_string(), "connection refused");
+
+    // At another address, and without replication: then both are stale.
+    let paris = Redis::start(&[]);
+    heart.addresses[0].send_replace(vec![paris.address()]);
+    heart.until(&[Fail, Fail]).await;
+    let _bridges =
+        (Bridge::start(0, &paris, &dublin, None).await, Bridge::start(1, &dublin, &paris, None).await);
+    heart.until(&[Pass, Pass]).await;
+}
+
+/// A server's idle time-out, a full output buffer, an operator: no failure.
+#[tokio::test]
+async fn a_subscription_that_ends_is_replaced() {
+    let (paris, dublin) = (Redis::start(&[]), Redis::start(&[]));
+    let _bridges =
+        (Bridge::start(0, &paris, &dublin, None).await, Bridge::start(1, &dublin, &paris, None).await);
+    let mut heart = Heart::start(&[&paris, &dublin]);
+    heart.until(&[Pass, Pass]).await;
+    for _ in 0..3 {
+        // The bridge out of dublin ends, too.
+        dublin.tell(&["CLIENT", "KILL", "TYPE", "normal"]);
+        let clients: String =
+            redis::cmd("CLIENT").arg("LIST").arg("TYPE").arg("pubsub").query(&mut paris.client()).unwrap();
+        let ours =
+            clients.lines().find(|line| line.contains(" sub=1 ") && line.contains(" psub=0 ")).unwrap();
+        let id = ours.split_whitespace().next().unwrap().trim_start_matches("id=");
+        paris.tell(&["CLIENT", "KILL", "ID", id]);
+        let end = Instant::now() + TOLERANCE / 2;
+        while Instant::now() < end {
+            let outcome = heart.of(0).await;
+            assert!(passed(&outcome), "{outcome}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_shard_that_does_not_replicate_is_named_by_its_slots() {
+    let (paris, dublin) = (Redis::start(&[]), Redis::start(&[]));
+    // The third of four channels, by its hash tag.
+    let mut heart = Heart::with(
+        [&paris, &dublin].into_iter().map(|redis| (vec![redis.address()], Access::default())),
+        Some(4),
+    );
+    let _to_paris = Bridge::start(1, &dublin, &paris, None).await;
+    let to_dublin = Bridge::start(0, &paris, &dublin, None).await;
+    heart.until(&[Pass, Pass]).await;
+    let channels: Vec<String> = redis::cmd("PUBSUB").arg("CHANNELS").query(&mut paris.client()).unwrap();
+    assert_eq!(channels.len(), 4, "{channels:?}");
+    let slot = |channel: &String| -> u16 {
+        redis::cmd("CLUSTER").arg("KEYSLOT").arg(channel).query(&mut paris.client()).unwrap_or(0)
+    };
+    let _ = slot;
+    let mut tags: Vec<&str> = channels.iter().map(|channel| channel.split_once('{').unwrap().1).collect();
+    tags.sort_unstable();
+    drop(to_dublin);
+    let tag: &'static str = Box::leak(format!("{{{}", tags[0]).into_boxed_str());
+    let _partly = Bridge::start(0, &paris, &dublin, Some(tag)).await;
+    let outcomes = heart.until(&[Pass, Fail]).await;
+    let text = outcomes[1].to_string();
+    assert!(text.starts_with("no message from paris in slots "), "{text}");
+}
+
+#[tokio::test]
+async fn what_the_probe_may_not_do_says_nothing_about_the_member() {
+    let users = [
+        ["--user", "mute", "on", ">sesame", "&*", "+subscribe"].as_slice(),
+        &["--user", "deaf", "on", ">sesame", "&*", "+publish"],
+        &["--user", "far", "on", ">sesame", "&elsewhere:*", "+publish", "+subscribe"],
+        &["--user", "enough", "on", ">sesame", "&redirector:heartbeat:*", "+publish", "+subscribe"],
+    ];
+    let redis = Redis::start(&users.concat());
+    for (user, verdict) in
+        [("mute", Inconclusive), ("deaf", Inconclusive), ("far", Inconclusive), ("enough", Pass)]
+    {
+        let access = login(Some(user), Some("sesame"));
+        let member = [(vec![redis.address()], access.clone())];
+        let mut heart = Heart::with(member.into_iter(), None);
+        // What comes first says only that it is early.
+        let mut outcome = heart.of(0).await;
+        while fault(&outcome) == Some(HeartbeatFault::Undecided) {
+            outcome = heart.of(0).await;
+        }
+        assert_eq!(outcome.verdict(), verdict, "{user}: {outcome}");
+        if verdict == Inconclusive {
+            let no_permission = matches!(
+                &outcome,
+                ProbeOutcome::Inconclusive(Failure { cause: Cause::Redis(RedisErrorKind::NoPerm, _), .. })
+            );
+            assert!(no_permission, "{user}: {outcome}");
+        }
+        // As `check` asks it.
+        let outcome = probe_once(&heartbeat(), redis.address(), &access).await;
+        assert_eq!(outcome.verdict(), verdict, "{user}: {outcome}");
+    }
+}
+
+/// Of several addresses one is enough, and what holds for the member is reported for each.
+#[tokio::test]
+async fn a_member_with_several_addresses() {
+    let (paris, dublin, nobody) = (Redis::start(&[]), Redis::start(&[]), free_address());
+    let _bridges =
+        (Bridge::start(0, &paris, &dublin, None).await, Bridge::start(1, &dublin, &paris, None).await);
+    let members =
+        [(vec![nobody, paris.address()], Access::default()), (vec![dublin.address()], Access::default())];
+    let mut heart = Heart::with(members.into_iter(), None);
+    heart.until(&[Pass, Pass]).await;
+    let mut addresses = Vec::new();
+    while addresses.len() < 2 {
+        let report = heart.next().await;
+        if report.member == MemberId(0) && !addresses.contains(&report.address) {
+            assert!(passed(&report.outcome), "{report:?}");
+            addresses.push(report.address);
+        }
+    }
+    assert_eq!(addresses.len(), 2);
+}
+
+/// As `check` asks all members of a service.
+#[tokio::test]
+async fn one_round() {
+    let paris = Redis::start(&[]);
+    let port = paris.address().port().to_string();
+    let dublin = Redis::start(&["--replicaof", "127.0.0.1", &port]);
+    while redis::cmd("ROLE")
+        .query::<redis::Value>(&mut dublin.client())
+        .is_ok_and(|role| !format!("{role:?}").contains("connected"))
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let members = [&paris, &dublin].into_iter().map(|redis| (vec![redis.address()], Access::default()));
+    let (target, _addresses) = target(members, None);
+    let started = Instant::now();
+    let outcomes = once(&target, TOLERANCE * 4).await;
+    let verdicts: Vec<_> = outcomes.iter().map(ProbeOutcome::verdict).collect();
+    assert_eq!(verdicts, [Fail, Pass], "{outcomes:?}");
+    assert!(started.elapsed() < TOLERANCE * 2, "{:?}", started.elapsed());
+}
