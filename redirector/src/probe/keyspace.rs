@@ -347,7 +347,7 @@ impl Fault {
         let failure = Failure { phase: self.phase, cause: self.cause.clone() };
         let counts = ProbeOutcome::of(failure, counted).verdict() == Verdict::Fail;
         match (counts, &self.cause) {
-            (true, Cause::Redis(RedisErrorKind::ClusterDown, _)) => 1,
+            (true, Cause::Redis(RedisErrorKind::ClusterDown, _)) if self.address.is_some() => 1,
             (true, _) => 0,
             (false, _) => 2,
         }
