@@ -12,4 +12,6 @@ pub mod decide;
 pub mod kept;
 pub mod model;
 pub mod probe;
+mod quote;
 pub mod resolve;
+pub mod tls;

@@ -12,10 +12,14 @@ use std::{
 
 use serde::Serialize;
 
+mod access;
 mod outcome;
+mod redis_error;
 mod state;
 
-pub use outcome::{Cause, Failure, Phase, ProbeOutcome, RedisErrorKind, Verdict};
+pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
+pub use outcome::{Cause, Failure, Phase, ProbeOutcome, TlsFault, Verdict};
+pub use redis_error::RedisErrorKind;
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
@@ -242,6 +246,19 @@ pub struct Check {
     pub fall: u32,
     /// Consecutive passes until the check passes; at least 1.
     pub rise: u32,
+    /// Whether `ping` and `echo` ask for the role as well.
+    pub role: Role,
+    /// Redis errors that count against a member; the others are shown. Never the probe's own credentials.
+    pub counted_errors: Vec<RedisErrorKind>,
+}
+
+/// The role that a member must have to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Nobody asks.
+    Any,
+    /// `ROLE` says that it is a primary.
+    Primary,
 }
 
 impl Check {
@@ -256,6 +273,8 @@ impl Check {
             timeout: Duration::from_secs(1),
             fall: 3,
             rise: 2,
+            role: Role::Any,
+            counted_errors: RedisErrorKind::counted_by_default(),
         }
     }
 }
@@ -267,6 +286,15 @@ pub enum CheckKind {
     Tcp,
     /// Sends `PING` over a connection that it keeps.
     Ping,
+    /// Has a nonce repeated, over a connection that it keeps.
+    Echo,
+    /// Writes a value of its own and reads it back, over a connection that it keeps.
+    SetGet {
+        /// What the key begins with.
+        prefix: String,
+        /// After this the value is gone by itself; longer than a probe takes.
+        expiry: Duration,
+    },
 }
 
 impl CheckKind {
@@ -276,6 +304,17 @@ impl CheckKind {
         match self {
             Self::Tcp => "tcp",
             Self::Ping => "ping",
+            Self::Echo => "echo",
+            Self::SetGet { .. } => "set_get",
+        }
+    }
+
+    /// Whether a prober keeps a connection, the end of which starts a probe at once.
+    #[must_use]
+    pub fn keeps_a_connection(&self) -> bool {
+        match self {
+            Self::Tcp => false,
+            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
         }
     }
 }
@@ -289,8 +328,8 @@ pub struct Member {
     pub endpoint: Endpoint,
     /// The healthy member with the highest weight is active; at least 1.
     pub weight: u32,
-    /// How checks log in.
-    pub login: Login,
+    /// How checks reach and enter it.
+    pub access: Access,
     /// Those of its service in the same order, with what this member overrides.
     pub checks: Vec<Check>,
 }
@@ -330,38 +369,5 @@ impl fmt::Display for Endpoint {
             Some(address) => address.fmt(f),
             None => write!(f, "{}:{}", self.host, self.port),
         }
-    }
-}
-
-/// `[service.redis]`, overridden by `[service.member.redis]`: how checks log in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Login {
-    /// ACL user; `None`: the default user.
-    pub username: Option<String>,
-    /// `None`: no AUTH.
-    pub password: Option<Secret>,
-}
-
-/// Text that must appear in no log, event, status or error (invariant 12).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps what was read from a file.
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text itself, for the one place that sends it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(***)")
     }
 }

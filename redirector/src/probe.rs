@@ -14,12 +14,23 @@ use tokio::{
 };
 
 use crate::model::{
-    Cause, Check, CheckId, CheckKind, Failure, Login, MemberId, Pace, Phase, ProbeOutcome, ServiceId,
+    Access, Cause, Check, CheckId, CheckKind, Failure, MemberId, Pace, Phase, ProbeOutcome, RedisErrorKind,
+    ServiceId,
 };
+use echo::Echo;
+use kept::Kept;
 use ping::Ping;
+use set_get::SetGet;
 use stop::Stop;
 
+mod echo;
+mod kept;
+mod nonce;
 mod ping;
+mod redis;
+mod resp;
+mod role;
+mod set_get;
 mod socket;
 mod stop;
 mod tcp;
@@ -37,8 +48,8 @@ pub struct Target {
     pub check: Check,
     /// One of the member's own addresses.
     pub address: SocketAddr,
-    /// How to log in.
-    pub login: Login,
+    /// How to reach and enter it.
+    pub access: Access,
 }
 
 /// What one probe found.
@@ -68,8 +79,8 @@ pub struct Report {
 /// not an interval later. A probe that was started so does not start another one in the same way, so a member that
 /// closes every connection after one answer is probed at most twice an interval.
 pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc::Sender<Report>) {
-    let Target { service, member, check_id, check, address, login } = target;
-    let mut prober = Prober::new(&check.kind, address, login);
+    let Target { service, member, check_id, check, address, access } = target;
+    let mut prober = Prober::new(&check, address, access);
     let mut early = false;
     loop {
         let started = Instant::now();
@@ -83,8 +94,8 @@ pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc:
 }
 
 /// One probe on a fresh connection.
-pub async fn once(check: &Check, address: SocketAddr, login: &Login) -> ProbeOutcome {
-    Prober::new(&check.kind, address, login.clone()).probe(check.timeout).await
+pub async fn once(check: &Check, address: SocketAddr, access: &Access) -> ProbeOutcome {
+    Prober::new(check, address, access.clone()).probe(check.timeout).await
 }
 
 /// Waits until the next probe is due. Whether the end of the connection cut the wait short (only if it `may`).
@@ -110,56 +121,70 @@ async fn rest(
     }
 }
 
-/// One kind of check with what it keeps between probes.
-enum Prober {
-    Tcp(SocketAddr),
-    Ping(Ping),
+/// A check of one address, with what it keeps between probes.
+struct Prober {
+    address: SocketAddr,
+    /// From [`Check::counted_errors`].
+    counted: Vec<RedisErrorKind>,
+    kind: Kind,
+}
+
+/// What each kind of check keeps.
+enum Kind {
+    Tcp,
+    Ping(Kept<Ping>),
+    Echo(Kept<Echo>),
+    SetGet(Kept<SetGet>),
 }
 
 impl Prober {
-    fn new(kind: &CheckKind, address: SocketAddr, login: Login) -> Self {
-        match kind {
-            CheckKind::Tcp => Self::Tcp(address),
-            CheckKind::Ping => Self::Ping(Ping::new(address, login)),
-        }
+    fn new(check: &Check, address: SocketAddr, access: Access) -> Self {
+        let role = check.role;
+        let kind = match &check.kind {
+            CheckKind::Tcp => Kind::Tcp,
+            CheckKind::Ping => Kind::Ping(Kept::new(address, access, Ping { role })),
+            CheckKind::Echo => Kind::Echo(Kept::new(address, access, Echo { role })),
+            CheckKind::SetGet { prefix, expiry } => {
+                Kind::SetGet(Kept::new(address, access, SetGet::new(prefix, *expiry)))
+            }
+        };
+        Self { address, counted: check.counted_errors.clone(), kind }
     }
 
     /// One probe; all its phases together take at most `limit`.
     async fn probe(&mut self, limit: Duration) -> ProbeOutcome {
         let started = Instant::now();
         let mut phase = Phase::Connect;
-        let address = self.address();
         let ended = timeout(limit, self.attempt(&mut phase)).await;
         let latency = started.elapsed();
         let cause = match ended {
             Ok(Ok(())) => return ProbeOutcome::Passed { latency },
             Ok(Err(Stop::Answer(cause))) => cause,
-            Ok(Err(Stop::Io(error))) => stop::cause(&error, address, latency),
+            Ok(Err(Stop::Io(error))) => stop::cause(&error, self.address, latency),
             Err(_) => Cause::TimedOut(limit),
         };
-        ProbeOutcome::Failed(Failure { phase, cause })
+        // A member that speaks TLS 1.3 judges a client certificate after the client has seen the end of the handshake.
+        let phase = if matches!(cause, Cause::Tls(..)) { Phase::Tls } else { phase };
+        ProbeOutcome::of(Failure { phase, cause }, &self.counted)
     }
 
     /// `phase` tells how far it came, also when it is dropped half-way.
     async fn attempt(&mut self, phase: &mut Phase) -> Result<(), Stop> {
-        match self {
-            Self::Tcp(address) => tcp::probe(*address).await,
-            Self::Ping(ping) => ping.probe(phase).await,
+        match &mut self.kind {
+            Kind::Tcp => tcp::probe(self.address).await,
+            Kind::Ping(kept) => kept.probe(phase).await,
+            Kind::Echo(kept) => kept.probe(phase).await,
+            Kind::SetGet(kept) => kept.probe(phase).await,
         }
     }
 
     /// Returns when the connection that is kept between probes has ended; never, when there is none.
     async fn ended(&mut self) {
-        match self {
-            Self::Tcp(_) => std::future::pending().await,
-            Self::Ping(ping) => ping.ended().await,
-        }
-    }
-
-    fn address(&self) -> SocketAddr {
-        match self {
-            Self::Tcp(address) => *address,
-            Self::Ping(ping) => ping.address(),
+        match &mut self.kind {
+            Kind::Tcp => std::future::pending().await,
+            Kind::Ping(kept) => kept.ended().await,
+            Kind::Echo(kept) => kept.ended().await,
+            Kind::SetGet(kept) => kept.ended().await,
         }
     }
 }

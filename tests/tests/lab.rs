@@ -252,7 +252,7 @@ fn configurations_are_valid() {
             let parsed = parsed.config;
             ensure!(parsed.agent.control_socket == config.control_socket() && parsed.services.len() == 2);
             ensure!(parsed.services.iter().all(|service| service.members.len() == 3));
-            let password = &parsed.services[0].members[0].login.password;
+            let password = &parsed.services[0].members[0].access.login.password;
             ensure!(password.as_ref().is_some_and(|password| password.expose() == "secret"));
         }
         Ok(())

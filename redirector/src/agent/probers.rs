@@ -59,7 +59,7 @@ impl Probers {
                         check_id: CheckId(index),
                         check: check.clone(),
                         address: *address,
-                        login: service.members[member_id.0].login.clone(),
+                        access: service.members[member_id.0].access.clone(),
                     };
                     let member = &service.members[member_id.0].name;
                     let name =

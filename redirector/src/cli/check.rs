@@ -19,7 +19,7 @@ use crate::{
     config::{Answers, Resolved},
     control::status::VERSION,
     datapath::{self, programs::HalfOpen},
-    model::{Check, CheckKind, Config, MemberId, ProbeOutcome, ServiceId, Verdict},
+    model::{Check, Config, MemberId, ProbeOutcome, ServiceId, Verdict},
     probe,
 };
 
@@ -102,7 +102,7 @@ async fn probe_all(config: &Config, resolved: &Resolved) -> Vec<Finding> {
         for (number, member) in service.members.iter().enumerate() {
             for address in resolved.addresses(ServiceId(at), MemberId(number)).iter() {
                 for check in &member.checks {
-                    let outcome = probe::once(check, address, &member.login).await;
+                    let outcome = probe::once(check, address, &member.access).await;
                     checks.push(finding(&service.name, &member.name, address, check, &outcome));
                 }
             }
@@ -161,10 +161,7 @@ fn finding(
 /// Worst case from a crash to the last failure that counts. The end of a kept connection starts the first probe at
 /// once; a check that keeps none waits for its interval. Refused probes take no time worth counting.
 fn crash(check: &Check) -> Duration {
-    let first = match check.kind {
-        CheckKind::Ping => Duration::ZERO,
-        CheckKind::Tcp => check.interval,
-    };
+    let first = if check.kind.keeps_a_connection() { Duration::ZERO } else { check.interval };
     first + check.fast_interval * (check.fall - 1)
 }
 
@@ -247,6 +244,7 @@ fn write_addresses(addresses: &[Address], out: &mut impl Write) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::CheckKind;
 
     fn check(kind: CheckKind) -> Check {
         Check { timeout: Duration::from_millis(400), ..Check::of(kind) }

@@ -51,6 +51,8 @@ fn check(section: &Section<'_>) -> (Check, usize) {
         timeout: section.time("timeout", SHORTEST_PROBE).map_or(defaults.timeout, |time| time.value),
         fall: section.number("fall", 1..=1000).unwrap_or(defaults.fall),
         rise: section.number("rise", 1..=1000).unwrap_or(defaults.rise),
+        role: defaults.role,
+        counted_errors: defaults.counted_errors,
     };
     (check, at)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use super::*;
 use crate::model::{
-    Agent, Attach, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy,
+    Access, Agent, Attach, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy,
     IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Secret, Service,
 };
 
@@ -78,6 +78,11 @@ fn vips<const N: usize>(vips: [&str; N]) -> Vec<SocketAddr> {
     vips.iter().map(|vip| vip.parse().unwrap()).collect()
 }
 
+/// In clear.
+fn access(host: &str, login: Login) -> Access {
+    Access { login, tls: None, host: host.to_owned() }
+}
+
 fn login(username: &str, password: &str) -> Login {
     Login { username: Some(username.to_owned()), password: Some(Secret::new(password.to_owned())) }
 }
@@ -138,12 +143,13 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 timeout: Duration::from_secs(1),
                 fall: 3,
                 rise: 2,
+                ..Check::of(CheckKind::Ping)
             }],
             members: vec![Member {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "10.2.1.2".to_owned(), port: 6379 },
                 weight: 100,
-                login: Login::default(),
+                access: access("10.2.1.2", Login::default()),
                 checks: vec![Check::of(CheckKind::Ping)],
             }],
         }],
@@ -162,6 +168,7 @@ fn every_key_that_is_built_reaches_the_model() {
             timeout: Duration::from_millis(250),
             fall: 5,
             rise: 4,
+            ..Check::of(CheckKind::Tcp)
         },
         Check {
             name: "ping".to_owned(),
@@ -171,6 +178,7 @@ fn every_key_that_is_built_reaches_the_model() {
             timeout: Duration::from_secs(1),
             fall: 3,
             rise: 2,
+            ..Check::of(CheckKind::Ping)
         },
     ];
     let orders = Service {
@@ -193,14 +201,14 @@ fn every_key_that_is_built_reaches_the_model() {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "redis.paris.example.com".to_owned(), port: 6379 },
                 weight: 10,
-                login: login("probe", "hunter2"),
+                access: access("redis.paris.example.com", login("probe", "hunter2")),
                 checks: checks.clone(),
             },
             Member {
                 name: "dublin".to_owned(),
                 endpoint: Endpoint { host: "redis.dublin.example.com".to_owned(), port: 12_000 },
                 weight: 5,
-                login: login("probe", "swordfish"),
+                access: access("redis.dublin.example.com", login("probe", "swordfish")),
                 checks,
             },
         ],
@@ -234,7 +242,7 @@ fn every_key_that_is_built_reaches_the_model() {
     assert_eq!(sessions.initial, Initial::All);
     assert_eq!(sessions.failback.mode, FailbackMode::Never);
     assert_eq!(sessions.members[0].endpoint, Endpoint { host: "fd00:2::2".to_owned(), port: 6379 });
-    assert_eq!(sessions.members[0].login, Login::default());
+    assert_eq!(sessions.members[0].access, access("fd00:2::2", Login::default()));
     assert_eq!(config.services.len(), 2);
 }
 
@@ -246,7 +254,7 @@ fn one_newline_at_the_end_of_a_password_file_is_not_part_of_the_password() {
     {
         directory.write("orders.password", content.as_bytes());
         let config = directory.parse(FULL).unwrap();
-        let read = config.services[0].members[0].login.password.as_ref();
+        let read = config.services[0].members[0].access.login.password.as_ref();
         assert_eq!(read.map(Secret::expose), Some(password), "{content:?}");
     }
 }

@@ -195,7 +195,7 @@ impl CheckHealth {
         };
         let outcome = match newest {
             ProbeOutcome::Passed { .. } => format!("{name} {newest}"),
-            ProbeOutcome::Failed(failure) => format!("{name}: {failure}"),
+            ProbeOutcome::Failed(_) | ProbeOutcome::Inconclusive(_) => format!("{name}: {newest}"),
         };
         match (newest.verdict(), self.state) {
             (Verdict::Pass, CheckState::Failing) => format!("{outcome} ({} of {})", self.passes, self.rise),

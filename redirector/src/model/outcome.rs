@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use super::RedisErrorKind;
+
 /// The result of one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeOutcome {
@@ -10,8 +12,11 @@ pub enum ProbeOutcome {
         /// From the start of the probe to the answer.
         latency: Duration,
     },
-    /// It did not, or the probe could not find out.
+    /// It did not, which counts against it.
     Failed(Failure),
+    /// It did not pass, and that says nothing about the member: the probe's own trouble, or an error that this check
+    /// does not count. Shown, not counted.
+    Inconclusive(Failure),
 }
 
 /// Why a probe did not pass.
@@ -26,8 +31,12 @@ pub struct Failure {
 /// The steps of a probe, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
+    /// Looking a name up.
+    Resolve,
     /// Opening the TCP connection.
     Connect,
+    /// Agreeing on TLS, and believing the certificate.
+    Tls,
     /// Logging in.
     Authenticate,
     /// Sending the command and reading the answer.
@@ -45,50 +54,35 @@ pub enum Cause {
     TimedOut(Duration),
     /// The member closed or reset the connection.
     Closed,
+    /// TLS found fault, with what to do about it.
+    Tls(TlsFault, String),
     /// Redis answered with an error.
     Redis(RedisErrorKind, String),
     /// The answer is not the one that the command calls for.
     WrongAnswer(String),
+    /// It answers well, and is not the primary that the check asks for.
+    WrongRole(String),
     /// Something on this host prevented the probe (out of file descriptors, permission).
     Local(String),
 }
 
-/// Redis's error replies, told apart by their first word.
+/// What can be wrong with TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RedisErrorKind {
-    /// `LOADING`: reads its data set into memory.
-    Loading,
-    /// `BUSY`: runs a script that does not end.
-    Busy,
-    /// `MASTERDOWN`: a replica without its primary.
-    MasterDown,
-    /// `CLUSTERDOWN`: slots are not covered.
-    ClusterDown,
-    /// `READONLY`: a replica.
-    ReadOnly,
-    /// `MISCONF`: writes are stopped because the last save failed.
-    Misconf,
-    /// `NOAUTH`, `WRONGPASS`, `NOPERM`: the probe's own credentials.
-    Credentials,
-    /// Any other.
-    Other,
-}
-
-impl RedisErrorKind {
-    /// Reads the first word of an error reply.
-    #[must_use]
-    pub fn of(code: &str) -> Self {
-        match code {
-            "LOADING" => Self::Loading,
-            "BUSY" => Self::Busy,
-            "MASTERDOWN" => Self::MasterDown,
-            "CLUSTERDOWN" => Self::ClusterDown,
-            "READONLY" => Self::ReadOnly,
-            "MISCONF" => Self::Misconf,
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Credentials,
-            _ => Self::Other,
-        }
-    }
+pub enum TlsFault {
+    /// The member's certificate has expired.
+    Expired,
+    /// It is not valid yet.
+    NotYetValid,
+    /// It is for another name.
+    WrongName,
+    /// It comes from nobody that the check believes.
+    UnknownIssuer,
+    /// The member does not accept the check's own certificate, or misses one.
+    Refused,
+    /// What answers is not TLS.
+    NotTls,
+    /// Anything else: no common version or cipher, a certificate that is no server's, a broken record.
+    Handshake,
 }
 
 /// What an outcome says about the member.
@@ -102,18 +96,42 @@ pub enum Verdict {
     Inconclusive,
 }
 
+impl Cause {
+    /// Whether it can count against a member. Refused credentials of the probe and trouble on this host say nothing
+    /// about it.
+    #[must_use]
+    pub fn is_about_the_member(&self) -> bool {
+        match self {
+            Self::Redis(kind, _) => !kind.is_about_credentials(),
+            Self::Tls(fault, _) => *fault != TlsFault::Refused,
+            Self::Local(_) => false,
+            _ => true,
+        }
+    }
+}
+
 impl ProbeOutcome {
+    /// A probe that did not pass, in a check that counts these Redis errors.
+    #[must_use]
+    pub fn of(failure: Failure, counted: &[RedisErrorKind]) -> Self {
+        let counts = match &failure.cause {
+            Cause::Redis(kind, _) => counted.contains(kind),
+            _ => true,
+        };
+        if counts && failure.cause.is_about_the_member() {
+            Self::Failed(failure)
+        } else {
+            Self::Inconclusive(failure)
+        }
+    }
+
     /// What this outcome says about the member.
-    ///
-    /// Refused credentials of the probe and trouble on this host say nothing about the member.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Passed { .. } => Verdict::Pass,
-            Self::Failed(failure) => match failure.cause {
-                Cause::Redis(RedisErrorKind::Credentials, _) | Cause::Local(_) => Verdict::Inconclusive,
-                _ => Verdict::Fail,
-            },
+            Self::Failed(_) => Verdict::Fail,
+            Self::Inconclusive(_) => Verdict::Inconclusive,
         }
     }
 }
@@ -123,6 +141,7 @@ impl fmt::Display for ProbeOutcome {
         match self {
             Self::Passed { latency } => write!(f, "ok in {:.1} ms", latency.as_secs_f64() * 1e3),
             Self::Failed(failure) => failure.fmt(f),
+            Self::Inconclusive(failure) => write!(f, "{failure} (not counted)"),
         }
     }
 }
@@ -136,8 +155,10 @@ impl fmt::Display for Failure {
                 write!(f, "{} timed out after {}", self.phase, humantime::format_duration(*after))
             }
             Cause::Closed => write!(f, "connection closed during {}", self.phase),
+            Cause::Tls(_, text) => write!(f, "TLS: {text}"),
             Cause::Redis(_, text) => write!(f, "Redis error: {text}"),
             Cause::WrongAnswer(text) => write!(f, "wrong answer: {text}"),
+            Cause::WrongRole(text) => write!(f, "wrong role: {text}"),
             Cause::Local(why) => write!(f, "probe impossible: {why}"),
         }
     }
@@ -146,7 +167,9 @@ impl fmt::Display for Failure {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Resolve => "name look-up",
             Self::Connect => "connect",
+            Self::Tls => "TLS handshake",
             Self::Authenticate => "authentication",
             Self::Command => "command",
         })

@@ -11,7 +11,7 @@ use libc::{
     ETIMEDOUT,
 };
 
-use crate::model::Cause;
+use crate::{model::Cause, tls};
 
 /// Why a probe ended without passing.
 #[derive(Debug)]
@@ -50,6 +50,9 @@ pub(super) fn cause(error: &io::Error, address: SocketAddr, elapsed: Duration) -
     }
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return Cause::Refused;
+    }
+    if let Some((fault, text)) = tls::fault(error) {
+        return Cause::Tls(fault, text);
     }
     match error.raw_os_error() {
         Some(ECONNREFUSED) => Cause::Refused,

@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use redirector::{
-    model::{Cause, Check, CheckKind, Failure, Login, Phase, ProbeOutcome, RedisErrorKind, Secret, Verdict},
+    model::{
+        Access, Cause, Check, CheckKind, Failure, Login, Phase, ProbeOutcome, RedisErrorKind, Secret, Verdict,
+    },
     probe::once,
 };
 
@@ -25,15 +27,17 @@ fn check(kind: CheckKind) -> Check {
     }
 }
 
-fn login(username: Option<&str>, password: Option<&str>) -> Login {
-    Login {
+/// In clear, with this login.
+fn login(username: Option<&str>, password: Option<&str>) -> Access {
+    let login = Login {
         username: username.map(str::to_owned),
         password: password.map(|text| Secret::new(text.to_owned())),
-    }
+    };
+    Access { login, ..Access::default() }
 }
 
-async fn ping(address: SocketAddr, login: &Login) -> ProbeOutcome {
-    once(&check(CheckKind::Ping), address, login).await
+async fn ping(address: SocketAddr, access: &Access) -> ProbeOutcome {
+    once(&check(CheckKind::Ping), address, access).await
 }
 
 fn failed(phase: Phase, cause: Cause) -> ProbeOutcome {
@@ -43,8 +47,11 @@ fn failed(phase: Phase, cause: Cause) -> ProbeOutcome {
 /// Phase and kind of an error reply.
 fn redis_error(outcome: &ProbeOutcome) -> Option<(Phase, RedisErrorKind)> {
     match outcome {
-        ProbeOutcome::Failed(Failure { phase, cause: Cause::Redis(kind, _) }) => Some((*phase, *kind)),
-        _ => None,
+        ProbeOutcome::Failed(failure) | ProbeOutcome::Inconclusive(failure) => match failure.cause {
+            Cause::Redis(kind, _) => Some((failure.phase, kind)),
+            _ => None,
+        },
+        ProbeOutcome::Passed { .. } => None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use redirector::{
-    model::{Cause, CheckKind, Failure, Login, Phase, ProbeOutcome, RedisErrorKind, Verdict},
+    model::{Access, Cause, CheckKind, Failure, Phase, ProbeOutcome, RedisErrorKind, Verdict},
     probe::once,
 };
 use rustix::process::Signal;
@@ -18,15 +18,15 @@ use crate::{
     server::{Redis, free_address, tcp},
 };
 
-const CREDENTIALS: Option<(Phase, RedisErrorKind)> = Some((Phase::Command, RedisErrorKind::Credentials));
-const LOGIN_REFUSED: Option<(Phase, RedisErrorKind)> =
-    Some((Phase::Authenticate, RedisErrorKind::Credentials));
+const NO_AUTH: Option<(Phase, RedisErrorKind)> = Some((Phase::Command, RedisErrorKind::NoAuth));
+const NO_RIGHTS: Option<(Phase, RedisErrorKind)> = Some((Phase::Command, RedisErrorKind::NoPerm));
+const LOGIN_REFUSED: Option<(Phase, RedisErrorKind)> = Some((Phase::Authenticate, RedisErrorKind::WrongPass));
 
 #[tokio::test]
 async fn a_server_that_runs_passes() {
     let redis = Redis::start(&[]);
     for kind in [CheckKind::Ping, CheckKind::Tcp] {
-        let outcome = once(&check(kind), redis.address(), &Login::default()).await;
+        let outcome = once(&check(kind), redis.address(), &Access::default()).await;
         assert!(passed(&outcome), "{outcome:?}");
     }
 }
@@ -34,7 +34,7 @@ async fn a_server_that_runs_passes() {
 #[tokio::test]
 async fn a_closed_port_is_refused() {
     for kind in [CheckKind::Ping, CheckKind::Tcp] {
-        let outcome = once(&check(kind), free_address(), &Login::default()).await;
+        let outcome = once(&check(kind), free_address(), &Access::default()).await;
         assert_eq!(outcome, failed(Phase::Connect, Cause::Refused));
     }
 }
@@ -50,7 +50,7 @@ async fn a_probe_never_connects_to_itself() {
     let port = (ports[0]..ports[1]).step_by(2).skip(1000).find(free).unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     for _ in 0..ports[1] - ports[0] {
-        let outcome = once(&check(CheckKind::Tcp), address, &Login::default()).await;
+        let outcome = once(&check(CheckKind::Tcp), address, &Access::default()).await;
         assert_eq!(outcome, failed(Phase::Connect, Cause::Refused));
     }
 }
@@ -59,7 +59,7 @@ async fn a_probe_never_connects_to_itself() {
 async fn password_of_the_default_user() {
     let redis = Redis::start(&["--requirepass", "open sesame"]);
     let outcome = ping(redis.address(), &login(None, None)).await;
-    assert_eq!(redis_error(&outcome), CREDENTIALS, "{outcome:?}");
+    assert_eq!(redis_error(&outcome), NO_AUTH, "{outcome:?}");
     assert_eq!(outcome.verdict(), Verdict::Inconclusive);
 
     let outcome = ping(redis.address(), &login(None, Some("open barley"))).await;
@@ -77,7 +77,7 @@ async fn acl_users() {
     assert!(passed(&ping(redis.address(), &login(Some("probe"), Some("sesame"))).await));
 
     let outcome = ping(redis.address(), &login(Some("mute"), Some("sesame"))).await;
-    assert_eq!(redis_error(&outcome), CREDENTIALS, "{outcome:?}");
+    assert_eq!(redis_error(&outcome), NO_RIGHTS, "{outcome:?}");
 
     let outcome = ping(redis.address(), &login(Some("nobody"), Some("sesame"))).await;
     assert_eq!(redis_error(&outcome), LOGIN_REFUSED, "{outcome:?}");
@@ -97,13 +97,13 @@ async fn a_frozen_server_times_out_in_the_command_phase() {
     let mut check = check(CheckKind::Ping);
     check.timeout = Duration::from_millis(100);
     let started = Instant::now();
-    let outcome = once(&check, redis.address(), &Login::default()).await;
+    let outcome = once(&check, redis.address(), &Access::default()).await;
     assert_eq!(outcome, failed(Phase::Command, Cause::TimedOut(check.timeout)));
     assert!((check.timeout..Duration::from_secs(2)).contains(&started.elapsed()));
 
     // The kernel completes the handshake for it.
     check.kind = CheckKind::Tcp;
-    assert!(passed(&once(&check, redis.address(), &Login::default()).await));
+    assert!(passed(&once(&check, redis.address(), &Access::default()).await));
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn a_syn_without_an_answer_times_out_in_the_connect_phase() {
     for kind in [CheckKind::Tcp, CheckKind::Ping] {
         let mut check = check(kind);
         check.timeout = Duration::from_millis(50);
-        let outcome = once(&check, address, &Login::default()).await;
+        let outcome = once(&check, address, &Access::default()).await;
         assert_eq!(outcome, failed(Phase::Connect, Cause::TimedOut(check.timeout)));
     }
 }
@@ -139,7 +139,7 @@ async fn a_server_that_loads_its_data_set() {
     // Two milliseconds a key, and a look at the sockets every kilobyte.
     let slow = ["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"];
     let redis = Redis::start_in(directory, &slow);
-    let outcome = ping(redis.address(), &Login::default()).await;
+    let outcome = ping(redis.address(), &Access::default()).await;
     assert_eq!(redis_error(&outcome), Some((Phase::Command, RedisErrorKind::Loading)), "{outcome:?}");
     assert_eq!(outcome.to_string(), "Redis error: LOADING Redis is loading the dataset in memory");
 }
@@ -154,7 +154,7 @@ async fn a_server_in_a_script_that_does_not_end() {
     });
     let deadline = Instant::now() + Duration::from_secs(10);
     let found = loop {
-        let outcome = ping(redis.address(), &Login::default()).await;
+        let outcome = ping(redis.address(), &Access::default()).await;
         if !passed(&outcome) || Instant::now() > deadline {
             break redis_error(&outcome);
         }
@@ -168,7 +168,7 @@ async fn a_server_in_a_script_that_does_not_end() {
 async fn a_replica_without_its_primary() {
     let primary = free_address().port().to_string();
     let redis = Redis::start(&["--replicaof", "127.0.0.1", &primary, "--replica-serve-stale-data", "no"]);
-    let outcome = ping(redis.address(), &Login::default()).await;
+    let outcome = ping(redis.address(), &Access::default()).await;
     assert_eq!(redis_error(&outcome), Some((Phase::Command, RedisErrorKind::MasterDown)), "{outcome:?}");
 }
 
@@ -203,7 +203,7 @@ async fn whatever_is_not_pong_is_wrong() {
             let _ = stream.read_to_end(&mut Vec::new()).await;
         })
         .await;
-        let outcome = ping(address, &Login::default()).await;
+        let outcome = ping(address, &Access::default()).await;
         let ProbeOutcome::Failed(Failure { phase: Phase::Command, cause: Cause::WrongAnswer(text) }) =
             &outcome
         else {
@@ -220,7 +220,7 @@ async fn an_endless_line_is_wrong() {
         while stream.write_all(&[b'A'; 1024]).await.is_ok() {}
     })
     .await;
-    let outcome = ping(address, &Login::default()).await;
+    let outcome = ping(address, &Access::default()).await;
     assert!(outcome.to_string().starts_with("wrong answer: +AAAA"), "{outcome}");
     assert!(outcome.to_string().len() < 200, "{outcome}");
 }
@@ -235,7 +235,7 @@ async fn an_answer_in_pieces_is_put_together() {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     })
     .await;
-    assert!(passed(&ping(address, &Login::default()).await));
+    assert!(passed(&ping(address, &Access::default()).await));
 }
 
 #[tokio::test]
@@ -250,7 +250,7 @@ async fn a_connection_that_closes_without_an_answer_is_closed() {
             let _ = stream.write_all(answer.as_bytes()).await;
         })
         .await;
-        let outcome = ping(address, &Login::default()).await;
+        let outcome = ping(address, &Access::default()).await;
         assert_eq!(outcome, failed(Phase::Command, Cause::Closed));
     }
 }

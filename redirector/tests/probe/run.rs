@@ -10,7 +10,7 @@ use std::{
 };
 
 use redirector::{
-    model::{Cause, Check, CheckId, CheckKind, Login, MemberId, Pace, Phase, ServiceId, Verdict},
+    model::{Access, Cause, Check, CheckId, CheckKind, MemberId, Pace, Phase, ServiceId, Verdict},
     probe::{Report, Target, run},
 };
 use rustix::process::Signal;
@@ -34,11 +34,11 @@ struct Prober {
 }
 
 impl Prober {
-    fn start(check: Check, address: SocketAddr, login: Login, pace: Pace) -> Self {
+    fn start(check: Check, address: SocketAddr, access: Access, pace: Pace) -> Self {
         let (pace, watched) = watch::channel(pace);
         let (sender, reports) = mpsc::channel(1);
         let (service, member, check_id) = (ServiceId(3), MemberId(2), CheckId(1));
-        let target = Target { service, member, check_id, check, address, login };
+        let target = Target { service, member, check_id, check, address, access };
         Self { pace, reports, task: tokio::spawn(run(target, watched, sender)) }
     }
 
@@ -67,7 +67,7 @@ impl Drop for Prober {
 #[tokio::test]
 async fn a_report_says_whose_it_is() {
     let redis = Redis::start(&[]);
-    let mut prober = Prober::start(check(CheckKind::Ping), redis.address(), Login::default(), Pace::Fast);
+    let mut prober = Prober::start(check(CheckKind::Ping), redis.address(), Access::default(), Pace::Fast);
     let report = prober.next().await;
     assert_eq!((report.service, report.member, report.check), (ServiceId(3), MemberId(2), CheckId(1)));
 }
@@ -75,7 +75,7 @@ async fn a_report_says_whose_it_is() {
 #[tokio::test]
 async fn a_crash_between_probes_is_seen_at_once() {
     let redis = Redis::start(&[]);
-    let mut prober = Prober::start(check(CheckKind::Ping), redis.address(), Login::default(), Pace::Normal);
+    let mut prober = Prober::start(check(CheckKind::Ping), redis.address(), Access::default(), Pace::Normal);
     prober.passes().await;
     let killed = Instant::now();
     redis.signal(Signal::KILL);
@@ -91,7 +91,7 @@ async fn a_crash_in_the_middle_of_a_probe_is_seen_at_once() {
     let redis = Redis::start(&[]);
     let mut check = check(CheckKind::Ping);
     check.fast_interval = Duration::from_millis(10);
-    let mut prober = Prober::start(check, redis.address(), Login::default(), Pace::Fast);
+    let mut prober = Prober::start(check, redis.address(), Access::default(), Pace::Fast);
     prober.passes().await;
     redis.signal(Signal::STOP);
     while prober.within(Duration::from_millis(100)).await.is_some() {}
@@ -123,7 +123,7 @@ async fn the_connection_is_kept_from_probe_to_probe() {
 async fn a_kept_connection_that_ends_is_replaced() {
     let redis = Redis::start(&[]);
     let mut client = redis.client();
-    let mut prober = Prober::start(check(CheckKind::Ping), redis.address(), Login::default(), Pace::Normal);
+    let mut prober = Prober::start(check(CheckKind::Ping), redis.address(), Access::default(), Pace::Normal);
     prober.passes().await;
     redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").exec(&mut client).unwrap();
     prober.passes().await;
@@ -141,7 +141,7 @@ async fn a_kept_connection_that_ends_in_the_middle_of_a_probe_is_replaced() {
     .await;
     let mut check = check(CheckKind::Ping);
     check.fast_interval = Duration::from_millis(10);
-    let mut prober = Prober::start(check, address, Login::default(), Pace::Fast);
+    let mut prober = Prober::start(check, address, Access::default(), Pace::Fast);
     for _ in 0..6 {
         prober.passes().await;
     }
@@ -152,7 +152,7 @@ async fn the_connection_is_replaced_after_a_failure() {
     let redis = Redis::start(&[]);
     let mut check = check(CheckKind::Ping);
     (check.fast_interval, check.timeout) = (Duration::from_millis(20), Duration::from_millis(50));
-    let mut prober = Prober::start(check, redis.address(), Login::default(), Pace::Fast);
+    let mut prober = Prober::start(check, redis.address(), Access::default(), Pace::Fast);
     prober.passes().await;
     redis.signal(Signal::STOP);
     let report = loop {
@@ -179,7 +179,7 @@ async fn the_interval_counts_from_start_to_start() {
     .await;
     let mut check = check(CheckKind::Ping);
     check.interval = Duration::from_millis(100);
-    let mut prober = Prober::start(check, address, Login::default(), Pace::Normal);
+    let mut prober = Prober::start(check, address, Access::default(), Pace::Normal);
     let first = prober.passes().await;
     for _ in 0..4 {
         prober.passes().await;
@@ -204,7 +204,7 @@ async fn a_probe_that_takes_longer_than_the_interval_is_not_overlapped() {
     .await;
     let mut check = check(CheckKind::Ping);
     (check.fast_interval, check.timeout) = (Duration::from_millis(5), Duration::from_millis(50));
-    let mut prober = Prober::start(check, address, Login::default(), Pace::Fast);
+    let mut prober = Prober::start(check, address, Access::default(), Pace::Fast);
     let first = prober.next().await.at;
     let second = prober.next().await.at;
     assert!(second - first >= Duration::from_millis(50), "{:?}", second - first);
@@ -220,7 +220,7 @@ async fn a_change_of_pace_takes_effect_at_once() {
     for kind in [CheckKind::Ping, CheckKind::Tcp] {
         let mut check = check(kind);
         check.fast_interval = Duration::from_millis(10);
-        let mut prober = Prober::start(check, redis.address(), Login::default(), Pace::Normal);
+        let mut prober = Prober::start(check, redis.address(), Access::default(), Pace::Normal);
         prober.passes().await;
         assert_eq!(prober.within(Duration::from_millis(100)).await, None);
         let changed = Instant::now();
@@ -245,7 +245,7 @@ async fn a_member_that_closes_after_each_answer_is_probed_twice_an_interval_at_m
     .await;
     let mut check = check(CheckKind::Ping);
     check.interval = Duration::from_millis(100);
-    let mut prober = Prober::start(check, address, Login::default(), Pace::Normal);
+    let mut prober = Prober::start(check, address, Access::default(), Pace::Normal);
     let first = prober.passes().await;
     for _ in 0..10 {
         prober.passes().await;
@@ -259,7 +259,7 @@ async fn a_prober_ends_with_its_receiver() {
     let redis = Redis::start(&[]);
     let mut check = check(CheckKind::Tcp);
     check.fast_interval = Duration::from_millis(5);
-    let mut prober = Prober::start(check, redis.address(), Login::default(), Pace::Fast);
+    let mut prober = Prober::start(check, redis.address(), Access::default(), Pace::Fast);
     prober.passes().await;
     prober.reports.close();
     while prober.reports.recv().await.is_some() {}
@@ -277,7 +277,7 @@ async fn an_aborted_prober_resets_its_connection() {
         }
     })
     .await;
-    let mut prober = Prober::start(check(CheckKind::Ping), address, Login::default(), Pace::Fast);
+    let mut prober = Prober::start(check(CheckKind::Ping), address, Access::default(), Pace::Fast);
     assert_eq!(prober.within(Duration::from_millis(50)).await, None);
     prober.task.abort();
     let end = timeout(Duration::from_secs(5), end.recv()).await.unwrap().unwrap();

@@ -8,9 +8,9 @@ use std::{net::SocketAddr, time::Duration};
 use crate::{
     decide::{Action, AddressView, Core, MemberView, Pace, Resumed, Switch, Time, View},
     model::{
-        Cause, Check, CheckId, CheckKind, Endpoint, Epoch, Failback, FailbackMode, Failure, FlowPolicy,
-        Initial, Login, Member, MemberId, MemberState, Offer, OnAllDown, Phase, ProbeOutcome, RedisErrorKind,
-        Service, ServiceState, SwitchKind,
+        Access, Cause, Check, CheckId, CheckKind, Endpoint, Epoch, Failback, FailbackMode, Failure,
+        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Phase, ProbeOutcome,
+        RedisErrorKind, Service, ServiceState, SwitchKind,
     },
 };
 
@@ -48,8 +48,8 @@ pub(super) fn fail() -> ProbeOutcome {
 
 pub(super) fn inconclusive() -> ProbeOutcome {
     let cause =
-        Cause::Redis(RedisErrorKind::Credentials, "WRONGPASS invalid username-password pair".to_owned());
-    ProbeOutcome::Failed(Failure { phase: Phase::Authenticate, cause })
+        Cause::Redis(RedisErrorKind::WrongPass, "WRONGPASS invalid username-password pair".to_owned());
+    ProbeOutcome::Inconclusive(Failure { phase: Phase::Authenticate, cause })
 }
 
 pub(super) fn check() -> Check {
@@ -61,7 +61,7 @@ pub(super) fn member(name: &str, weight: u32) -> Member {
         name: name.to_owned(),
         endpoint: Endpoint { host: "192.0.2.1".to_owned(), port: 6379 },
         weight,
-        login: Login::default(),
+        access: Access::default(),
         checks: vec![check()],
     }
 }
