@@ -15,11 +15,13 @@ use serde::Serialize;
 mod access;
 mod outcome;
 mod redis_error;
+mod rest;
 mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use outcome::{Cause, Failure, Phase, ProbeOutcome, TlsFault, Verdict};
 pub use redis_error::RedisErrorKind;
+pub use rest::{Exec, ExecOf, Http, HttpTarget, Lag, LagOf, Rest, Url, User};
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
@@ -265,12 +267,17 @@ impl Check {
     /// A check of this kind with everything else as the contract has it, where a configuration says nothing.
     #[must_use]
     pub fn of(kind: CheckKind) -> Self {
+        // An API for administrators, somebody's web server or a process of its own is not asked 20 times a second.
+        let [interval, fast_interval, timeout] = match kind {
+            CheckKind::Lag(_) | CheckKind::Http(_) | CheckKind::Exec(_) => [5000, 1000, 3000],
+            _ => [1000, 50, 1000],
+        };
         Self {
             name: kind.name().to_owned(),
             kind,
-            interval: Duration::from_secs(1),
-            fast_interval: Duration::from_millis(50),
-            timeout: Duration::from_secs(1),
+            interval: Duration::from_millis(interval),
+            fast_interval: Duration::from_millis(fast_interval),
+            timeout: Duration::from_millis(timeout),
             fall: 3,
             rise: 2,
             role: Role::Any,
@@ -295,6 +302,12 @@ pub enum CheckKind {
         /// After this the value is gone by itself; longer than a probe takes.
         expiry: Duration,
     },
+    /// Asks the REST API of the member's cluster whether the database is available, and how far behind.
+    Lag(Lag),
+    /// Asks an HTTP server.
+    Http(Http),
+    /// Runs a command.
+    Exec(Exec),
 }
 
 impl CheckKind {
@@ -306,6 +319,9 @@ impl CheckKind {
             Self::Ping => "ping",
             Self::Echo => "echo",
             Self::SetGet { .. } => "set_get",
+            Self::Lag(_) => "lag",
+            Self::Http(_) => "http",
+            Self::Exec(_) => "exec",
         }
     }
 
@@ -313,7 +329,7 @@ impl CheckKind {
     #[must_use]
     pub fn keeps_a_connection(&self) -> bool {
         match self {
-            Self::Tcp => false,
+            Self::Tcp | Self::Lag(_) | Self::Http(_) | Self::Exec(_) => false,
             Self::Ping | Self::Echo | Self::SetGet { .. } => true,
         }
     }

@@ -18,13 +18,21 @@ use crate::model::{
     ServiceId,
 };
 use echo::Echo;
+use exec::Exec;
+use http::Http;
 use kept::Kept;
+use lag::Lag;
 use ping::Ping;
 use set_get::SetGet;
 use stop::Stop;
 
+mod base64;
 mod echo;
+mod exec;
+mod http;
+mod http_client;
 mod kept;
+mod lag;
 mod nonce;
 mod ping;
 mod redis;
@@ -135,6 +143,11 @@ enum Kind {
     Ping(Kept<Ping>),
     Echo(Kept<Echo>),
     SetGet(Kept<SetGet>),
+    Lag(Box<Lag>),
+    Http(Box<Http>),
+    Exec(Box<Exec>),
+    /// A check of a service, and of none of its members: there is nobody to probe.
+    OfNobody,
 }
 
 impl Prober {
@@ -147,6 +160,15 @@ impl Prober {
             CheckKind::SetGet { prefix, expiry } => {
                 Kind::SetGet(Kept::new(address, access, SetGet::new(prefix, *expiry)))
             }
+            CheckKind::Lag(lag) => match &lag.of {
+                Some(of) => Kind::Lag(Box::new(Lag::new(lag, of))),
+                None => Kind::OfNobody,
+            },
+            CheckKind::Http(http) => Kind::Http(Box::new(Http::new(http, &access.host, address))),
+            CheckKind::Exec(exec) => match &exec.of {
+                Some(of) => Kind::Exec(Box::new(Exec::new(exec, of, address, check.timeout))),
+                None => Kind::OfNobody,
+            },
         };
         Self { address, counted: check.counted_errors.clone(), kind }
     }
@@ -165,6 +187,7 @@ impl Prober {
         };
         // A member that speaks TLS 1.3 judges a client certificate after the client has seen the end of the handshake.
         let phase = if matches!(cause, Cause::Tls(..)) { Phase::Tls } else { phase };
+        let cause = if matches!(self.kind, Kind::Lag(_)) { cause.of_witness(lag::WITNESS) } else { cause };
         ProbeOutcome::of(Failure { phase, cause }, &self.counted)
     }
 
@@ -175,13 +198,19 @@ impl Prober {
             Kind::Ping(kept) => kept.probe(phase).await,
             Kind::Echo(kept) => kept.probe(phase).await,
             Kind::SetGet(kept) => kept.probe(phase).await,
+            Kind::Lag(lag) => lag.probe(phase).await,
+            Kind::Http(http) => http.probe(phase).await,
+            Kind::Exec(exec) => exec.probe(phase).await,
+            Kind::OfNobody => Err(Stop::Answer(Cause::Local("the check is of no member".to_owned()))),
         }
     }
 
     /// Returns when the connection that is kept between probes has ended; never, when there is none.
     async fn ended(&mut self) {
         match &mut self.kind {
-            Kind::Tcp => std::future::pending().await,
+            Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
+                std::future::pending().await
+            }
             Kind::Ping(kept) => kept.ended().await,
             Kind::Echo(kept) => kept.ended().await,
             Kind::SetGet(kept) => kept.ended().await,

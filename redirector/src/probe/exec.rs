@@ -4,10 +4,11 @@
 //! |---|---|
 //! | 0 | passes |
 //! | 75 (`EX_TEMPFAIL` of sysexits.h) | inconclusive: the command could not find out |
+//! | 126, 127 | inconclusive: the command could not be run. Shells say the same of one within a script |
 //! | any other | fails |
 //!
-//! The first line that it writes is the reason. A command that cannot be run, or that a signal ended, has told nothing:
-//! inconclusive. One that takes longer than the check's time-out fails, as any probe.
+//! The first line that it writes is the reason. A command that a signal ended has told nothing: inconclusive. One that takes
+//! longer than the check's time-out fails, as any probe.
 
 mod run;
 
@@ -25,8 +26,8 @@ use run::{End, Ended, Plan};
 /// Who is asked, in messages.
 const WITNESS: &str = "command";
 
-/// The exit status of a command that could not find out.
-const UNKNOWN: i32 = 75;
+/// Exit statuses of a command that could not find out, or not be run at all.
+const UNKNOWN: [i32; 3] = [75, 126, 127];
 
 /// Where commands look for others.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -86,7 +87,7 @@ fn judge(ended: &Ended) -> Result<(), Stop> {
     let with = |how: String| said.as_ref().map_or_else(|| how.clone(), |said| format!("{said} ({how})"));
     Err(Stop::Answer(match ended.how {
         End::Exited(0) => return Ok(()),
-        End::Exited(UNKNOWN) => unknown(with(format!("exit status {UNKNOWN}"))),
+        End::Exited(status) if UNKNOWN.contains(&status) => unknown(with(format!("exit status {status}"))),
         End::Exited(status) => Cause::Reported(with(format!("exit status {status}"))),
         End::Killed(signal) => unknown(with(format!("ended by signal {signal}"))),
     }))
@@ -124,7 +125,10 @@ mod tests {
     fn exit_status_and_output_make_the_verdict() {
         assert_eq!(verdict(End::Exited(0), b"whatever", b"warning"), None);
         assert_eq!(verdict(End::Exited(1), b"", b"").unwrap(), "fails: exit status 1");
-        assert_eq!(verdict(End::Exited(2), b"lag 9 s\nmore", b"no").unwrap(), "fails: lag 9 s (exit status 2)");
+        assert_eq!(
+            verdict(End::Exited(2), b"lag 9 s\nmore", b"no").unwrap(),
+            "fails: lag 9 s (exit status 2)"
+        );
         assert_eq!(verdict(End::Exited(2), b" \n", b"\r\nbroken").unwrap(), "fails: broken (exit status 2)");
         assert_eq!(verdict(End::Exited(75), b"API gone", b"").unwrap(), "unknown: API gone (exit status 75)");
         assert_eq!(verdict(End::Killed(11), b"", b"").unwrap(), "unknown: ended by signal 11");
@@ -133,7 +137,10 @@ mod tests {
     #[test]
     fn output_is_made_fit_to_be_shown() {
         let shown = verdict(End::Exited(1), b"\x1b[2Jgone\xff\x07\nsecond", b"").unwrap();
-        assert!(!shown.contains(char::is_control) && shown.contains("gone") && !shown.contains("second"), "{shown}");
+        assert!(
+            !shown.contains(char::is_control) && shown.contains("gone") && !shown.contains("second"),
+            "{shown}"
+        );
         let long = verdict(End::Exited(1), &[b'a'; 4000], b"").unwrap();
         assert!(long.chars().count() < 200, "{long}");
     }

@@ -3,10 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::{
-    http_client::Client,
-    stop::Stop,
-};
+use super::{http_client::Client, stop::Stop};
 use crate::{
     model::{Cause, Http as Settings, HttpTarget, Login, Phase, Url},
     quote::quote,

@@ -39,7 +39,7 @@ use crate::{
     model::{Cause, Login, Phase, Tls, Url},
     quote::quote,
     resolve::{Resolver, Said},
-    tls::Connector,
+    tls::{self, Connector},
 };
 
 /// Longest header section; servers' own limits are 8 to 16 KiB.
@@ -207,9 +207,10 @@ async fn read(response: Response<Incoming>, limit: usize) -> hyper::Result<Answe
     Ok(answer)
 }
 
-/// The kernel's or TLS's word, if an error came from there.
+/// The kernel's or TLS's word, if an error came from there: hyper says some of its own in the same type.
 fn in_io(error: &hyper::Error) -> Option<&io::Error> {
-    error.source().and_then(|source| source.downcast_ref::<io::Error>())
+    let error = error.source()?.downcast_ref::<io::Error>()?;
+    (error.raw_os_error().is_some() || stop::is_closed(error) || tls::fault(error).is_some()).then_some(error)
 }
 
 fn of_http(error: &hyper::Error) -> Cause {

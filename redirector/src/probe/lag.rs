@@ -8,7 +8,7 @@
 //! The database's number (`uid`) differs from cluster to cluster. It is looked up by the member's endpoint and kept until
 //! the API does not know it any more.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use hyper::StatusCode;
 use serde::{Deserialize, de::IgnoredAny};
@@ -106,7 +106,8 @@ impl Lag {
         }
         let databases: Vec<Database> = serde_json::from_slice(&answer.body)
             .map_err(|_| unclear("the list of databases is not what the API's documents say".to_owned()))?;
-        let mut having = databases.iter().filter(|database| database.has(&self.endpoint)).map(|found| found.uid);
+        let mut having =
+            databases.iter().filter(|database| database.has(&self.endpoint)).map(|found| found.uid);
         match (having.next(), having.next()) {
             (Some(uid), None) => {
                 self.found = Some(uid);
@@ -127,9 +128,7 @@ impl Lag {
     async fn ask(&self, uid: u32, phase: &mut Phase) -> Result<Availability, Stop> {
         let path = if self.extended {
             let tolerance = self.tolerance.as_millis();
-            format!(
-                "/v1/bdbs/{uid}/availability?extend_check=lag&availability_lag_tolerance_ms={tolerance}"
-            )
+            format!("/v1/bdbs/{uid}/availability?extend_check=lag&availability_lag_tolerance_ms={tolerance}")
         } else {
             format!("/v1/bdbs/{uid}/availability")
         };
@@ -167,7 +166,8 @@ impl Lag {
             ),
             _ => format!("database {uid} is not available"),
         };
-        let description = error.description.as_deref().filter(|text| !self.is_secret(text) && !text.is_empty());
+        let description =
+            error.description.as_deref().filter(|text| !self.is_secret(text) && !text.is_empty());
         match description {
             Some(description) => format!("{meaning} ({}: {})", quote(code), quote(description)),
             None => format!("{meaning} ({})", quote(code)),
@@ -201,7 +201,8 @@ impl Availability {
             }
             (StatusCode::SERVICE_UNAVAILABLE, Some(error)) => Ok(Self::Unavailable(error)),
             (StatusCode::SERVICE_UNAVAILABLE, None) => {
-                Err("status 503 without `error_code`: not of Redis Software, but of something before it".to_owned())
+                Err("status 503 without `error_code`: not of Redis Software, but of something before it"
+                    .to_owned())
             }
             (status, _) => Err(refusal(status, "the availability")),
         }
@@ -265,7 +266,7 @@ impl Database {
 impl Listed {
     fn is_at(&self, host: &str) -> bool {
         let same = |name: &str| name.trim_end_matches('.').eq_ignore_ascii_case(host.trim_end_matches('.'));
-        let same_address = |text: &str| match (text.parse::<std::net::IpAddr>(), host.parse()) {
+        let same_address = |text: &str| match (text.parse::<IpAddr>(), host.parse::<IpAddr>()) {
             (Ok(one), Ok(other)) => one == other,
             _ => false,
         };

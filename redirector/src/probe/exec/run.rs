@@ -12,9 +12,9 @@
 //! other processes could send the agent signals. The usual way, a `pre_exec` closure, is unsafe code; the wrapper
 //! `setpriv` would do the same, but a failure of its own could not be told from one of the command's.
 //!
-//! Resource limits belong to a process, not to a thread, so they are set from outside just after the start. They keep a
-//! command that runs wild from hurting the host, and are no wall against a hostile one: what it does in these first
-//! microseconds is not limited.
+//! Resource limits belong to a process, not to a thread, and to set those of another user's process takes
+//! `CAP_SYS_RESOURCE`, which containers rarely have. So `prlimit` of util-linux, by then without privileges, lowers its own
+//! and becomes the command.
 //!
 //! A run ends when the command's first process ends, or when its [`Running`] is dropped. Either way its whole process
 //! group is killed and reaped. What moves to a process group of its own gets away; under systemd it stays in the unit's
@@ -36,12 +36,12 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
     process::{
-        Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, geteuid, kill_process_group, pidfd_open,
-        prlimit, waitpgid,
+        Pid, PidfdFlags, Resource, Signal, WaitOptions, WaitStatus, geteuid, getrlimit, kill_process_group,
+        pidfd_open, waitpgid,
     },
     thread::{
-        CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
-        set_capabilities, set_no_new_privs, set_thread_groups,
+        CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+        remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
     },
 };
 use tokio::sync::oneshot;
@@ -51,14 +51,17 @@ use crate::model::User;
 /// How much of the output is kept, of each of both streams; the rest is read and dropped.
 const KEPT: usize = 4096;
 
+/// Lowers its own limits and becomes a command; exits with 126 or 127 if it cannot.
+const PRLIMIT: &str = "/usr/bin/prlimit";
+
 /// What a command may use, beside the processor time that its time limit makes.
-const LIMITS: [(Resource, u64); 5] = [
-    (Resource::Core, 0),
-    (Resource::Data, 512 << 20),
-    (Resource::Fsize, 16 << 20),
-    (Resource::Nofile, 256),
+const LIMITS: [(&str, Resource, u64); 5] = [
+    ("core", Resource::Core, 0),
+    ("data", Resource::Data, 512 << 20),
+    ("fsize", Resource::Fsize, 16 << 20),
+    ("nofile", Resource::Nofile, 256),
     // Of all processes of that user together.
-    (Resource::Nproc, 4096),
+    ("nproc", Resource::Nproc, 4096),
 ];
 
 /// What is to be run.
@@ -115,7 +118,6 @@ fn run(plan: &Plan, stop: &PipeReader) -> Result<Ended, String> {
     give_up_privileges()?;
     let mut child = spawn(plan)?;
     let group = Pid::from_child(&child);
-    limit(group, plan.limit);
     let watched = watch(&mut child, group, stop);
     let how = end(group);
     let (stdout, stderr) = watched.map_err(|error| format!("the command cannot be watched: {error}"))?;
@@ -144,10 +146,10 @@ fn shed() -> rustix::io::Result<()> {
 }
 
 fn spawn(plan: &Plan) -> Result<Child, String> {
-    let program = &plan.command[0];
-    let mut command = Command::new(program);
+    let mut command = Command::new(PRLIMIT);
     command
-        .args(&plan.command[1..])
+        .args(limits(plan.limit))
+        .args(&plan.command)
         .env_clear()
         .envs(plan.environment.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
@@ -158,19 +160,17 @@ fn spawn(plan: &Plan) -> Result<Child, String> {
     if geteuid().as_raw() != plan.user.uid {
         command.gid(plan.user.gid).uid(plan.user.uid);
     }
-    command.spawn().map_err(|error| format!("{program} cannot be run as user {}: {error}", plan.user.name))
+    command.spawn().map_err(|error| format!("{PRLIMIT} cannot be run as user {}: {error}", plan.user.name))
 }
 
-/// As far as it may: a service without `CAP_SYS_RESOURCE` has limits of its own.
-fn limit(pid: Pid, time: Duration) {
+/// Options of `prlimit`. What is lower already stays: to raise a limit takes a privilege.
+fn limits(time: Duration) -> impl Iterator<Item = String> {
     // Several threads may use all processors until the time is over; this is for what outlives the agent.
-    let processor = (Resource::Cpu, (time.as_secs() + 1) * 16);
-    for (resource, most) in LIMITS.into_iter().chain([processor]) {
-        let new = Rlimit { current: Some(most), maximum: Some(most) };
-        if let Err(error) = prlimit(Some(pid), resource, new) {
-            tracing::debug!("the limit {resource:?} of a command cannot be set: {error}");
-        }
-    }
+    let processor = ("cpu", Resource::Cpu, (time.as_secs() + 1) * 16);
+    LIMITS.into_iter().chain([processor]).map(|(name, resource, most)| {
+        let most = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
+        format!("--{name}={most}")
+    })
 }
 
 /// Reads both streams until the first process ends or nobody waits for it any more.

@@ -187,9 +187,14 @@ impl Database {
             return error(503, code, description);
         }
         let value = |key: &str| {
-            query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key).map(|pair| pair.1)
+            query
+                .split('&')
+                .filter_map(|pair| pair.split_once('='))
+                .find(|(name, _)| *name == key)
+                .map(|pair| pair.1)
         };
-        let tolerance = value("availability_lag_tolerance_ms").map_or(100, |text| text.parse().expect("a number"));
+        let tolerance =
+            value("availability_lag_tolerance_ms").map_or(100, |text| text.parse().expect("a number"));
         match value("extend_check") {
             Some("lag") if !self.is_active_active || self.lag > tolerance => {
                 error(503, "bdb_unavailable", "Database is not available")
