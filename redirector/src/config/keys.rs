@@ -101,6 +101,10 @@ static CHECK: Keys = Keys {
         ("timeout", r#"timeout = "1s""#),
         ("fall", "fall = 3"),
         ("rise", "rise = 2"),
+        ("counted_errors", r#"counted_errors = ["LOADING", "MASTERDOWN"]"#),
+        ("role", r#"role = "primary""#),
+        ("prefix", r#"prefix = "redirector:probe:""#),
+        ("expiry", r#"expiry = "60s""#),
     ],
     later: &[],
     sections: &[],
@@ -114,18 +118,50 @@ static MEMBER: Keys = Keys {
         ("weight", "weight = 100"),
     ],
     later: &["rest"],
-    sections: &[("redis", &MEMBER_REDIS)],
+    sections: &[("redis", &MEMBER_REDIS), ("check", &MEMBER_CHECK)],
+};
+
+static MEMBER_CHECK: Keys = Keys {
+    header: "[[service.member.check]]",
+    built: &[
+        ("name", r#"name = "quick""#),
+        ("interval", r#"interval = "2s""#),
+        ("fast_interval", r#"fast_interval = "100ms""#),
+        ("timeout", r#"timeout = "2s""#),
+        ("fall", "fall = 5"),
+        ("rise", "rise = 3"),
+    ],
+    later: &[],
+    sections: &[],
 };
 
 const REDIS_KEYS: &[(&str, &str)] = &[
     ("username", r#"username = "probe""#),
     ("password_file", r#"password_file = "/etc/redirector/orders.password""#),
+    ("password_credential", r#"password_credential = "orders-password""#),
 ];
 
-static REDIS: Keys = Keys { header: "[service.redis]", built: REDIS_KEYS, later: &["tls"], sections: &[] };
+static REDIS: Keys =
+    Keys { header: "[service.redis]", built: REDIS_KEYS, later: &[], sections: &[("tls", &REDIS_TLS)] };
 
-static MEMBER_REDIS: Keys =
-    Keys { header: "[service.member.redis]", built: REDIS_KEYS, later: &["tls"], sections: &[] };
+static MEMBER_REDIS: Keys = Keys {
+    header: "[service.member.redis]",
+    built: REDIS_KEYS,
+    later: &[],
+    sections: &[("tls", &MEMBER_REDIS_TLS)],
+};
+
+const TLS_KEYS: &[(&str, &str)] = &[
+    ("ca_file", r#"ca_file = "/etc/redirector/ca.pem""#),
+    ("server_name", r#"server_name = "orders.example.com""#),
+    ("certificate_file", r#"certificate_file = "/etc/redirector/probe.pem""#),
+    ("key_file", r#"key_file = "/etc/redirector/probe.key""#),
+];
+
+static REDIS_TLS: Keys = Keys { header: "[service.redis.tls]", built: TLS_KEYS, later: &[], sections: &[] };
+
+static MEMBER_REDIS_TLS: Keys =
+    Keys { header: "[service.member.redis.tls]", built: TLS_KEYS, later: &[], sections: &[] };
 
 impl Keys {
     /// How one writes `key`, for error messages: an example, or the section's header.

@@ -8,7 +8,7 @@ use super::{
     read::{Section, Written},
 };
 use crate::model::{
-    Access, Check, Endpoint, Failback, FailbackMode, FlowPolicy, Initial, Member, OnAllDown, Service,
+    Check, Endpoint, Failback, FailbackMode, FlowPolicy, Initial, Member, OnAllDown, Service,
 };
 
 /// A service and where its parts stand, for the comparisons that [`super::conflict`] makes.
@@ -87,12 +87,8 @@ fn member<'a>(section: Section<'a>, service: &Credentials, checks: &[Check]) -> 
             .as_ref()
             .map_or_else(|| Endpoint { host: String::new(), port: 0 }, |endpoint| endpoint.value.clone()),
         weight: section.number("weight", 1..=u32::MAX).unwrap_or(100),
-        access: Access {
-            login: login::read(&redis).within(service, &redis),
-            tls: None,
-            host: endpoint.as_ref().map_or_else(String::new, |endpoint| endpoint.value.host.clone()),
-        },
-        checks: checks.to_vec(),
+        access: login::read(&redis).within(service, &redis, endpoint.as_ref()),
+        checks: check::of_member(&section, checks),
     };
     (member, MemberDraft { section, name, endpoint })
 }
