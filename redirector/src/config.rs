@@ -21,6 +21,7 @@ mod address;
 mod agent;
 mod check;
 mod conflict;
+mod detect;
 mod error;
 mod files;
 mod host;

@@ -75,9 +75,17 @@ static SERVICE: Keys = Keys {
         ("initial", r#"initial = "any""#),
         ("initial_timeout", r#"initial_timeout = "5s""#),
         ("profile", r#"profile = "balanced""#),
+        ("combine", r#"combine = "at_least""#),
+        ("at_least", "at_least = 1"),
     ],
-    later: &["detect"],
-    sections: &[("redis", &REDIS), ("failback", &FAILBACK), ("check", &CHECK), ("member", &MEMBER)],
+    later: &[],
+    sections: &[
+        ("redis", &REDIS),
+        ("detect", &DETECT),
+        ("failback", &FAILBACK),
+        ("check", &CHECK),
+        ("member", &MEMBER),
+    ],
 };
 
 static FAILBACK: Keys = Keys {
@@ -86,6 +94,17 @@ static FAILBACK: Keys = Keys {
         ("mode", r#"mode = "auto""#),
         ("healthy_for", r#"healthy_for = "60s""#),
         ("hold_down", r#"hold_down = "30s""#),
+    ],
+    later: &[],
+    sections: &[],
+};
+
+static DETECT: Keys = Keys {
+    header: "[service.detect]",
+    built: &[
+        ("silence_tolerance", r#"silence_tolerance = "300ms""#),
+        ("stall_tolerance", r#"stall_tolerance = "1s""#),
+        ("refused_tolerance", r#"refused_tolerance = "0ms""#),
     ],
     later: &[],
     sections: &[],
@@ -101,6 +120,12 @@ static CHECK: Keys = Keys {
         ("timeout", r#"timeout = "1s""#),
         ("fall", "fall = 3"),
         ("rise", "rise = 2"),
+        ("effect", r#"effect = "count""#),
+        ("down_interval", r#"down_interval = "1s""#),
+        ("jitter_percent", "jitter_percent = 10"),
+        ("probes", "probes = 3"),
+        ("probe_delay", r#"probe_delay = "100ms""#),
+        ("policy", r#"policy = "all""#),
         ("counted_errors", r#"counted_errors = ["LOADING", "MASTERDOWN"]"#),
         ("role", r#"role = "primary""#),
         ("prefix", r#"prefix = "redirector:probe:""#),

@@ -70,6 +70,44 @@ pub enum Cause {
     Local(String),
 }
 
+/// Kinds of failure that are borne for different times ([`Detect`](super::Detect)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Nothing came back, not even an answer to a SYN; or the network says that there is no way.
+    Silence,
+    /// The host answers, Redis does not: a fork, a slow script, or frozen.
+    Stall,
+    /// The connection was refused, closed or reset.
+    Refused,
+    /// Redis answered with an error.
+    Redis(RedisErrorKind),
+    /// Anything else, such as a wrong answer.
+    Other,
+}
+
+impl Failure {
+    /// Of which kind it is. A time-out tells by its phase: a connection that was opened is a sign of life.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match (&self.cause, self.phase) {
+            (Cause::TimedOut(_), Phase::Connect) | (Cause::Unreachable(_), _) => FailureKind::Silence,
+            (Cause::TimedOut(_), Phase::Tls | Phase::Authenticate | Phase::Command) => FailureKind::Stall,
+            (Cause::Refused | Cause::Closed, _) => FailureKind::Refused,
+            (Cause::Redis(kind, _), _) => FailureKind::Redis(*kind),
+            _ => FailureKind::Other,
+        }
+    }
+
+    /// How long the probe had waited when it gave up; zero when it was answered.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        match self.cause {
+            Cause::TimedOut(after) => after,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 /// What can be wrong with TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFault {
