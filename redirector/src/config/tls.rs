@@ -120,7 +120,7 @@ impl TlsKeys {
     fn over(self, service: &Self) -> Self {
         let server_name = self.server_name.clone().or_else(|| service.server_name.clone());
         if self.overrides_nothing_but_the_name() {
-            return Self { at: self.at, server_name, ..service.clone() };
+            return Self { server_name, ..service.clone() };
         }
         let merged = Self {
             at: self.at,
