@@ -8,7 +8,10 @@
 //! Whether a configuration fits this host (a VIP that is one of its addresses, an uplink that it does not have)
 //! needs netlink, which is the datapath's; [`Loaded::misfits()`] words what was found there.
 
-use std::{fs, path::Path};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use toml::de::DeTable;
 
@@ -18,7 +21,9 @@ mod address;
 mod agent;
 mod check;
 mod conflict;
+mod detect;
 mod error;
+mod files;
 mod host;
 mod keys;
 mod login;
@@ -27,6 +32,7 @@ mod resolve;
 mod service;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use error::{Error, Fault, Place};
 pub use host::Misfit;
@@ -44,12 +50,14 @@ pub struct Loaded {
     places: Places,
 }
 
-/// Reads and validates a configuration file, and reads the password files that it names.
+/// Reads and validates a configuration file, and reads the files with passwords, certificates and keys that it names.
+/// Credentials are those of this process: systemd tells their directory in the environment.
 ///
 /// # Errors
 /// Every fault that was found, in the order of the file.
 pub fn load(path: &Path) -> Result<Loaded, Error> {
-    parse(path, &read_text(path)?)
+    let credentials = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    parse_with(path, &read_text(path)?, credentials)
 }
 
 /// Reads `[agent]` and `[datapath]` alone, and no password file: what a host is rid of does not depend on services.
@@ -90,13 +98,17 @@ fn read_text(path: &Path) -> Result<String, Error> {
     })
 }
 
-/// Validates the text of a configuration file, and reads the password files that it names. `path` is for
-/// messages, and for password files with a relative path: they stand beside the configuration file.
+/// Validates the text of a configuration file, and reads the files that it names. `path` is for messages, and for files
+/// with a relative path: they stand beside the configuration file. There are no credentials.
 ///
 /// # Errors
 /// Every fault that was found, in the order of the file. A syntax error stands alone.
 pub fn parse(path: &Path, text: &str) -> Result<Loaded, Error> {
-    let document = Document::new(path, text);
+    parse_with(path, text, None)
+}
+
+fn parse_with(path: &Path, text: &str, credentials: Option<PathBuf>) -> Result<Loaded, Error> {
+    let document = Document::new(path, text).with_credentials(credentials);
     let tree = DeTable::parse(text).map_err(|error| document.syntax_error(&error))?;
     let root = Section::root(&document, tree.get_ref());
 

@@ -121,7 +121,11 @@ fn roots(authorities: &Authorities) -> Result<RootCertStore, String> {
 }
 
 /// The certificates in a PEM text, at least one.
-fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+///
+/// # Errors
+///
+/// There is none, or it is not PEM.
+pub(crate) fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
@@ -131,7 +135,12 @@ fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn private_key(text: &Secret) -> Result<PrivateKeyDer<'static>, String> {
+/// The private key in a PEM text.
+///
+/// # Errors
+///
+/// There is none.
+pub(crate) fn private_key(text: &Secret) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(text.expose().as_bytes())
         .map_err(|_| "there is no private key in PEM form (one with a passphrase cannot be used)".to_owned())
 }

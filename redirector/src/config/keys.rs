@@ -75,9 +75,17 @@ static SERVICE: Keys = Keys {
         ("initial", r#"initial = "any""#),
         ("initial_timeout", r#"initial_timeout = "5s""#),
         ("profile", r#"profile = "balanced""#),
+        ("combine", r#"combine = "at_least""#),
+        ("at_least", "at_least = 1"),
     ],
-    later: &["detect"],
-    sections: &[("redis", &REDIS), ("failback", &FAILBACK), ("check", &CHECK), ("member", &MEMBER)],
+    later: &[],
+    sections: &[
+        ("redis", &REDIS),
+        ("detect", &DETECT),
+        ("failback", &FAILBACK),
+        ("check", &CHECK),
+        ("member", &MEMBER),
+    ],
 };
 
 static FAILBACK: Keys = Keys {
@@ -86,6 +94,17 @@ static FAILBACK: Keys = Keys {
         ("mode", r#"mode = "auto""#),
         ("healthy_for", r#"healthy_for = "60s""#),
         ("hold_down", r#"hold_down = "30s""#),
+    ],
+    later: &[],
+    sections: &[],
+};
+
+static DETECT: Keys = Keys {
+    header: "[service.detect]",
+    built: &[
+        ("silence_tolerance", r#"silence_tolerance = "300ms""#),
+        ("stall_tolerance", r#"stall_tolerance = "1s""#),
+        ("refused_tolerance", r#"refused_tolerance = "0ms""#),
     ],
     later: &[],
     sections: &[],
@@ -101,6 +120,16 @@ static CHECK: Keys = Keys {
         ("timeout", r#"timeout = "1s""#),
         ("fall", "fall = 3"),
         ("rise", "rise = 2"),
+        ("effect", r#"effect = "count""#),
+        ("down_interval", r#"down_interval = "1s""#),
+        ("jitter_percent", "jitter_percent = 10"),
+        ("probes", "probes = 3"),
+        ("probe_delay", r#"probe_delay = "100ms""#),
+        ("policy", r#"policy = "all""#),
+        ("counted_errors", r#"counted_errors = ["LOADING", "MASTERDOWN"]"#),
+        ("role", r#"role = "primary""#),
+        ("prefix", r#"prefix = "redirector:probe:""#),
+        ("expiry", r#"expiry = "60s""#),
     ],
     later: &[],
     sections: &[],
@@ -114,18 +143,50 @@ static MEMBER: Keys = Keys {
         ("weight", "weight = 100"),
     ],
     later: &["rest"],
-    sections: &[("redis", &MEMBER_REDIS)],
+    sections: &[("redis", &MEMBER_REDIS), ("check", &MEMBER_CHECK)],
+};
+
+static MEMBER_CHECK: Keys = Keys {
+    header: "[[service.member.check]]",
+    built: &[
+        ("name", r#"name = "quick""#),
+        ("interval", r#"interval = "2s""#),
+        ("fast_interval", r#"fast_interval = "100ms""#),
+        ("timeout", r#"timeout = "2s""#),
+        ("fall", "fall = 5"),
+        ("rise", "rise = 3"),
+    ],
+    later: &[],
+    sections: &[],
 };
 
 const REDIS_KEYS: &[(&str, &str)] = &[
     ("username", r#"username = "probe""#),
     ("password_file", r#"password_file = "/etc/redirector/orders.password""#),
+    ("password_credential", r#"password_credential = "orders-password""#),
 ];
 
-static REDIS: Keys = Keys { header: "[service.redis]", built: REDIS_KEYS, later: &["tls"], sections: &[] };
+static REDIS: Keys =
+    Keys { header: "[service.redis]", built: REDIS_KEYS, later: &[], sections: &[("tls", &REDIS_TLS)] };
 
-static MEMBER_REDIS: Keys =
-    Keys { header: "[service.member.redis]", built: REDIS_KEYS, later: &["tls"], sections: &[] };
+static MEMBER_REDIS: Keys = Keys {
+    header: "[service.member.redis]",
+    built: REDIS_KEYS,
+    later: &[],
+    sections: &[("tls", &MEMBER_REDIS_TLS)],
+};
+
+const TLS_KEYS: &[(&str, &str)] = &[
+    ("ca_file", r#"ca_file = "/etc/redirector/ca.pem""#),
+    ("server_name", r#"server_name = "orders.example.com""#),
+    ("certificate_file", r#"certificate_file = "/etc/redirector/probe.pem""#),
+    ("key_file", r#"key_file = "/etc/redirector/probe.key""#),
+];
+
+static REDIS_TLS: Keys = Keys { header: "[service.redis.tls]", built: TLS_KEYS, later: &[], sections: &[] };
+
+static MEMBER_REDIS_TLS: Keys =
+    Keys { header: "[service.member.redis.tls]", built: TLS_KEYS, later: &[], sections: &[] };
 
 impl Keys {
     /// How one writes `key`, for error messages: an example, or the section's header.

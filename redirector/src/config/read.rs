@@ -4,7 +4,12 @@
 //! left a fault in the [`Document`]. So a reader may put any stand-in for `None` and go on: with a fault,
 //! [`Document::finish`] lets nothing out.
 
-use std::{cell::RefCell, ops::RangeInclusive, path::Path, time::Duration};
+use std::{
+    cell::RefCell,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use toml::{
     Spanned,
@@ -23,12 +28,23 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub(super) struct Document<'a> {
     path: &'a Path,
     text: &'a str,
+    credentials: Option<PathBuf>,
     faults: RefCell<Vec<(usize, Fault)>>,
 }
 
 impl<'a> Document<'a> {
     pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
-        Self { path, text, faults: RefCell::default() }
+        Self { path, text, credentials: None, faults: RefCell::default() }
+    }
+
+    /// With the directory of systemd's credentials, if there is one.
+    pub(super) fn with_credentials(self, credentials: Option<PathBuf>) -> Self {
+        Self { credentials, ..self }
+    }
+
+    /// The directory of systemd's credentials.
+    pub(super) fn credentials(&self) -> Option<&Path> {
+        self.credentials.as_deref()
     }
 
     /// The file as it was given.
@@ -155,6 +171,11 @@ impl<'a> Section<'a> {
         self.get(key).is_some()
     }
 
+    /// Byte offset of the value of `key`, if it is written.
+    pub(super) fn place_of(&self, key: &str) -> Option<usize> {
+        self.get(key).map(|value| value.span().start)
+    }
+
     /// `service "orders"`; empty outside services.
     pub(super) fn subject(&self) -> &str {
         &self.subject
@@ -209,6 +230,19 @@ impl<'a> Section<'a> {
     pub(super) fn texts<T: PartialEq>(
         &self,
         key: &str,
+        convert: impl FnMut(&'a str) -> Result<T, Complaint>,
+    ) -> Option<Vec<Written<T>>> {
+        let value = self.get(key)?;
+        if let Some(array) = value.get_ref().as_array() {
+            self.not_empty(key, value, array.len());
+        }
+        self.any_texts(key, convert)
+    }
+
+    /// The same, and it may be empty.
+    pub(super) fn any_texts<T: PartialEq>(
+        &self,
+        key: &str,
         mut convert: impl FnMut(&'a str) -> Result<T, Complaint>,
     ) -> Option<Vec<Written<T>>> {
         let value = self.get(key)?;
@@ -216,7 +250,6 @@ impl<'a> Section<'a> {
             self.wrong_type(key, value, "an array of strings");
             return None;
         };
-        self.not_empty(key, value, array.len());
         let mut found: Vec<Written<T>> = Vec::new();
         for element in array.iter() {
             let Some(text) = self.string(key, element, "an array of strings") else { continue };

@@ -5,14 +5,18 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use super::*;
 use crate::model::{
-    Access, Agent, Attach, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode, FlowPolicy,
-    IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, Secret, Service,
+    Access, Agent, Attach, Authorities, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode,
+    FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, RedisErrorKind,
+    Role, Secret, Service, Tls, Trust,
 };
 
 mod host;
@@ -33,7 +37,15 @@ name = "paris"
 endpoint = "10.2.1.2:6379"
 "#;
 
-/// A directory with password files; a configuration is parsed as if it stood there.
+/// A certificate and its private key, as PEM.
+static CERTIFICATE: LazyLock<(String, String)> = LazyLock::new(new_certificate);
+
+fn new_certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["orders.example.com".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// A directory with passwords and certificates; a configuration is parsed as if it stood there.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -48,6 +60,12 @@ impl Directory {
         directory.write("empty.password", b"\n");
         directory.write("latin1.password", b"h\xfcnter");
         directory.write("large.password", &[b'x'; 5000]);
+        directory.write("sessions-password", b"xyzzy\n");
+        let (certificate, key) = &*CERTIFICATE;
+        directory.write("ca.pem", certificate.as_bytes());
+        directory.write("probe.pem", certificate.as_bytes());
+        directory.write("probe.key", key.as_bytes());
+        directory.write("other.key", new_certificate().1.as_bytes());
         directory
     }
 
@@ -56,7 +74,8 @@ impl Directory {
     }
 
     fn parse(&self, text: &str) -> Result<Config, Error> {
-        parse(&self.0.join("redirector.toml"), text).map(|loaded| loaded.config)
+        let credentials = Some(self.0.clone());
+        parse_with(&self.0.join("redirector.toml"), text, credentials).map(|loaded| loaded.config)
     }
 
     /// The message, as if the directory were /etc.
@@ -76,6 +95,14 @@ impl Drop for Directory {
 
 fn vips<const N: usize>(vips: [&str; N]) -> Vec<SocketAddr> {
     vips.iter().map(|vip| vip.parse().unwrap()).collect()
+}
+
+/// That of the full legal file.
+fn tls(server_name: &str) -> Option<Tls> {
+    let (certificate, key) = CERTIFICATE.clone();
+    let identity = Identity { certificate: certificate.clone(), key: Secret::new(key) };
+    let trust = Trust { authorities: Authorities::Pem(certificate), identity: Some(identity) };
+    Some(Tls { server_name: Some(server_name.to_owned()), trust: Arc::new(trust) })
 }
 
 /// In clear.
@@ -178,9 +205,17 @@ fn every_key_that_is_built_reaches_the_model() {
             timeout: Duration::from_secs(1),
             fall: 3,
             rise: 2,
+            role: Role::Primary,
             ..Check::of(CheckKind::Ping)
         },
+        Check {
+            name: "write".to_owned(),
+            counted_errors: vec![RedisErrorKind::Loading, RedisErrorKind::OutOfMemory],
+            ..Check::of(CheckKind::SetGet { prefix: "health:".to_owned(), expiry: Duration::from_secs(90) })
+        },
     ];
+    let mut checks_of_paris = checks.clone();
+    (checks_of_paris[0].timeout, checks_of_paris[0].fall) = (Duration::from_secs(2), 7);
     let orders = Service {
         name: "orders".to_owned(),
         vips: vips(["10.255.0.1:6379", "[fd00:255::1]:6379"]),
@@ -201,14 +236,20 @@ fn every_key_that_is_built_reaches_the_model() {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "redis.paris.example.com".to_owned(), port: 6379 },
                 weight: 10,
-                access: access("redis.paris.example.com", login("probe", "hunter2")),
-                checks: checks.clone(),
+                access: Access {
+                    tls: tls("orders.example.com"),
+                    ..access("redis.paris.example.com", login("probe", "hunter2"))
+                },
+                checks: checks_of_paris,
             },
             Member {
                 name: "dublin".to_owned(),
                 endpoint: Endpoint { host: "redis.dublin.example.com".to_owned(), port: 12_000 },
                 weight: 5,
-                access: access("redis.dublin.example.com", login("probe", "swordfish")),
+                access: Access {
+                    tls: tls("dublin.example.com"),
+                    ..access("redis.dublin.example.com", login("probe", "swordfish"))
+                },
                 checks,
             },
         ],
@@ -242,7 +283,10 @@ fn every_key_that_is_built_reaches_the_model() {
     assert_eq!(sessions.initial, Initial::All);
     assert_eq!(sessions.failback.mode, FailbackMode::Never);
     assert_eq!(sessions.members[0].endpoint, Endpoint { host: "fd00:2::2".to_owned(), port: 6379 });
-    assert_eq!(sessions.members[0].access, access("fd00:2::2", Login::default()));
+    assert_eq!(
+        sessions.members[0].access,
+        access("fd00:2::2", Login { username: None, password: Some(Secret::new("xyzzy".to_owned())) })
+    );
     assert_eq!(config.services.len(), 2);
 }
 
@@ -276,12 +320,38 @@ fn the_example_that_is_shipped_is_legal_and_names_every_key() {
 fn the_examples_in_messages_are_legal() {
     let mut text = String::new();
     for_each_section(&keys::ROOT, &mut |section| {
+        if section.header == "[[service.check]]" {
+            text += &checks_with_every_key(section);
+            return;
+        }
         text += &format!("{}\n", section.header);
-        for (_, example) in section.built {
+        // It excludes `password_file`.
+        for (_, example) in section.built.iter().filter(|(key, _)| *key != "password_credential") {
             text += &format!("{}\n", example.replace("/etc/redirector/", ""));
         }
     });
-    Directory::new().parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let directory = Directory::new();
+    directory.parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let credential =
+        text.replacen("password_file = \"orders.password\"", "password_credential = \"orders-password\"", 1);
+    directory.write("orders-password", b"xyzzy");
+    directory.parse(&credential).unwrap_or_else(|error| panic!("{error}\n{credential}"));
+}
+
+/// A check for each key, of a kind that has it.
+fn checks_with_every_key(section: &keys::Keys) -> String {
+    let mut text = String::new();
+    for (key, example) in section.built {
+        let kinds = check::KEYS_OF_KINDS.iter().find(|(known, _)| known == key).map(|(_, kinds)| *kinds);
+        let kind = kinds.map_or("ping", |kinds| kinds[0]);
+        text += section.header;
+        match *key {
+            "name" => text += &format!("\nkind = \"{kind}\"\n{example}\n"),
+            "kind" => text += &format!("\nname = \"{key}\"\n{example}\n"),
+            _ => text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\n{example}\n"),
+        }
+    }
+    text
 }
 
 fn for_each_section(keys: &'static keys::Keys, visit: &mut impl FnMut(&'static keys::Keys)) {

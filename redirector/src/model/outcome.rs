@@ -62,12 +62,54 @@ pub enum Cause {
     WrongAnswer(String),
     /// It answers well, and is not the primary that the check asks for.
     WrongRole(String),
+    /// Somebody who was asked about the member (its cluster's REST API, a command) says that it is not well.
+    Reported(String),
+    /// Somebody who was asked about the member has trouble of their own, or does not know.
+    Witness(&'static str, Box<Cause>),
     /// A part of the member failed, or several did.
     Shard(Box<ShardFailure>),
     /// Messages do not arrive, in words that name the members.
     Heartbeat(HeartbeatFault, String),
     /// Something on this host prevented the probe (out of file descriptors, permission).
     Local(String),
+}
+
+/// Kinds of failure that are borne for different times ([`Detect`](super::Detect)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Nothing came back, not even an answer to a SYN; or the network says that there is no way.
+    Silence,
+    /// The host answers, Redis does not: a fork, a slow script, or frozen.
+    Stall,
+    /// The connection was refused, closed or reset.
+    Refused,
+    /// Redis answered with an error.
+    Redis(RedisErrorKind),
+    /// Anything else, such as a wrong answer.
+    Other,
+}
+
+impl Failure {
+    /// Of which kind it is. A time-out tells by its phase: a connection that was opened is a sign of life.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match (self.cause.inner(), self.phase) {
+            (Cause::TimedOut(_), Phase::Connect) | (Cause::Unreachable(_), _) => FailureKind::Silence,
+            (Cause::TimedOut(_), Phase::Tls | Phase::Authenticate | Phase::Command) => FailureKind::Stall,
+            (Cause::Refused | Cause::Closed, _) => FailureKind::Refused,
+            (Cause::Redis(kind, _), _) => FailureKind::Redis(*kind),
+            _ => FailureKind::Other,
+        }
+    }
+
+    /// How long the probe had waited when it gave up; zero when it was answered.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        match self.cause.inner() {
+            Cause::TimedOut(after) => *after,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// What can be wrong with TLS.
@@ -117,8 +159,41 @@ impl Cause {
         match self.inner() {
             Self::Redis(kind, _) => !kind.is_about_credentials(),
             Self::Tls(fault, _) => *fault != TlsFault::Refused,
-            Self::Heartbeat(HeartbeatFault::Undecided, _) | Self::Local(_) => false,
+            Self::Heartbeat(HeartbeatFault::Undecided, _) | Self::Local(_) | Self::Witness(..) => false,
             _ => true,
+        }
+    }
+
+    /// The same when it was not the member that was probed, but `witness`. Only what that one reports is about the
+    /// member then.
+    #[must_use]
+    pub fn of_witness(self, witness: &'static str) -> Self {
+        match self {
+            Self::Reported(_) | Self::Witness(..) | Self::Local(_) => self,
+            trouble => Self::Witness(witness, Box::new(trouble)),
+        }
+    }
+
+    /// In words that name the phase where they need it.
+    fn in_words(&self, phase: Phase) -> String {
+        match self {
+            Self::Refused => "connection refused".to_owned(),
+            Self::Unreachable(why) => format!("unreachable: {why}"),
+            Self::TimedOut(after) => {
+                format!("{phase} timed out after {}", humantime::format_duration(*after))
+            }
+            Self::Closed => format!("connection closed during {phase}"),
+            Self::Tls(_, text) => format!("TLS: {text}"),
+            Self::Redis(_, text) => format!("Redis error: {text}"),
+            Self::WrongAnswer(text) => format!("wrong answer: {text}"),
+            Self::WrongRole(text) => format!("wrong role: {text}"),
+            Self::Reported(text) => text.clone(),
+            Self::Witness(who, cause) => format!("{who}: {}", cause.in_words(phase)),
+            Self::Shard(failure) => {
+                format!("{}: {}{}", failure.place, failure.cause.in_words(phase), failure.and_others())
+            }
+            Self::Heartbeat(_, text) => text.clone(),
+            Self::Local(why) => format!("probe impossible: {why}"),
         }
     }
 }
@@ -161,29 +236,7 @@ impl fmt::Display for ProbeOutcome {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_cause(&self.cause, self.phase, f)
-    }
-}
-
-fn write_cause(cause: &Cause, phase: Phase, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match cause {
-        Cause::Refused => f.write_str("connection refused"),
-        Cause::Unreachable(why) => write!(f, "unreachable: {why}"),
-        Cause::TimedOut(after) => {
-            write!(f, "{phase} timed out after {}", humantime::format_duration(*after))
-        }
-        Cause::Closed => write!(f, "connection closed during {phase}"),
-        Cause::Tls(_, text) => write!(f, "TLS: {text}"),
-        Cause::Redis(_, text) => write!(f, "Redis error: {text}"),
-        Cause::WrongAnswer(text) => write!(f, "wrong answer: {text}"),
-        Cause::WrongRole(text) => write!(f, "wrong role: {text}"),
-        Cause::Shard(failure) => {
-            write!(f, "{}: ", failure.place)?;
-            write_cause(&failure.cause, phase, f)?;
-            write!(f, "{}", failure.and_others())
-        }
-        Cause::Heartbeat(_, text) => f.write_str(text),
-        Cause::Local(why) => write!(f, "probe impossible: {why}"),
+        f.write_str(&self.cause.in_words(self.phase))
     }
 }
 

@@ -30,11 +30,12 @@ use super::{
     nonce::nonce,
     redis::{Connection, shown, wrong},
     slots::{Slots, spread_tags, tag_of},
+    socket::SILENCE,
     stop::Stop,
 };
 use crate::model::{
-    Access, Cause, Check, Failure, Keyspace as Settings, Phase, ProbeOutcome, RedisErrorKind, ShardFailure,
-    Verdict,
+    Access, Cause, Check, Failure, Keyspace as Settings, Limits, Phase, ProbeOutcome, RedisErrorKind,
+    ShardFailure, Verdict,
 };
 
 mod node;
@@ -53,7 +54,6 @@ pub(super) struct Keyspace {
     settings: Settings,
     /// Redis errors that count.
     counted: Vec<RedisErrorKind>,
-    limit: Duration,
     /// Makes keys and values this prober's own: others, on other hosts and for other members, probe the same database.
     nonce: String,
     probes: u64,
@@ -77,7 +77,6 @@ impl Keyspace {
             access: Arc::new(access),
             settings,
             counted: check.counted_errors.clone(),
-            limit: check.timeout,
             nonce: nonce(),
             probes: 0,
             map: None,
@@ -86,8 +85,8 @@ impl Keyspace {
     }
 
     /// One probe of every shard. `phase` is that of the shard that is reported.
-    pub(super) async fn probe(&mut self, phase: &mut Phase) -> Result<(), Stop> {
-        let round = self.round();
+    pub(super) async fn probe(&mut self, phase: &mut Phase, limits: Limits) -> Result<(), Stop> {
+        let round = self.round(limits);
         // Dropped half-way, the next probe begins from nothing.
         let known = self.map.take();
         let is_new = known.is_none();
@@ -98,7 +97,7 @@ impl Keyspace {
         let mut faults = map.probe(&round).await;
         if !is_new && faults.iter().any(Fault::may_be_of_the_map) {
             // What is found with the new one counts; without a new one, what was found with the old.
-            if let Ok(Ok(learnt)) = timeout_at(round.deadline, self.learn(phase)).await {
+            if let Ok(Ok(learnt)) = timeout_at(round.deadline(), self.learn(phase)).await {
                 let is_the_same = learnt.leads_as(&map);
                 map = learnt.with_connections_of(map);
                 if !is_the_same {
@@ -136,14 +135,13 @@ impl Keyspace {
         map.nodes[number].connection = None;
     }
 
-    /// The end of the round comes a little before that of the probe, so that it can still be said which shard it waited for.
-    fn round(&mut self) -> Round {
+    fn round(&mut self, limits: Limits) -> Round {
         self.probes += 1;
         Round {
             value: format!("{}-{}", self.nonce, self.probes),
             expiry: self.settings.expiry,
-            deadline: Instant::now() + self.limit - self.limit / 20,
-            limit: self.limit,
+            started: Instant::now(),
+            limits,
         }
     }
 
@@ -271,8 +269,9 @@ impl Map {
         let mut running = JoinSet::new();
         for (number, mut node) in self.nodes.drain(..).enumerate() {
             let round = round.clone();
+            let silence = round.limits.silence;
             running.spawn(async move {
-                let faults = node.probe(&round).await;
+                let faults = SILENCE.scope(silence, node.probe(&round)).await;
                 (number, node, faults)
             });
         }

@@ -276,8 +276,100 @@ fn logins() {
         ("empty user", "username = \"probe\"", "username = \"\""),
         ("login without keys", "[service.redis]", "redis = \"probe:hunter2\"\n[service.redis2]"),
         ("password in the file", "password_file = \"orders.password\"", "password = \"hunter2\""),
+        (
+            "password twice",
+            "password_file = \"orders.password\"",
+            "password_file = \"orders.password\"\npassword_credential = \"sessions-password\"",
+        ),
+        (
+            "credential that is not there",
+            "password_credential = \"sessions-password\"",
+            "password_credential = \"other\"",
+        ),
+        (
+            "credential that is a path",
+            "password_credential = \"sessions-password\"",
+            "password_credential = \"../shadow\"",
+        ),
     ]);
     insta::assert_snapshot!(table);
+}
+
+#[test]
+fn a_credential_takes_systemd() {
+    let text = FULL.replace("sessions-password", "orders-password");
+    let error = parse_with(Path::new("/etc/redirector.toml"), &text, None).unwrap_err().to_string();
+    let line = error.lines().find(|line| line.contains("credential")).unwrap();
+    assert_eq!(
+        line.split_once(": ").unwrap().1,
+        "service \"sessions\": `password_credential` \"orders-password\" without \
+         $CREDENTIALS_DIRECTORY, which systemd sets for a service that has credentials; add \
+         LoadCredential=orders-password:PATH to the unit; outside of it set CREDENTIALS_DIRECTORY, or use \
+         `password_file`"
+    );
+}
+
+#[test]
+fn tls_that_cannot_be() {
+    const TLS: &str = r#"tls = { ca_file = "ca.pem", server_name = "orders.example.com", certificate_file = "probe.pem", key_file = "probe.key" }"#;
+    let table = messages(&[
+        ("authorities that are not there", TLS, r#"tls = { ca_file = "other.pem" }"#),
+        ("authorities that are none", TLS, r#"tls = { ca_file = "orders.password" }"#),
+        ("a key as authority", TLS, r#"tls = { ca_file = "probe.key" }"#),
+        ("certificate without key", TLS, r#"tls = { ca_file = "ca.pem", certificate_file = "probe.pem" }"#),
+        ("key without certificate", TLS, r#"tls = { ca_file = "ca.pem", key_file = "probe.key" }"#),
+        (
+            "key that is none",
+            TLS,
+            r#"tls = { ca_file = "ca.pem", certificate_file = "probe.pem", key_file = "ca.pem" }"#,
+        ),
+        (
+            "key of another certificate",
+            TLS,
+            r#"tls = { ca_file = "ca.pem", certificate_file = "probe.pem", key_file = "other.key" }"#,
+        ),
+        ("name that no certificate has", TLS, r#"tls = { ca_file = "ca.pem", server_name = "a b" }"#),
+        ("name with a port", TLS, r#"tls = { ca_file = "ca.pem", server_name = "a:6379" }"#),
+        ("unknown key", TLS, r#"tls = { ca = "ca.pem", ca_file = "ca.pem" }"#),
+        ("no table", r#"tls = { server_name = "dublin.example.com" }"#, "tls = true"),
+        (
+            "another key by a member",
+            r#"tls = { server_name = "dublin.example.com" }"#,
+            r#"tls = { key_file = "other.key" }"#,
+        ),
+    ]);
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn checks_that_cannot_be() {
+    let table = messages(&[
+        ("key of another kind", "kind = \"set_get\"", "kind = \"echo\""),
+        ("role of a kind that does not ask", "kind = \"tcp\"", "kind = \"tcp\"\nrole = \"primary\""),
+        ("unknown role", "role = \"primary\"", "role = \"replica\""),
+        ("unknown error", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"ERR\"]"),
+        ("error twice", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"OOM\", \"OOM\"]"),
+        ("credentials", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"NOPERM\"]"),
+        ("empty prefix", "prefix = \"health:\"", "prefix = \"\""),
+        ("value that is gone too early", "expiry = \"90s\"", "expiry = \"1s\""),
+        ("check that the service does not have", "name = \"quick\"\ntimeout = \"2s\"", "name = \"slow\""),
+        ("check without a name", "name = \"quick\"\ntimeout = \"2s\"", "timeout = \"2s\""),
+        (
+            "check twice",
+            "name = \"quick\"\ntimeout = \"2s\"",
+            "name = \"quick\"\n[[service.member.check]]\nname = \"quick\"",
+        ),
+        ("override that does not fit", "timeout = \"2s\"", "fast_interval = \"10s\""),
+        ("key that is not for a member", "timeout = \"2s\"", "kind = \"tcp\""),
+    ]);
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn no_redis_error_needs_to_count() {
+    let text = FULL.replace("counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = []");
+    let config = Directory::new().parse(&text).unwrap();
+    assert!(config.services[0].checks[2].counted_errors.is_empty());
 }
 
 /// Invariant 12. The password files hold "hunter2" and "swordfish"; the tables above write them elsewhere too.

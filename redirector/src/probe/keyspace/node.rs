@@ -6,14 +6,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use redis::{Cmd, Value};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::super::{
     redis::{Connection, shown, wrong},
     slots::Slots,
     stop::{self, Stop},
 };
-use crate::model::{Access, Cause, Phase, RedisErrorKind};
+use crate::model::{Access, Cause, Limits, Phase, RedisErrorKind};
 
 /// Pause before a command that was answered with `TRYAGAIN` is sent again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -32,10 +32,23 @@ pub(super) struct Round {
     pub(super) value: String,
     /// After which the server forgets it.
     pub(super) expiry: Duration,
-    /// When every answer must be there.
-    pub(super) deadline: Instant,
-    /// How much time that was, for messages.
-    pub(super) limit: Duration,
+    pub(super) started: Instant,
+    pub(super) limits: Limits,
+}
+
+impl Round {
+    /// When every answer must be there: a little before the probe is given up, so that it can still be said which shard it
+    /// waited for.
+    pub(super) fn deadline(&self) -> Instant {
+        self.started + self.limits.answer - self.limits.answer / 20
+    }
+
+    fn cause(&self, stop: Stop, address: SocketAddr) -> Cause {
+        match stop {
+            Stop::Answer(cause) => cause,
+            Stop::Io(error) => stop::cause(&error, address, self.started.elapsed()),
+        }
+    }
 }
 
 /// Slots that cannot be written to or read from, where they should be, and why.
@@ -65,14 +78,13 @@ impl Node {
         let (mut phase, mut answered, mut faults) = (Phase::Connect, 0, Vec::new());
         let kept = self.connection.take();
         let attempt = self.attempt(kept, round, &mut phase, &mut answered, &mut faults);
-        let cause = match timeout_at(round.deadline, attempt).await {
+        let cause = match timeout_at(round.deadline(), attempt).await {
             Ok(Ok(connection)) => {
                 self.connection = Some(connection);
                 return faults;
             }
-            Ok(Err(Stop::Answer(cause))) => cause,
-            Ok(Err(Stop::Io(error))) => stop::cause(&error, self.address, round.limit),
-            Err(_) => Cause::TimedOut(round.limit),
+            Ok(Err(stop)) => round.cause(stop, self.address),
+            Err(_) => Cause::TimedOut(round.limits.answer),
         };
         faults.push(self.unanswered(answered, phase, cause));
         faults
@@ -88,7 +100,8 @@ impl Node {
         Fault { slots, address: Some(self.address), phase, cause }
     }
 
-    /// Over a kept connection first; one that has ended meanwhile says little, so the same probe goes on over a new one.
+    /// Over a kept connection first. One that has ended meanwhile, or brings no answer, says little: the same probe goes on
+    /// over a new one, which tells a silent network from a server that is stalled.
     async fn attempt(
         &self,
         kept: Option<Connection>,
@@ -99,11 +112,15 @@ impl Node {
     ) -> Result<Connection, Stop> {
         if let Some(mut connection) = kept {
             *phase = Phase::Command;
-            match self.converse(&mut connection, round, answered, faults).await {
-                Err(stop) if stop.is_closed() && *answered == 0 => {}
-                Err(stop) => return Err(stop),
-                Ok(()) => return Ok(connection),
+            let conversation = self.converse(&mut connection, round, answered, faults);
+            match timeout(round.limits.kept(), conversation).await {
+                Err(_) => {}
+                Ok(Err(stop)) if stop.is_closed() => {}
+                Ok(Err(stop)) => return Err(stop),
+                Ok(Ok(())) => return Ok(connection),
             }
+            *answered = 0;
+            faults.clear();
         }
         let mut connection = Connection::open(self.address, &self.access, phase).await?;
         self.identify(&mut connection).await?;
@@ -177,7 +194,7 @@ impl Node {
                 Cause::Redis(RedisErrorKind::Ask, text) => return Ok(self.elsewhere(text, key, round).await),
                 Cause::Redis(RedisErrorKind::TryAgain, _) => {
                     // Within the time of the probe; its end is the caller's.
-                    if Instant::now() + TRY_AGAIN_AFTER >= round.deadline {
+                    if Instant::now() + TRY_AGAIN_AFTER >= round.deadline() {
                         return Ok(Err(cause));
                     }
                     sleep(TRY_AGAIN_AFTER).await;
@@ -209,11 +226,7 @@ impl Node {
             }
             Ok::<_, Stop>(answers)
         };
-        let answers = ask.await.map_err(|stop| match stop {
-            Stop::Answer(cause) => cause,
-            Stop::Io(error) => stop::cause(&error, address, round.limit),
-        });
-        let mut answers = answers?.into_iter();
+        let mut answers = ask.await.map_err(|stop| round.cause(stop, address))?.into_iter();
         let (_, set, _, get) = (answers.next(), answers.next(), answers.next(), answers.next());
         let missing = || Cause::WrongAnswer("no answer".to_owned());
         written(set.ok_or_else(missing)??)?;
