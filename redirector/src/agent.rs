@@ -14,6 +14,7 @@
 pub mod answers;
 mod clock;
 mod flows;
+mod heartbeats;
 mod history;
 mod probers;
 mod report;

@@ -7,15 +7,16 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::tasks::Tasks;
+use super::{heartbeats::Heartbeats, tasks::Tasks};
 use crate::{
     model::{CheckId, MemberId, Pace, Service, ServiceId},
-    probe::{self, Report, Target},
+    probe::{self, Report, Target, heartbeat},
 };
 
 /// All of them.
 pub(super) struct Probers {
     running: HashMap<(ServiceId, MemberId), HashMap<SocketAddr, Running>>,
+    heartbeats: Heartbeats,
     reports: mpsc::Sender<Report>,
 }
 
@@ -29,7 +30,7 @@ struct Running {
 impl Probers {
     /// None yet. They will report to `reports`.
     pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
-        Self { running: HashMap::new(), reports }
+        Self { running: HashMap::new(), heartbeats: Heartbeats::default(), reports }
     }
 
     /// Probes these addresses of a member from now on, and no others. One that was probed already goes on.
@@ -41,6 +42,7 @@ impl Probers {
         addresses: &[SocketAddr],
         tasks: &mut Tasks,
     ) {
+        self.heartbeats.set(service, member_id, addresses, tasks);
         let running = self.running.entry((service_id, member_id)).or_default();
         running.retain(|address, probers| {
             let stays = addresses.contains(address);
@@ -64,7 +66,13 @@ impl Probers {
                     let member = &service.members[member_id.0].name;
                     let name =
                         format!("the prober of {address} of member {member:?} of service {:?}", service.name);
-                    tasks.spawn(name, probe::run(target, pace.clone(), self.reports.clone()))
+                    match self.heartbeats.said(service, check) {
+                        Some(said) => {
+                            let relay = heartbeat::relay(target, member.clone(), said, self.reports.clone());
+                            tasks.spawn(name, relay)
+                        }
+                        None => tasks.spawn(name, probe::run(target, pace.clone(), self.reports.clone())),
+                    }
                 });
                 Running { checks: checks.collect(), pace: sender }
             });

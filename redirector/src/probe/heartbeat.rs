@@ -5,10 +5,13 @@
 //! does not even hear itself is told from one whose replication is broken. `docs/checks/heartbeat.md` says what that
 //! proves.
 //!
-//! One task for each such check of a service, with two connections to each member ([`line`]) and the judgement over all
-//! of them ([`links`]). It reports for every address of a member what holds for the member.
+//! One task for each such check of a service ([`run`]), with two connections to each member ([`line`]) and the judgement
+//! over all of them ([`links`]); and for each address of a member one that reports what was said of that member
+//! ([`relay`]), in the place of a prober.
 
 use std::{
+    collections::HashMap,
+    future::pending,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant as StdInstant},
@@ -25,14 +28,12 @@ use self::{
     links::Links,
 };
 use super::{
-    Report,
+    Report, Target,
     nonce::nonce,
     slots::{Slots, spread_tags},
     stop::Stop,
 };
-use crate::model::{
-    Access, Check, CheckId, CheckKind, Heartbeat as Settings, MemberId, Phase, ProbeOutcome, ServiceId,
-};
+use crate::model::{Access, Check, CheckKind, Heartbeat as Settings, Phase, ProbeOutcome};
 
 mod line;
 mod links;
@@ -42,23 +43,19 @@ const QUEUE: usize = 256;
 
 /// What one heartbeat needs to know.
 #[derive(Clone, Debug)]
-pub struct Target {
-    /// Service that the members belong to.
-    pub service: ServiceId,
-    /// Which of the service's checks this is.
-    pub check_id: CheckId,
-    /// The check itself.
+pub struct Heartbeat {
+    /// The check. That of the service: what a member overrides does not concern the pairs.
     pub check: Check,
     /// What it is told.
     pub settings: Settings,
-    /// Every member, in the order of the service.
+    /// Every member of the service.
     pub members: Vec<Member>,
 }
 
 /// A member as a heartbeat sees it.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// For messages.
+    /// Unique within the service.
     pub name: String,
     /// How to reach and enter it.
     pub access: Access,
@@ -66,37 +63,64 @@ pub struct Member {
     pub addresses: watch::Receiver<Vec<SocketAddr>>,
 }
 
-/// Beats until it is dropped or nobody receives its reports. At each beat it reports what is known by then, for each
-/// member at each of its addresses, and publishes anew.
+/// What was found at one beat, by the names of the members.
+pub type Said = Arc<HashMap<String, ProbeOutcome>>;
+
+/// Beats until it is dropped. At each beat it says what is known by then of each member, and publishes anew.
 ///
 /// A beat follows the one before after the check's interval; after the fast interval while a member has yet to hear its
-/// first message from another one. A beat that comes late because this host was busy reports nothing: the messages may
+/// first message from another one. A beat that comes late because this host was busy says nothing: the messages may
 /// well be here, and not read yet.
-pub async fn run(target: Target, reports: mpsc::Sender<Report>) {
-    let late = target.settings.tolerance / 4;
-    let mut heart = Heart::start(&target);
+pub async fn run(heartbeat: Heartbeat, said: Arc<watch::Sender<Said>>) {
+    let late = heartbeat.settings.tolerance / 4;
+    let mut heart = Heart::start(&heartbeat);
     loop {
         let due = heart.next;
         heart.listen_until_due().await;
-        let on_time = due.elapsed() < late;
-        if on_time && !heart.report(&target, &reports).await {
+        if due.elapsed() < late {
+            let now = heart.now();
+            let outcome =
+                |(number, member): (usize, &Member)| (member.name.clone(), heart.links.outcome(number, now));
+            let outcomes: HashMap<_, _> = heartbeat.members.iter().enumerate().map(outcome).collect();
+            said.send_replace(Arc::new(outcomes));
+        }
+        heart.beat(&heartbeat.check);
+    }
+}
+
+/// Reports at each beat what was said of `member`, as a prober of `target` does. Ends when nobody receives its reports.
+pub async fn relay(
+    target: Target,
+    member: String,
+    mut said: watch::Receiver<Said>,
+    reports: mpsc::Sender<Report>,
+) {
+    let Target { service, member: member_id, check_id, address, .. } = target;
+    loop {
+        // A heartbeat that has ended takes its relays with it: whoever ended it ends them.
+        if said.changed().await.is_err() {
+            pending().await
+        }
+        let Some(outcome) = said.borrow_and_update().get(&member).cloned() else { continue };
+        let report =
+            Report { service, member: member_id, address, check: check_id, outcome, at: StdInstant::now() };
+        if reports.send(report).await.is_err() {
             return;
         }
-        heart.beat(&target.check);
     }
 }
 
 /// One answer for each member, as soon as nothing is waited for any more, or after `limit`.
-pub async fn once(target: &Target, limit: Duration) -> Vec<ProbeOutcome> {
-    let mut heart = Heart::start(target);
+pub async fn once(heartbeat: &Heartbeat, limit: Duration) -> Vec<ProbeOutcome> {
+    let mut heart = Heart::start(heartbeat);
     let last = heart.origin + limit;
     loop {
         heart.listen_until_due().await;
         let now = heart.now();
         if (heart.has_beaten && !heart.links.is_waiting(now)) || Instant::now() >= last {
-            return (0..target.members.len()).map(|member| heart.links.outcome(member, now)).collect();
+            return (0..heartbeat.members.len()).map(|member| heart.links.outcome(member, now)).collect();
         }
-        heart.beat(&target.check);
+        heart.beat(&heartbeat.check);
         heart.next = heart.next.min(last);
     }
 }
@@ -115,14 +139,12 @@ pub(super) async fn alone(
     let (_sender, addresses) = watch::channel(vec![address]);
     // So that there is time left to say what happened.
     let (timeout, limit) = (check.timeout * 8 / 10, check.timeout * 9 / 10);
-    let target = Target {
-        service: ServiceId(0),
-        check_id: CheckId(0),
+    let heartbeat = Heartbeat {
         check: Check { timeout, ..check.clone() },
         settings,
         members: vec![Member { name: address.to_string(), access: access.clone(), addresses }],
     };
-    match once(&target, limit).await.swap_remove(0) {
+    match once(&heartbeat, limit).await.swap_remove(0) {
         ProbeOutcome::Passed { .. } => Ok(()),
         ProbeOutcome::Failed(failure) | ProbeOutcome::Inconclusive(failure) => {
             *phase = failure.phase;
@@ -147,20 +169,21 @@ struct Heart {
 }
 
 impl Heart {
-    fn start(target: &Target) -> Self {
+    fn start(heartbeat: &Heartbeat) -> Self {
+        let Heartbeat { check, settings, members } = heartbeat;
         let origin = Instant::now();
-        let (names, slots) = channels(&target.settings);
+        let (names, slots) = channels(settings);
         let (beats, beat) = watch::channel(Duration::ZERO);
         let (sender, news) = mpsc::channel(QUEUE);
         let (mut tasks, mut anew) = (JoinSet::new(), Vec::new());
-        for (number, member) in target.members.iter().enumerate() {
+        for (number, member) in members.iter().enumerate() {
             let line = || Line {
                 member: number,
                 access: member.access.clone(),
                 addresses: member.addresses.clone(),
                 channels: Arc::clone(&names),
-                limit: target.check.timeout,
-                pause: target.check.interval,
+                limit: check.timeout,
+                pause: check.interval,
                 news: sender.clone(),
                 turn: 0,
             };
@@ -169,9 +192,8 @@ impl Heart {
             tasks.spawn(line().listen(Arc::clone(&notify)));
             anew.push((notify, origin));
         }
-        let members = target.members.iter().map(|member| member.name.clone());
-        let links =
-            Links::new(members, slots, target.settings.tolerance, target.check.counted_errors.clone());
+        let names_of_members = members.iter().map(|member| member.name.clone());
+        let links = Links::new(names_of_members, slots, settings.tolerance, check.counted_errors.clone());
         Self { links, origin, next: origin, has_beaten: false, beats, news, anew, tasks }
     }
 
@@ -205,29 +227,6 @@ impl Heart {
             What::NotSubscribed(failure) => self.links.on_not_subscribed(member, failure),
             What::Heard { from, channel, sent } => self.links.on_heard(member, from, channel, sent, at),
         }
-    }
-
-    /// Says of every member what is known. `false`: nobody wants to know.
-    async fn report(&self, target: &Target, reports: &mpsc::Sender<Report>) -> bool {
-        let now = self.now();
-        for (number, member) in target.members.iter().enumerate() {
-            let outcome = self.links.outcome(number, now);
-            let addresses = member.addresses.borrow().clone();
-            for address in addresses {
-                let report = Report {
-                    service: target.service,
-                    member: MemberId(number),
-                    address,
-                    check: target.check_id,
-                    outcome: outcome.clone(),
-                    at: StdInstant::now(),
-                };
-                if reports.send(report).await.is_err() {
-                    return false;
-                }
-            }
-        }
-        true
     }
 
     /// Publishes, and asks for new subscriptions where the old ones seem dead.

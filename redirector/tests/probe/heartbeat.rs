@@ -1,6 +1,6 @@
 //! `heartbeat` between real servers, which a bridge of the test replicates between, one direction at a time.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use redirector::{
     model::{
@@ -8,8 +8,8 @@ use redirector::{
         ProbeOutcome, RedisErrorKind, ServiceId, Verdict,
     },
     probe::{
-        Report,
-        heartbeat::{Member, Target, once, run},
+        Target,
+        heartbeat::{Member, Said, once, relay, run},
         once as probe_once,
     },
 };
@@ -43,9 +43,10 @@ fn heartbeat() -> Check {
 
 /// A running heartbeat. It ends with its guard.
 struct Heart {
-    reports: mpsc::Receiver<Report>,
+    said: watch::Receiver<Said>,
     task: JoinHandle<()>,
     addresses: Vec<watch::Sender<Vec<SocketAddr>>>,
+    names: Vec<String>,
 }
 
 impl Heart {
@@ -55,46 +56,44 @@ impl Heart {
 
     fn with(members: impl Iterator<Item = (Vec<SocketAddr>, Access)>, tags: Option<u16>) -> Self {
         let (target, addresses) = target(members, tags);
-        let (sender, reports) = mpsc::channel(1);
-        Self { reports, task: tokio::spawn(run(target, sender)), addresses }
+        let names = target.members.iter().map(|member| member.name.clone()).collect();
+        let (sender, said) = watch::channel(Said::default());
+        Self { said, task: tokio::spawn(run(target, Arc::new(sender))), addresses, names }
     }
 
-    async fn next(&mut self) -> Report {
-        let report = timeout(Duration::from_secs(10), self.reports.recv()).await;
-        report.expect("a report in time").expect("the heartbeat runs")
+    /// What is said of all members at the next beat.
+    async fn next(&mut self) -> Vec<ProbeOutcome> {
+        timeout(Duration::from_secs(10), self.said.changed())
+            .await
+            .expect("a beat in time")
+            .expect("it runs");
+        let said = self.said.borrow_and_update();
+        self.names.iter().map(|name| said[name].clone()).collect()
     }
 
-    /// What is said of a member next.
+    /// What is said of one.
     async fn of(&mut self, member: usize) -> ProbeOutcome {
-        loop {
-            let report = self.next().await;
-            if report.member == MemberId(member) {
-                return report.outcome;
-            }
-        }
+        self.next().await.swap_remove(member)
     }
 
-    /// Until all members are judged like this at one beat. What they were said to be then.
+    /// Until all members are judged like this at one beat. What was said of them then.
     async fn until(&mut self, verdicts: &[Verdict]) -> Vec<ProbeOutcome> {
         let deadline = Instant::now() + Duration::from_secs(15);
-        let mut newest: Vec<Option<ProbeOutcome>> = vec![None; verdicts.len()];
         loop {
-            let report = self.next().await;
-            newest[report.member.0] = Some(report.outcome);
-            let found: Vec<_> = newest.iter().flatten().map(ProbeOutcome::verdict).collect();
-            if found == verdicts {
-                return newest.into_iter().flatten().collect();
+            let said = self.next().await;
+            if said.iter().map(ProbeOutcome::verdict).eq(verdicts.iter().copied()) {
+                return said;
             }
-            assert!(Instant::now() < deadline, "{newest:?}");
+            assert!(Instant::now() < deadline, "{said:?}");
         }
     }
 
-    /// Every report of the next while is like this.
+    /// At every beat of the next while they are judged like this.
     async fn stays(&mut self, verdicts: &[Verdict]) {
         let end = Instant::now() + TOLERANCE * 3;
         while Instant::now() < end {
-            let report = self.next().await;
-            assert_eq!(report.outcome.verdict(), verdicts[report.member.0], "{report:?}");
+            let said = self.next().await;
+            assert!(said.iter().map(ProbeOutcome::verdict).eq(verdicts.iter().copied()), "{said:?}");
         }
     }
 }
@@ -108,7 +107,7 @@ impl Drop for Heart {
 fn target(
     members: impl Iterator<Item = (Vec<SocketAddr>, Access)>,
     tags: Option<u16>,
-) -> (Target, Vec<watch::Sender<Vec<SocketAddr>>>) {
+) -> (redirector::probe::heartbeat::Heartbeat, Vec<watch::Sender<Vec<SocketAddr>>>) {
     let names = ["paris", "dublin", "oslo"];
     let (members, senders) = members
         .zip(names)
@@ -117,14 +116,9 @@ fn target(
             (Member { name: name.to_owned(), access, addresses }, sender)
         })
         .unzip();
-    let target = Target {
-        service: ServiceId(4),
-        check_id: CheckId(2),
-        check: heartbeat(),
-        settings: settings(tags),
-        members,
-    };
-    (target, senders)
+    let heartbeat =
+        redirector::probe::heartbeat::Heartbeat { check: heartbeat(), settings: settings(tags), members };
+    (heartbeat, senders)
 }
 
 /// Replicates what is published through one server to another one, and nothing else: what came from elsewhere is
@@ -176,8 +170,6 @@ async fn the_direction_that_is_cut_is_named() {
     let to_dublin = Bridge::start(0, &paris, &dublin, None).await;
     let to_paris = Bridge::start(1, &dublin, &paris, None).await;
     let mut heart = Heart::start(&[&paris, &dublin]);
-    let report = heart.next().await;
-    assert_eq!((report.service, report.check, report.address), (ServiceId(4), CheckId(2), paris.address()));
     heart.until(&[Pass, Pass]).await;
     heart.stays(&[Pass, Pass]).await;
 
@@ -361,15 +353,19 @@ async fn a_member_with_several_addresses() {
         [(vec![nobody, paris.address()], Access::default()), (vec![dublin.address()], Access::default())];
     let mut heart = Heart::with(members.into_iter(), None);
     heart.until(&[Pass, Pass]).await;
-    let mut addresses = Vec::new();
-    while addresses.len() < 2 {
-        let report = heart.next().await;
-        if report.member == MemberId(0) && !addresses.contains(&report.address) {
-            assert!(passed(&report.outcome), "{report:?}");
-            addresses.push(report.address);
-        }
+    for address in [nobody, paris.address()] {
+        let (service, member, check_id) = (ServiceId(4), MemberId(0), CheckId(2));
+        let target =
+            Target { service, member, check_id, check: heartbeat(), address, access: Access::default() };
+        let (sender, mut reports) = mpsc::channel(1);
+        let relay = tokio::spawn(relay(target, "paris".to_owned(), heart.said.clone(), sender));
+        let report = reports.recv().await.unwrap();
+        assert_eq!((report.service, report.member, report.check), (service, member, check_id));
+        assert_eq!(report.address, address);
+        assert!(passed(&report.outcome), "{report:?}");
+        drop(reports);
+        timeout(Duration::from_secs(5), relay).await.unwrap().unwrap();
     }
-    assert_eq!(addresses.len(), 2);
 }
 
 /// As `check` asks all members of a service.

@@ -1,0 +1,102 @@
+//! The heartbeats that run: one for each such check of a service. Its members come and go with their addresses; what it
+//! says is reported by relays, one in the place of each prober ([`super::probers`]).
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use tokio::{sync::watch, task::AbortHandle};
+
+use super::tasks::Tasks;
+use crate::{
+    model::{Access, Check, CheckKind, MemberId, Service},
+    probe::heartbeat::{self, Heartbeat, Said},
+};
+
+/// All of them, by the names of service and check.
+#[derive(Default)]
+pub(super) struct Heartbeats {
+    running: HashMap<(String, String), Running>,
+}
+
+/// One that runs, until it is dropped.
+struct Running {
+    check: Check,
+    members: Vec<(String, Access)>,
+    /// Of each member.
+    addresses: Vec<watch::Sender<Vec<SocketAddr>>>,
+    /// Outlives the task, so that relays need not know when it is started anew.
+    said: Arc<watch::Sender<Said>>,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Heartbeats {
+    /// A member of this service has these addresses from now on. Its heartbeats that do not run yet, or have other members or
+    /// settings than they should, are started.
+    pub(super) fn set(
+        &mut self,
+        service: &Service,
+        member: MemberId,
+        addresses: &[SocketAddr],
+        tasks: &mut Tasks,
+    ) {
+        for check in &service.checks {
+            let CheckKind::Heartbeat(_) = &check.kind else { continue };
+            let key = (service.name.clone(), check.name.clone());
+            let members = members(service);
+            let same =
+                self.running.get(&key).is_some_and(|old| old.check == *check && old.members == members);
+            if !same {
+                let old = self.running.remove(&key);
+                self.running.insert(key.clone(), start(service, check, members, old.as_ref(), tasks));
+            }
+            if let Some(running) = self.running.get(&key) {
+                running.addresses[member.0].send_replace(addresses.to_vec());
+            }
+        }
+    }
+
+    /// What the heartbeat of this check says.
+    pub(super) fn said(&self, service: &Service, check: &Check) -> Option<watch::Receiver<Said>> {
+        let running = self.running.get(&(service.name.clone(), check.name.clone()))?;
+        Some(running.said.subscribe())
+    }
+}
+
+fn members(service: &Service) -> Vec<(String, Access)> {
+    service.members.iter().map(|member| (member.name.clone(), member.access.clone())).collect()
+}
+
+/// Starts a heartbeat, over what an `old` one of the same name knew of addresses.
+fn start(
+    service: &Service,
+    check: &Check,
+    members: Vec<(String, Access)>,
+    old: Option<&Running>,
+    tasks: &mut Tasks,
+) -> Running {
+    let known = |name: &str| {
+        let at = old?.members.iter().position(|(known, _)| known == name)?;
+        Some(old?.addresses[at].borrow().clone())
+    };
+    let (addresses, seen) = members
+        .iter()
+        .map(|(name, access)| {
+            let (sender, addresses) = watch::channel(known(name).unwrap_or_default());
+            (sender, heartbeat::Member { name: name.clone(), access: access.clone(), addresses })
+        })
+        .unzip();
+    let said = old.map_or_else(|| Arc::new(watch::Sender::default()), |old| Arc::clone(&old.said));
+    let settings = match &check.kind {
+        CheckKind::Heartbeat(settings) => settings.clone(),
+        _ => Default::default(),
+    };
+    let heartbeat = Heartbeat { check: check.clone(), settings, members: seen };
+    let name = format!("the heartbeat {:?} of service {:?}", check.name, service.name);
+    let task = tasks.spawn(name, heartbeat::run(heartbeat, Arc::clone(&said)));
+    Running { check: check.clone(), members, addresses, said, task }
+}
