@@ -6,6 +6,7 @@ use super::{
     address, detect,
     error::Complaint,
     read::{self, Section, Written},
+    witness,
 };
 use crate::model::{Check, CheckKind, Detect, Profile, RedisErrorKind, Role};
 
@@ -22,11 +23,21 @@ pub(super) const PREFIX: &str = "redirector:probe:";
 pub(super) const EXPIRY: Duration = Duration::from_secs(60);
 
 /// Keys that mean something to some kinds only.
-pub(super) const KEYS_OF_KINDS: [(&str, &[&str]); 4] = [
+pub(super) const KEYS_OF_KINDS: [(&str, &[&str]); 14] = [
     ("role", &["ping", "echo"]),
     ("prefix", &["set_get"]),
     ("expiry", &["set_get"]),
     ("counted_errors", &["ping", "echo", "set_get"]),
+    ("tolerance", &["lag"]),
+    ("extended", &["lag"]),
+    ("url", &["http"]),
+    ("path", &["http"]),
+    ("port", &["http"]),
+    ("status", &["http"]),
+    ("contains", &["http"]),
+    ("tls", &["http"]),
+    ("command", &["exec"]),
+    ("user", &["exec"]),
 ];
 
 /// Without any, one ping with the defaults of the profile.
@@ -77,12 +88,15 @@ pub(super) fn of_member(member: &Section<'_>, service: &[Check]) -> Vec<Check> {
 
 /// And where its name stands.
 fn check(section: &Section<'_>, of: impl Fn(CheckKind) -> Check) -> (Check, usize) {
-    let later = ["keyspace", "lag", "heartbeat", "http", "exec"];
-    let kinds: [(_, fn(&Section<'_>) -> CheckKind); 4] = [
+    let later = ["keyspace", "heartbeat"];
+    let kinds: [(_, fn(&Section<'_>) -> CheckKind); 7] = [
         ("tcp", |_| CheckKind::Tcp),
         ("ping", |_| CheckKind::Ping),
         ("echo", |_| CheckKind::Echo),
         ("set_get", set_get),
+        ("lag", witness::lag),
+        ("http", witness::http),
+        ("exec", witness::exec),
     ];
     let kind = section.word("kind", &kinds, &later);
     let defaults = of(kind.map_or(CheckKind::Ping, |kind| kind(section)));

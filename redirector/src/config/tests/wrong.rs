@@ -74,18 +74,13 @@ fn keys() {
         ("key that is not built: metrics_listen", "[agent]", "[agent]\nmetrics_listen = \"127.0.0.1:9109\""),
         ("section that is not built: detect", "[[service.check]]", "[service.detect]\n[[service.check]]"),
         (
-            "section that is not built: rest",
-            "[service.member.redis]",
-            "[service.member.rest]\nurl = \"https://dublin.example.com:9443\"\n[service.member.redis]",
-        ),
-        (
             "key that is not built: tls",
             "username = \"probe\"",
             "username = \"probe\"\ntls = { ca_file = \"/etc/ca.pem\" }",
         ),
         ("profile that is not built", "profile = \"balanced\"", "profile = \"fast\""),
         ("profile of nothing", "profile = \"balanced\"", "profile = \"quick\""),
-        ("check that is not built", "kind = \"tcp\"", "kind = \"lag\""),
+        ("check that is not built", "kind = \"tcp\"", "kind = \"keyspace\""),
         ("check of nothing", "kind = \"tcp\"", "kind = \"icmp\""),
     ]);
     insta::assert_snapshot!(table);
