@@ -31,6 +31,7 @@ mod read;
 mod resolve;
 mod rest;
 mod service;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -159,7 +159,9 @@ impl Cause {
         match self.inner() {
             Self::Redis(kind, _) => !kind.is_about_credentials(),
             Self::Tls(fault, _) => *fault != TlsFault::Refused,
-            Self::Heartbeat(HeartbeatFault::Undecided, _) | Self::Local(_) | Self::Witness(..) => false,
+            Self::Heartbeat(HeartbeatFault::TooEarly | HeartbeatFault::Unknown, _)
+            | Self::Local(_)
+            | Self::Witness(..) => false,
             _ => true,
         }
     }

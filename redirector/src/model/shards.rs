@@ -17,7 +17,7 @@ pub struct Keyspace {
 
 impl Default for Keyspace {
     fn default() -> Self {
-        Self { prefix: "redirector:".to_owned(), expiry: Duration::from_secs(60), tags: TAGS }
+        Self { prefix: "redirector:probe:".to_owned(), expiry: Duration::from_secs(60), tags: TAGS }
     }
 }
 
@@ -73,6 +73,8 @@ pub enum HeartbeatFault {
     Local,
     /// It hears itself, and not another one: what is written there does not arrive, or too late.
     Replication,
-    /// Nothing can be said, or not yet.
-    Undecided,
+    /// Nothing was due yet.
+    TooEarly,
+    /// Nothing can be said: nobody else can be published through.
+    Unknown,
 }

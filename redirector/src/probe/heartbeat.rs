@@ -25,7 +25,7 @@ use tokio::{
 
 use self::{
     line::{Line, News, What},
-    links::Links,
+    links::{Links, is_too_early},
 };
 use super::{
     Report, Target,
@@ -63,7 +63,8 @@ pub struct Member {
     pub addresses: watch::Receiver<Vec<SocketAddr>>,
 }
 
-/// What was found at one beat, by the names of the members.
+/// What was found at one beat, by the names of the members. Of those that it is too early for, nothing: they stay what they
+/// were, and one that was never judged stays in doubt.
 pub type Said = Arc<HashMap<String, ProbeOutcome>>;
 
 /// Beats until it is dropped. At each beat it says what is known by then of each member, and publishes anew.
@@ -81,7 +82,8 @@ pub async fn run(heartbeat: Heartbeat, said: Arc<watch::Sender<Said>>) {
             let now = heart.now();
             let outcome =
                 |(number, member): (usize, &Member)| (member.name.clone(), heart.links.outcome(number, now));
-            let outcomes: HashMap<_, _> = heartbeat.members.iter().enumerate().map(outcome).collect();
+            let outcomes = heartbeat.members.iter().enumerate().map(outcome);
+            let outcomes: HashMap<_, _> = outcomes.filter(|(_, outcome)| !is_too_early(outcome)).collect();
             said.send_replace(Arc::new(outcomes));
         }
         heart.beat(&heartbeat.check);

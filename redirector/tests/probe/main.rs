@@ -9,14 +9,18 @@ use redirector::{
     probe::once,
 };
 
+mod certificates;
 mod cluster;
+mod credentials;
 mod heartbeat;
 mod keyspace;
+mod kinds;
 mod once;
 mod run;
 mod server;
 #[path = "../support/temp.rs"]
 mod temp;
+mod tls;
 
 /// A check that is patient in everything: each test shortens what it is about.
 fn check(kind: CheckKind) -> Check {
@@ -55,6 +59,14 @@ fn redis_error(outcome: &ProbeOutcome) -> Option<(Phase, RedisErrorKind)> {
             _ => None,
         },
         ProbeOutcome::Passed { .. } => None,
+    }
+}
+
+/// What stopped it, and how far it came.
+fn stopped(outcome: &ProbeOutcome) -> &Failure {
+    match outcome {
+        ProbeOutcome::Failed(failure) | ProbeOutcome::Inconclusive(failure) => failure,
+        ProbeOutcome::Passed { .. } => panic!("passed"),
     }
 }
 

@@ -204,9 +204,9 @@ impl Links {
         let cannot_be_asked: Vec<_> = unfit.into_iter().filter(|from| !self.is_down(*from)).collect();
         if !works && !cannot_be_asked.is_empty() {
             let names = self.names(&cannot_be_asked);
-            return too_early(&format!(
-                "nothing was published through {names}, so nothing is known of its replication"
-            ));
+            let text =
+                format!("nothing can be published through {names}, so nothing is known of its replication");
+            return inconclusive(HeartbeatFault::Unknown, text);
         }
         ProbeOutcome::Passed { latency }
     }
@@ -329,8 +329,20 @@ fn failed(fault: HeartbeatFault, text: String) -> ProbeOutcome {
 }
 
 fn too_early(text: &str) -> ProbeOutcome {
-    let cause = Cause::Heartbeat(HeartbeatFault::Undecided, text.to_owned());
+    inconclusive(HeartbeatFault::TooEarly, text.to_owned())
+}
+
+fn inconclusive(fault: HeartbeatFault, text: String) -> ProbeOutcome {
+    let cause = Cause::Heartbeat(fault, text);
     ProbeOutcome::Inconclusive(Failure { phase: Phase::Command, cause })
+}
+
+/// Whether the outcome only says that it is too early for one.
+pub(super) fn is_too_early(outcome: &ProbeOutcome) -> bool {
+    matches!(
+        outcome,
+        ProbeOutcome::Inconclusive(Failure { cause: Cause::Heartbeat(HeartbeatFault::TooEarly, _), .. })
+    )
 }
 
 fn seconds(duration: Duration) -> String {
