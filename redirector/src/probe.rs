@@ -181,8 +181,6 @@ enum Kind {
     /// A check of a service, and of none of its members: there is nobody to probe.
     OfNobody,
     Keyspace(Box<Keyspace>),
-    /// Of a single address, which has nobody but itself to hear.
-    Heartbeat(Box<(Check, Access)>),
 }
 
 impl Prober {
@@ -207,7 +205,8 @@ impl Prober {
             CheckKind::Keyspace(settings) => {
                 Kind::Keyspace(Box::new(Keyspace::new(address, access, settings.clone(), check)))
             }
-            CheckKind::Heartbeat(_) => Kind::Heartbeat(Box::new((check.clone(), access))),
+            // It is one for all members: see `heartbeat`.
+            CheckKind::Heartbeat(_) => Kind::OfNobody,
         };
         Self { address, counted: check.counted_errors.clone(), kind }
     }
@@ -252,7 +251,6 @@ impl Prober {
             Kind::Echo(kept) => kept.probe(phase).await,
             Kind::SetGet(kept) => kept.probe(phase).await,
             Kind::Keyspace(keyspace) => keyspace.probe(phase, limits).await,
-            Kind::Heartbeat(alone) => heartbeat::alone(&alone.0, self.address, &alone.1, phase).await,
             Kind::Lag(lag) => lag.probe(phase).await,
             Kind::Http(http) => http.probe(phase).await,
             Kind::Exec(exec) => exec.probe(phase).await,
@@ -263,12 +261,9 @@ impl Prober {
     /// Returns when the connection that is kept between probes has ended; never, when there is none.
     async fn ended(&mut self) {
         match &mut self.kind {
-            Kind::Tcp
-            | Kind::Lag(_)
-            | Kind::Http(_)
-            | Kind::Exec(_)
-            | Kind::Heartbeat(_)
-            | Kind::OfNobody => std::future::pending().await,
+            Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
+                std::future::pending().await
+            }
             Kind::Ping(kept) => kept.ended().await,
             Kind::Echo(kept) => kept.ended().await,
             Kind::SetGet(kept) => kept.ended().await,
@@ -279,13 +274,9 @@ impl Prober {
     /// Whether one connection is kept now.
     fn is_connected(&self) -> bool {
         match &self.kind {
-            Kind::Tcp
-            | Kind::Keyspace(_)
-            | Kind::Lag(_)
-            | Kind::Http(_)
-            | Kind::Exec(_)
-            | Kind::Heartbeat(_)
-            | Kind::OfNobody => false,
+            Kind::Tcp | Kind::Keyspace(_) | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
+                false
+            }
             Kind::Ping(kept) => kept.is_connected(),
             Kind::Echo(kept) => kept.is_connected(),
             Kind::SetGet(kept) => kept.is_connected(),

@@ -7,7 +7,7 @@ use tokio::{sync::watch, task::AbortHandle};
 
 use super::tasks::Tasks;
 use crate::{
-    model::{Access, Check, CheckKind, MemberId, Service},
+    model::{Access, Check, MemberId, Service},
     probe::heartbeat::{self, Heartbeat, Said},
 };
 
@@ -45,14 +45,15 @@ impl Heartbeats {
         tasks: &mut Tasks,
     ) {
         for check in &service.checks {
-            let CheckKind::Heartbeat(_) = &check.kind else { continue };
+            let Some(heartbeat) = Heartbeat::of(service, check) else { continue };
             let key = (service.name.clone(), check.name.clone());
             let members = members(service);
             let same =
                 self.running.get(&key).is_some_and(|old| old.check == *check && old.members == members);
             if !same {
                 let old = self.running.remove(&key);
-                self.running.insert(key.clone(), start(service, check, members, old.as_ref(), tasks));
+                self.running
+                    .insert(key.clone(), start(service, (check, heartbeat), members, old.as_ref(), tasks));
             }
             if let Some(running) = self.running.get(&key) {
                 running.addresses[member.0].send_replace(addresses.to_vec());
@@ -74,28 +75,20 @@ fn members(service: &Service) -> Vec<(String, Access)> {
 /// Starts a heartbeat, over what an `old` one of the same name knew of addresses.
 fn start(
     service: &Service,
-    check: &Check,
+    (check, heartbeat): (&Check, (Heartbeat, Vec<watch::Sender<Vec<SocketAddr>>>)),
     members: Vec<(String, Access)>,
     old: Option<&Running>,
     tasks: &mut Tasks,
 ) -> Running {
-    let known = |name: &str| {
-        let at = old?.members.iter().position(|(known, _)| known == name)?;
-        Some(old?.addresses[at].borrow().clone())
-    };
-    let (addresses, seen) = members
-        .iter()
-        .map(|(name, access)| {
-            let (sender, addresses) = watch::channel(known(name).unwrap_or_default());
-            (sender, heartbeat::Member { name: name.clone(), access: access.clone(), addresses })
-        })
-        .unzip();
+    let (heartbeat, addresses) = heartbeat;
+    for ((name, _), sender) in members.iter().zip(&addresses) {
+        let old = old.and_then(|old| {
+            let at = old.members.iter().position(|(known, _)| known == name)?;
+            Some(old.addresses[at].borrow().clone())
+        });
+        sender.send_replace(old.unwrap_or_default());
+    }
     let said = old.map_or_else(|| Arc::new(watch::Sender::default()), |old| Arc::clone(&old.said));
-    let settings = match &check.kind {
-        CheckKind::Heartbeat(settings) => settings.clone(),
-        _ => Default::default(),
-    };
-    let heartbeat = Heartbeat { check: check.clone(), settings, members: seen };
     let name = format!("the heartbeat {:?} of service {:?}", check.name, service.name);
     let task = tasks.spawn(name, heartbeat::run(heartbeat, Arc::clone(&said)));
     Running { check: check.clone(), members, addresses, said, task }

@@ -31,9 +31,8 @@ use super::{
     Report, Target,
     nonce::nonce,
     slots::{Slots, spread_tags},
-    stop::Stop,
 };
-use crate::model::{Access, Check, CheckKind, Heartbeat as Settings, Phase, ProbeOutcome};
+use crate::model::{Access, Check, CheckKind, Heartbeat as Settings, ProbeOutcome, Service};
 
 mod line;
 mod links;
@@ -61,6 +60,24 @@ pub struct Member {
     pub access: Access,
     /// Its own addresses. They may change.
     pub addresses: watch::Receiver<Vec<SocketAddr>>,
+}
+
+impl Heartbeat {
+    /// That of a check of `service`, and what tells it of each member's addresses, which are empty until then. `None`: the
+    /// check is none.
+    #[must_use]
+    pub fn of(service: &Service, check: &Check) -> Option<(Self, Vec<watch::Sender<Vec<SocketAddr>>>)> {
+        let CheckKind::Heartbeat(settings) = &check.kind else { return None };
+        let (members, senders) = service
+            .members
+            .iter()
+            .map(|member| {
+                let (sender, addresses) = watch::channel(Vec::new());
+                (Member { name: member.name.clone(), access: member.access.clone(), addresses }, sender)
+            })
+            .unzip();
+        Some((Self { check: check.clone(), settings: settings.clone(), members }, senders))
+    }
 }
 
 /// What was found at one beat, by the names of the members. Of those that it is too early for, nothing: they stay what they
@@ -124,34 +141,6 @@ pub async fn once(heartbeat: &Heartbeat, limit: Duration) -> Vec<ProbeOutcome> {
         }
         heart.beat(&heartbeat.check);
         heart.next = heart.next.min(last);
-    }
-}
-
-/// The same of a single address that nothing else is known of: whether it hears itself.
-pub(super) async fn alone(
-    check: &Check,
-    address: SocketAddr,
-    access: &Access,
-    phase: &mut Phase,
-) -> Result<(), Stop> {
-    let settings = match &check.kind {
-        CheckKind::Heartbeat(settings) => settings.clone(),
-        _ => Settings::default(),
-    };
-    let (_sender, addresses) = watch::channel(vec![address]);
-    // So that there is time left to say what happened.
-    let (timeout, limit) = (check.timeout * 8 / 10, check.timeout * 9 / 10);
-    let heartbeat = Heartbeat {
-        check: Check { timeout, ..check.clone() },
-        settings,
-        members: vec![Member { name: address.to_string(), access: access.clone(), addresses }],
-    };
-    match once(&heartbeat, limit).await.swap_remove(0) {
-        ProbeOutcome::Passed { .. } => Ok(()),
-        ProbeOutcome::Failed(failure) | ProbeOutcome::Inconclusive(failure) => {
-            *phase = failure.phase;
-            Err(Stop::Answer(failure.cause))
-        }
     }
 }
 

@@ -124,6 +124,13 @@ impl Redis {
         let _answer: redis::Value = self.run(words);
     }
 
+    /// How often it was given a command, by `INFO commandstats`.
+    pub(crate) fn calls(&self, command: &str) -> usize {
+        let info: String = self.run(&["INFO", "commandstats"]);
+        let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.map_or(0, |line| line.split(',').next().expect("a number").parse().expect("a number"))
+    }
+
     /// How many keys it has.
     pub(crate) fn keys(&self) -> usize {
         self.run(&["DBSIZE"])
