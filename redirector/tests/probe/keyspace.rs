@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    certificates::Authority,
     check,
     cluster::{Cluster, THIRDS},
     login, passed,
@@ -473,4 +474,50 @@ async fn a_probe_costs_two_commands_a_shard() {
         assert_eq!(calls("cluster|myid"), 1);
     }
     assert_eq!(cluster.nodes[0].calls("cluster|shards"), 1);
+}
+
+/// Nodes that announce names are verified by these, and the port for TLS is another one.
+#[tokio::test]
+async fn a_cluster_over_tls() {
+    const NAME: &str = "orders.example.com";
+    let authority = Authority::new("ours");
+    let bus = free_address().port().to_string();
+    let options = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &bus,
+        "--tls-cluster",
+        "yes",
+        "--requirepass",
+        "sesame",
+    ];
+    let hostname =
+        ["--cluster-announce-hostname", "localhost", "--cluster-preferred-endpoint-type", "hostname"];
+    let cases: [(&[&str], &[&str], Option<&str>); 3] = [
+        (&[NAME], &[], None),
+        (&[NAME, "localhost"], &hostname, None),
+        (&[NAME], &hostname, Some("the member's certificate is not for \"localhost\"")),
+    ];
+    for (names, more, fault) in cases {
+        let redis = Redis::start_tls(&authority, &authority.issue(names), &[&options, more].concat());
+        let mut client = redis.client();
+        redis::cmd("AUTH").arg("sesame").exec(&mut client).unwrap();
+        redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16383).exec(&mut client).unwrap();
+        while !redis::cmd("CLUSTER").arg("INFO").query::<String>(&mut client).unwrap().contains("state:ok") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut access = authority.access(NAME);
+        access.login = login(None, Some("sesame")).login;
+        let outcome = once(&keyspace(), redis.address(), &access).await;
+        match fault {
+            None => assert!(passed(&outcome), "{outcome}"),
+            Some(text) => {
+                let (phase, failure) = shard(&outcome);
+                assert_eq!((phase, outcome.verdict()), (Phase::Tls, Verdict::Fail));
+                assert_eq!(failure.place, format!("slots 0-16383 at {}", redis.address()));
+                assert!(outcome.to_string().contains(text), "{outcome}");
+            }
+        }
+    }
 }
