@@ -264,3 +264,48 @@ fn of_alert(alert: AlertDescription) -> (TlsFault, String) {
 fn date(time: UnixTime) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tls(pem: &str) -> Tls {
+        let trust = Trust { authorities: Authorities::Pem(pem.to_owned()), identity: None };
+        Tls { server_name: None, trust: Arc::new(trust) }
+    }
+
+    fn certificate() -> String {
+        rcgen::generate_simple_self_signed(["example.com".to_owned()]).unwrap().cert.pem()
+    }
+
+    #[test]
+    fn what_is_built_is_shared_as_long_as_somebody_holds_it() {
+        let (pem, other) = (certificate(), tls(&certificate()));
+        let (first, second) = (tls(&pem), tls(&pem));
+        let built = |tls: &Tls| Connector::new(tls).unwrap().config;
+        let config = built(&first);
+        assert!(Arc::ptr_eq(&config, &built(&first)) && Arc::ptr_eq(&config, &built(&second)));
+        assert!(!Arc::ptr_eq(&config, &built(&other)));
+        drop((first, second));
+        assert!(!Arc::ptr_eq(&config, &built(&tls(&pem))), "it was forgotten with its last holder");
+    }
+
+    #[test]
+    fn nothing_of_a_key_is_quoted() {
+        let key = "-----BEGIN PRIVATE KEY-----\nc2VzYW1l!\n-----END PRIVATE KEY-----\n";
+        for why in [
+            certificates(key).map(|_| ()).unwrap_err(),
+            private_key(&Secret::new(key.to_owned())).map(|_| ()).unwrap_err(),
+            private_key(&Secret::new("-----BEGIN sesame".to_owned())).map(|_| ()).unwrap_err(),
+        ] {
+            assert!(!why.contains("c2Vz") && !why.contains("sesame"), "{why}");
+        }
+    }
+
+    #[test]
+    fn names_are_printed_bare() {
+        assert_eq!(bare("DnsName(\"*.example.com\")"), "*.example.com");
+        assert_eq!(bare("IpAddress(192.0.2.1)"), "192.0.2.1");
+        assert_eq!(bare("something else"), "something else");
+    }
+}

@@ -11,6 +11,8 @@ use serde_json::Value as Json;
 mod collected;
 #[path = "flow_life/flood.rs"]
 mod flood;
+#[path = "flow_life/kept_ports.rs"]
+mod kept_ports;
 #[path = "flow_life/many.rs"]
 mod many;
 #[path = "flow_life/short.rs"]
@@ -26,6 +28,7 @@ const PATIENT: Timing = Timing {
     fast_interval: Duration::from_millis(500),
     timeout: Duration::from_secs(5),
     fall: 10,
+    tolerance: Duration::from_secs(50),
 };
 
 fn config(lab: &Lab) -> AgentConfig {

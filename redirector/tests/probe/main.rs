@@ -21,6 +21,7 @@ mod server;
 #[path = "../support/temp.rs"]
 mod temp;
 mod tls;
+mod waits;
 
 /// A check that is patient in everything: each test shortens what it is about.
 fn check(kind: CheckKind) -> Check {
@@ -28,6 +29,7 @@ fn check(kind: CheckKind) -> Check {
         interval: Duration::from_secs(3600),
         fast_interval: Duration::from_secs(3600),
         timeout: Duration::from_secs(10),
+        jitter_percent: 0,
         fall: 1,
         rise: 1,
         ..Check::of(kind)
