@@ -36,6 +36,7 @@ use crate::model::{
 };
 
 mod choice;
+pub mod detection;
 mod drains;
 mod health;
 mod leaving;

@@ -189,7 +189,8 @@ fn of_certificate(error: &CertificateError) -> (TlsFault, String) {
             (TlsFault::NotYetValid, text.to_owned())
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let has = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
+            let has = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
             let text = format!(
                 "the member's certificate is not for {:?}, it has {}; set `server_name` to a name that it has, or renew it with this one",
                 expected.to_str(),
@@ -217,6 +218,12 @@ fn of_certificate(error: &CertificateError) -> (TlsFault, String) {
             (TlsFault::Handshake, text)
         }
     }
+}
+
+/// A name out of rustls's way to print it, `DnsName("example.com")` or `IpAddress(192.0.2.1)`.
+fn bare(presented: &str) -> &str {
+    let inner = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(presented).trim_matches('"')
 }
 
 /// An alert is the other side's refusal.

@@ -132,7 +132,7 @@ impl Health {
             CheckState::Failing => {
                 Some(format!("{}: {}", gate.name, gate.fails_because().unwrap_or_default()))
             }
-            CheckState::Unknown => gate.in_doubt().then(|| format!("{}: {}", gate.name, gate.reason())),
+            CheckState::Unknown => gate.in_doubt().then(|| gate.doubt()),
         })
     }
 

@@ -5,6 +5,7 @@ use redis::Value;
 use super::{
     kept::Dialogue,
     nonce::nonce,
+    ping::pong,
     redis::{Connection, shown, wrong},
     role,
     stop::Stop,
@@ -20,8 +21,13 @@ impl Dialogue for Echo {
     async fn hold(&mut self, connection: &mut Connection) -> Result<(), Stop> {
         let nonce = nonce();
         match connection.ask(redis::cmd("ECHO").arg(&nonce)).await? {
-            Value::BulkString(bytes) if bytes == nonce.as_bytes() => role::check(connection, self.role).await,
-            other => Err(wrong(format!("{}, not the nonce that was to be repeated", shown(&other)))),
+            Value::BulkString(bytes) if bytes == nonce.as_bytes() => {}
+            other => return Err(wrong(format!("{}, not the nonce that was to be repeated", shown(&other)))),
         }
+        if self.role == Role::Primary {
+            // ECHO and ROLE are answered while a data set is loaded, and when writes are stopped; PING is not.
+            pong(connection).await?;
+        }
+        role::check(connection, self.role).await
     }
 }

@@ -16,11 +16,16 @@ pub(super) struct Ping {
 }
 
 impl Dialogue for Ping {
-    /// `PING`, and nothing but `PONG` will do.
     async fn hold(&mut self, connection: &mut Connection) -> Result<(), Stop> {
-        match connection.ask(&redis::cmd("PING")).await? {
-            Value::SimpleString(text) if text == "PONG" => role::check(connection, self.role).await,
-            other => Err(wrong(shown(&other))),
-        }
+        pong(connection).await?;
+        role::check(connection, self.role).await
+    }
+}
+
+/// `PING`, and nothing but `PONG` will do.
+pub(super) async fn pong(connection: &mut Connection) -> Result<(), Stop> {
+    match connection.ask(&redis::cmd("PING")).await? {
+        Value::SimpleString(text) if text == "PONG" => Ok(()),
+        other => Err(wrong(shown(&other))),
     }
 }

@@ -94,7 +94,7 @@ mod tests {
             (Policy::Majority, "pfpf", (Fail, 4)),
             (Policy::Majority, "ff--", (Fail, 2)),
             (Policy::Majority, "-p-", (Pass, 3)),
-            (Policy::Majority, "-f-", (Fail, 3)),
+            (Policy::Majority, "-f-", (Fail, 2)),
             (Policy::Any, "ffp", (Pass, 3)),
             (Policy::Any, "pff", (Pass, 1)),
             (Policy::Any, "fff", (Fail, 3)),

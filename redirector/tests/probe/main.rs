@@ -9,11 +9,15 @@ use redirector::{
     probe::once,
 };
 
+mod certificates;
+mod credentials;
+mod kinds;
 mod once;
 mod run;
 mod server;
 #[path = "../support/temp.rs"]
 mod temp;
+mod tls;
 
 /// A check that is patient in everything: each test shortens what it is about.
 fn check(kind: CheckKind) -> Check {
@@ -52,6 +56,14 @@ fn redis_error(outcome: &ProbeOutcome) -> Option<(Phase, RedisErrorKind)> {
             _ => None,
         },
         ProbeOutcome::Passed { .. } => None,
+    }
+}
+
+/// What stopped it, and how far it came.
+fn stopped(outcome: &ProbeOutcome) -> &Failure {
+    match outcome {
+        ProbeOutcome::Failed(failure) | ProbeOutcome::Inconclusive(failure) => failure,
+        ProbeOutcome::Passed { .. } => panic!("passed"),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A running prober. It ends with its guard.
-struct Prober {
+pub(crate) struct Prober {
     pace: watch::Sender<Pace>,
     reports: mpsc::Receiver<Report>,
     task: JoinHandle<()>,
@@ -42,16 +42,21 @@ impl Prober {
         Self { pace, reports, task: tokio::spawn(run(target, watched, sender)) }
     }
 
-    async fn next(&mut self) -> Report {
+    /// One that is not in doubt.
+    pub(crate) fn start_normal(check: Check, address: SocketAddr, access: Access) -> Self {
+        Self::start(check, address, access, Pace::Normal)
+    }
+
+    pub(crate) async fn next(&mut self) -> Report {
         self.within(Duration::from_secs(20)).await.expect("a report")
     }
 
-    async fn within(&mut self, limit: Duration) -> Option<Report> {
+    pub(crate) async fn within(&mut self, limit: Duration) -> Option<Report> {
         timeout(limit, self.reports.recv()).await.ok().map(|report| report.expect("the prober runs"))
     }
 
     /// The next report, which must be a pass.
-    async fn passes(&mut self) -> Instant {
+    pub(crate) async fn passes(&mut self) -> Instant {
         let report = self.next().await;
         assert_eq!(report.outcome.verdict(), Verdict::Pass, "{:?}", report.outcome);
         report.at

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -14,12 +15,17 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::temp::TempDir;
+use crate::{
+    certificates::{Authority, Certificate},
+    temp::TempDir,
+};
 
 /// A `redis-server` on a loopback port, killed on drop, also after a panic.
 pub(crate) struct Redis {
     child: Child,
     address: SocketAddr,
+    /// Where it speaks in clear, if not on `address`.
+    plain: Option<SocketAddr>,
     directory: TempDir,
 }
 
@@ -32,8 +38,39 @@ impl Redis {
     /// The same with the directory of an earlier one.
     pub(crate) fn start_in(directory: TempDir, options: &[&str]) -> Self {
         let address = free_address();
+        let port = address.port().to_string();
+        Self::launch(directory, address, &[&["--port", &port], options].concat())
+    }
+
+    /// One that speaks TLS on its address, and in clear on [`Self::plain`].
+    pub(crate) fn start_tls(authority: &Authority, certificate: &Certificate, options: &[&str]) -> Self {
+        let (address, plain) = (free_address(), free_address());
+        let directory = TempDir::new();
+        for (name, text) in [
+            ("ca.pem", authority.pem()),
+            ("server.pem", certificate.certificate.as_str()),
+            ("server.key", certificate.key.as_str()),
+        ] {
+            std::fs::write(directory.path().join(name), text).expect("a directory of its own");
+        }
+        let ports = [plain, address].map(|address| address.port().to_string());
+        let tls = [
+            ["--port", &ports[0]],
+            ["--tls-port", &ports[1]],
+            ["--tls-cert-file", "server.pem"],
+            ["--tls-key-file", "server.key"],
+            ["--tls-ca-cert-file", "ca.pem"],
+            ["--tls-auth-clients", "no"],
+        ];
+        let options = [tls.as_flattened(), options].concat();
+        let mut redis = Self::launch(directory, address, &options);
+        redis.plain = Some(plain);
+        redis
+    }
+
+    fn launch(directory: TempDir, address: SocketAddr, options: &[&str]) -> Self {
         let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
+            .args(["--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--enable-debug-command", "no"])
             .args(options)
             .current_dir(directory.path())
@@ -42,7 +79,7 @@ impl Redis {
             .stderr(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
-        let redis = Self { child, address, directory };
+        let redis = Self { child, address, plain: None, directory };
         let deadline = Instant::now() + Duration::from_secs(10);
         while std::net::TcpStream::connect(address).is_err() {
             assert!(Instant::now() < deadline, "redis-server does not listen on {address}");
@@ -58,7 +95,8 @@ impl Redis {
     /// A connection of the redis crate's own, to set the scene with. A server with room for one client may still
     /// count the one that waited for its start.
     pub(crate) fn client(&self) -> redis::Connection {
-        let client = redis::Client::open(format!("redis://{}", self.address)).expect("an address");
+        let client = redis::Client::open(format!("redis://{}", self.plain.unwrap_or(self.address)))
+            .expect("an address");
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             match client.get_connection() {
@@ -69,6 +107,16 @@ impl Redis {
             }
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Where it runs.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Runs one command, which must succeed.
+    pub(crate) fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        redis::cmd(words[0]).arg(&words[1..]).query(&mut self.client()).expect("the command succeeds")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -160,6 +160,11 @@ impl CheckHealth {
         }
     }
 
+    /// The same with the name of the check in any case.
+    pub(super) fn doubt(&self) -> String {
+        if self.newest.is_none() { format!("{}: no verdict yet", self.name) } else { self.reason() }
+    }
+
     /// The tolerance of the newest failure.
     fn borne_for(&self) -> humantime::FormattedDuration {
         let kind = self.failure.as_ref().map_or(FailureKind::Other, Failure::kind);
