@@ -250,7 +250,7 @@ impl Prober {
     async fn ended(&mut self) {
         match &mut self.kind {
             Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Kind::Ping(kept) => kept.ended().await,
             Kind::Echo(kept) => kept.ended().await,
