@@ -40,6 +40,9 @@ pub(super) const KEYS_OF_KINDS: [(&str, &[&str]); 14] = [
     ("user", &["exec"]),
 ];
 
+/// Reads what only one kind has.
+type ReadKind = fn(&Section<'_>) -> CheckKind;
+
 /// Without any, one ping with the defaults of the profile.
 pub(super) fn read(service: &Section<'_>, profile: Profile, detect: Detect) -> Vec<Check> {
     let of = |kind| Check { detect, ..Check::with(kind, profile) };
@@ -89,7 +92,7 @@ pub(super) fn of_member(member: &Section<'_>, service: &[Check]) -> Vec<Check> {
 /// And where its name stands.
 fn check(section: &Section<'_>, of: impl Fn(CheckKind) -> Check) -> (Check, usize) {
     let later = ["keyspace", "heartbeat"];
-    let kinds: [(_, fn(&Section<'_>) -> CheckKind); 7] = [
+    let kinds: [(_, ReadKind); 7] = [
         ("tcp", |_| CheckKind::Tcp),
         ("ping", |_| CheckKind::Ping),
         ("echo", |_| CheckKind::Echo),

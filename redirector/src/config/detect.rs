@@ -42,7 +42,9 @@ pub(super) fn rounds(section: &Section<'_>, base: Check) -> Check {
         let number = check.probes;
         let cause =
             format!("a round of {number} probes takes {shown} at least, longer than `interval` ({interval})");
-        section.fault(section.at(), Complaint::new(cause, "shorten `probe_delay`, or lengthen `interval`"));
+        let at = section.place_of("probe_delay").or_else(|| section.place_of("probes"));
+        let at = at.unwrap_or(section.at());
+        section.fault(at, Complaint::new(cause, "shorten `probe_delay`, or lengthen `interval`"));
     }
     check
 }
@@ -65,9 +67,10 @@ pub(super) fn combine(service: &Section<'_>, checks: &[Check]) -> Combine {
             Combine::AtLeast(service.number("at_least", 1..=most).unwrap_or(1))
         }
         other => {
-            if service.has("at_least") {
+            let is_known = other.is_some() || !service.has("combine");
+            if let Some(at) = service.place_of("at_least").filter(|_| is_known) {
                 let cause = "`at_least` is only for `combine = \"at_least\"`";
-                service.fault(service.at(), Complaint::new(cause.to_owned(), "remove it, or set `combine`"));
+                service.fault(at, Complaint::new(cause.to_owned(), "remove it, or set `combine`"));
             }
             if other == Some("any") { Combine::Any } else { Combine::All }
         }

@@ -155,13 +155,10 @@ pub(super) fn within(
     if let Some(complaint) = complaint(&keys, &tls) {
         member.fault(keys.at, complaint);
     }
-    if let Some(endpoint) = endpoint.filter(|_| tls.server_name.is_none()) {
-        if tls::server_name(&endpoint.value.host).is_err() {
-            let cause =
-                format!("no certificate can be for {:?}, the host of the endpoint", endpoint.value.host);
-            member
-                .fault(keys.at, Complaint::new(cause, "add `server_name` with the name in the certificate"));
-        }
+    let host = endpoint.map(|endpoint| &endpoint.value.host).filter(|_| tls.server_name.is_none());
+    if let Some(host) = host.filter(|host| tls::server_name(host).is_err()) {
+        let cause = format!("no certificate can be for {host:?}, the host of the endpoint");
+        member.fault(keys.at, Complaint::new(cause, "add `server_name` with the name in the certificate"));
     }
     Some(tls)
 }

@@ -20,11 +20,11 @@ pub(crate) struct Certificate {
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new([]).unwrap();
+        let key = KeyPair::generate().expect("random bytes");
+        let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
-        let pem = params.self_signed(&key).unwrap().pem();
+        let pem = params.self_signed(&key).expect("a key that signs").pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
 
@@ -55,11 +55,11 @@ impl Authority {
     }
 
     fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Certificate {
-        let key = KeyPair::generate().unwrap();
+        let key = KeyPair::generate().expect("random bytes");
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
+        let mut params = CertificateParams::new(names).expect("names and addresses");
         change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let certificate = params.signed_by(&key, &self.issuer).expect("a key that signs").pem();
         Certificate { certificate, key: key.serialize_pem() }
     }
 
@@ -78,7 +78,7 @@ impl Authority {
         let mut access = self.access(host);
         let identity =
             Identity { certificate: client.certificate.clone(), key: Secret::new(client.key.clone()) };
-        let tls = access.tls.as_mut().unwrap();
+        let tls = access.tls.as_mut().expect("it has TLS");
         Arc::make_mut(&mut tls.trust).identity = Some(identity);
         access
     }

@@ -372,7 +372,7 @@ fn checks_that_cannot_be() {
         ("error twice", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"OOM\", \"OOM\"]"),
         ("credentials", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"NOPERM\"]"),
         ("empty prefix", "prefix = \"health:\"", "prefix = \"\""),
-        ("value that is gone too early", "expiry = \"90s\"", "expiry = \"1s\""),
+        ("value that is gone too early", "expiry = \"90s\"", "expiry = \"500ms\""),
         ("check that the service does not have", "name = \"quick\"\ntimeout = \"2s\"", "name = \"slow\""),
         ("check without a name", "name = \"quick\"\ntimeout = \"2s\"", "timeout = \"2s\""),
         (
