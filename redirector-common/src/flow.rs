@@ -250,10 +250,26 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn client_after(&self, segment: &Segment, at: u32) -> Half {
-        if segment.flags.is_open() && !self.replies.started() {
-            return Half { next: 0, acknowledged: 0, seen: 0, at }.after(segment, at);
+        match (self.replies.started(), segment.flags.is_open(), segment.flags.is_reset()) {
+            (false, true, _) => Half { next: 0, acknowledged: 0, seen: 0, at }.after(segment, at),
+            // It resets an earlier connection, and its number is one of that.
+            (false, _, true) => self.client,
+            _ => self.client.after(segment, at),
         }
-        self.client.after(segment, at)
+    }
+
+    /// The member's half after one more of its segments was carried.
+    ///
+    /// What does not acknowledge the client's SYN before anything has is about an earlier connection: the member keeps
+    /// the port of one that it ended for a minute (TIME-WAIT), and may answer a SYN from there with an ACK of then. The
+    /// client resets that one, and sends its SYN again (RFC 9293 section 3.10.7.3): the same flow, and now it is answered.
+    #[inline(always)]
+    #[must_use]
+    pub const fn replies_after(&self, segment: &Segment, at: u32) -> Half {
+        let answers = self.replies.started()
+            || !segment.flags.has_ack()
+            || self.client.next.wrapping_sub(segment.acknowledged) <= u16::MAX as u32;
+        if answers { self.replies.after(segment, at) } else { self.replies }
     }
 
     /// Whether a segment of the client confirms that it heard the member, which ends the opening of a flow.
@@ -498,6 +514,24 @@ mod tests {
         flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
         assert!(flow.is_repeated(&segment(100, 0, 1, Flags::SYN)));
         assert!(!flow.is_repeated(&segment(101, 501, 0, Flags::ACK)));
+    }
+
+    /// A member that still keeps the port of an earlier connection used to cost the client a second and more: its reset
+    /// ended the flow, and the next port could be kept too.
+    #[test]
+    fn an_answer_to_an_earlier_connection_is_no_answer() {
+        let mut flow = flow();
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), 0);
+        flow.replies = flow.replies_after(&segment(7000, 90_000, 0, Flags::ACK), 0);
+        assert!(!flow.replies.started());
+        let reset = segment(90_000, 0, 0, Flags::RST);
+        assert_eq!(on_client_segment(&flow, &reset, false), Step::Carry);
+        flow.client = flow.client_after(&reset, 0);
+        assert_eq!(flow.client.next, 101, "the reset is not this connection's");
+        flow.replies = flow.replies_after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        assert!(flow.replies.started());
+        let late = segment(501, 90_000, 0, Flags::ACK);
+        assert_eq!(flow.replies_after(&late, 9).at, 9, "after the answer every segment counts");
     }
 
     #[test]

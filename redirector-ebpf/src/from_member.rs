@@ -86,7 +86,7 @@ fn carry<H: Hook>(
     if translate(hook, segment, &client_side.reversed(), &delta).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    flow.replies = flow.replies.after(segment, kernel::ticks());
+    flow.replies = flow.replies_after(segment, kernel::ticks());
     if last || (flow.replies.finished() && flow.has_ended()) {
         half_open::on_end(flow, client_side.near);
         maps::remove(client_side, &segment.ends.reversed(), flow.incarnation);

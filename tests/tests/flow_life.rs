@@ -11,6 +11,8 @@ use serde_json::Value as Json;
 mod collected;
 #[path = "flow_life/flood.rs"]
 mod flood;
+#[path = "flow_life/kept_ports.rs"]
+mod kept_ports;
 #[path = "flow_life/many.rs"]
 mod many;
 #[path = "flow_life/short.rs"]

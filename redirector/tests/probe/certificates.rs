@@ -1,6 +1,9 @@
 //! Authorities and certificates, good and bad, made for each test.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use redirector::model::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
@@ -39,6 +42,12 @@ impl Authority {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2021, 2, 3);
         })
+    }
+
+    /// One that runs out so long from now; certificates count in seconds.
+    pub(crate) fn issue_for(&self, names: &[&str], time: Duration) -> Certificate {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+        self.issue_with(names, |params| params.not_after = date_time_ymd(1970, 1, 1) + now + time)
     }
 
     /// One whose time has not come.

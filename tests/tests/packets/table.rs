@@ -132,6 +132,17 @@ pub const TABLE: &[Case] = &[
         given: &[SYN, SYN_ACK, HANDSHAKE_ACK], packet: Sent("client > vip RST seq=12345"),
         outcome: "carried", verdict: Redirect, out: "port > member RST seq=12345", left: Some(1), ..CASE },
 
+    // ------------------------------------------------------------------ a port that the member keeps for a minute
+    Case { says: "an ACK of an earlier connection is carried to a client whose SYN is not answered",
+        given: &[SYN], packet: Came("member > port ACK seq=7000 ack=90000"),
+        outcome: "replied", verdict: Redirect, out: "vip > client ACK seq=7000 ack=90000", left: Some(1), ..CASE },
+    Case { says: "the reset that the client answers it with is carried and ends nothing",
+        given: &[SYN, Came("member > port ACK seq=7000 ack=90000")], packet: Sent("client > vip RST seq=90000"),
+        outcome: "carried", verdict: Redirect, out: "port > member RST seq=90000", left: Some(1), ..CASE },
+    Case { says: "and its SYN keeps its port, which the member has forgotten by then",
+        given: &[SYN, Came("member > port ACK seq=7000 ack=90000"), Sent("client > vip RST seq=90000")], packet: SYN,
+        outcome: "carried", verdict: Redirect, out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+
     // ------------------------------------------------------------------ a half that is lost
     Case { says: "data that is sent again on a flow without its stub resets both ends: no answer would come back",
         given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, Do(Bench::lose_stub)], packet: REQUEST,
