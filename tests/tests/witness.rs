@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_secs(1);
 
 const AVAILABLE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
-const BEHIND: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 66\r\n\r\n\
+const BEHIND: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 69\r\n\r\n\
                       {\"error_code\":\"bdb_unavailable\",\"description\":\"database unavailable\"}";
 
 /// The REST API of a member's cluster, on the agent's own host: one answer to whatever is asked.
@@ -79,7 +79,10 @@ impl Drop for Api {
 /// Pings that are quick, and a check of another kind.
 fn config(lab: &Lab, check: &str) -> AgentConfig {
     let times = "interval = \"100ms\", fast_interval = \"50ms\", timeout = \"1s\", fall = 2";
-    lab.config().one_service().service_line(&format!("check = [{{ {times} }}, {{ {check}, {times} }}]")).timing(None)
+    lab.config()
+        .one_service()
+        .service_line(&format!("check = [{{ {times} }}, {{ {check}, {times} }}]"))
+        .timing(None)
 }
 
 /// The same with `lag`, asked of these clusters.
@@ -159,6 +162,11 @@ fn lag_only_gates() {
         let apis = [Api::start(lab)?, Api::start(lab)?];
         let agent = lab.agent(&lag(lab, &apis, "")?)?;
         agent.wait_active("m1", START)?;
+        apis[0].says(UNAUTHORIZED);
+        wait_until("the status tells of the password", SOON, || {
+            reason_of_m1(&agent)
+                .contains("gate lag: REST API: wrong answer: the user or the password is refused")
+        })?;
         apis.iter().for_each(|api| api.says(BEHIND));
         stays(&agent)?;
 
