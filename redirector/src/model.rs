@@ -23,7 +23,7 @@ mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
-pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict};
+pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict, Witness};
 pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;
 pub use rest::{Exec, ExecOf, Http, HttpTarget, Lag, LagOf, Rest, Url, User};

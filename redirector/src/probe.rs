@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::model::{
     Access, Cause, Check, CheckId, CheckKind, Failure, Limits, MemberId, Pace, Phase, ProbeOutcome,
-    RedisErrorKind, ServiceId, Verdict,
+    RedisErrorKind, ServiceId, Verdict, Witness,
 };
 use echo::Echo;
 use exec::Exec;
@@ -238,7 +238,8 @@ impl Prober {
         };
         // A member that speaks TLS 1.3 judges a client certificate after the client has seen the end of the handshake.
         let phase = if matches!(cause, Cause::Tls(..)) { Phase::Tls } else { phase };
-        let cause = if matches!(self.kind, Kind::Lag(_)) { cause.of_witness(lag::WITNESS) } else { cause };
+        let cause =
+            if matches!(self.kind, Kind::Lag(_)) { cause.of_witness(Witness::RestApi) } else { cause };
         ProbeOutcome::of(Failure { phase, cause }, &self.counted)
     }
 
@@ -262,7 +263,7 @@ impl Prober {
     async fn ended(&mut self) {
         match &mut self.kind {
             Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Kind::Ping(kept) => kept.ended().await,
             Kind::Echo(kept) => kept.ended().await,

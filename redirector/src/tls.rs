@@ -1,4 +1,4 @@
-//! TLS to members: whom to believe, the handshake, and its faults in words that name the next step.
+//! TLS to members: whom to believe, and the handshake.
 //!
 //! One provider (ring), TLS 1.2 and 1.3, and no way to switch verification off. Sessions are never resumed: a resumed
 //! one does not show its certificate again, and an expired one would go unnoticed.
@@ -6,24 +6,27 @@
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, UNIX_EPOCH},
 };
 
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
     rustls::{
-        AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, RootCertStore,
+        ClientConfig, RootCertStore,
         client::Resumption,
         crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     },
 };
 
 use crate::{
-    model::{Authorities, Identity, Secret, Tls, TlsFault, Trust},
+    model::{Authorities, Identity, Secret, Tls, Trust},
     quote::quote,
 };
+
+mod fault;
+
+pub use fault::fault;
 
 /// An encrypted connection to a member.
 pub type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
@@ -145,126 +148,6 @@ pub(crate) fn private_key(text: &Secret) -> Result<PrivateKeyDer<'static>, Strin
         .map_err(|_| "there is no private key in PEM form (one with a passphrase cannot be used)".to_owned())
 }
 
-/// What TLS found, if `error` came from it, and what to do about it.
-#[must_use]
-pub fn fault(error: &io::Error) -> Option<(TlsFault, String)> {
-    let error: &Error = error.get_ref()?.downcast_ref()?;
-    Some(match error {
-        Error::InvalidCertificate(error) => of_certificate(error),
-        Error::AlertReceived(alert) => of_alert(*alert),
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            let text = "what answers does not speak TLS; remove `tls`, or give the port that does";
-            (TlsFault::NotTls, text.to_owned())
-        }
-        Error::PeerIncompatible(what) => {
-            let text = format!("no common version or cipher ({what:?}); allow TLS 1.2 or 1.3 on the member");
-            (TlsFault::Handshake, text)
-        }
-        error => {
-            let text = format!("{}; look into the member's log", quote(&error.to_string()));
-            (TlsFault::Handshake, text)
-        }
-    })
-}
-
-fn of_certificate(error: &CertificateError) -> (TlsFault, String) {
-    match error {
-        CertificateError::ExpiredContext { not_after, .. } => {
-            let text = format!("the member's certificate expired at {}; renew it", date(*not_after));
-            (TlsFault::Expired, text)
-        }
-        CertificateError::Expired => {
-            (TlsFault::Expired, "the member's certificate has expired; renew it".to_owned())
-        }
-        CertificateError::NotValidYetContext { not_before, .. } => {
-            let text = format!(
-                "the member's certificate is not valid before {}; compare the clocks of this host and the member",
-                date(*not_before)
-            );
-            (TlsFault::NotYetValid, text)
-        }
-        CertificateError::NotValidYet => {
-            let text =
-                "the member's certificate is not valid yet; compare the clocks of this host and the member";
-            (TlsFault::NotYetValid, text.to_owned())
-        }
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
-            let has = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
-            let text = format!(
-                "the member's certificate is not for {:?}, it has {}; set `server_name` to a name that it has, or renew it with this one",
-                expected.to_str(),
-                quote(&has)
-            );
-            (TlsFault::WrongName, text)
-        }
-        CertificateError::NotValidForName => {
-            let text =
-                "the member's certificate is for another name; set `server_name` to a name that it has";
-            (TlsFault::WrongName, text.to_owned())
-        }
-        CertificateError::UnknownIssuer => {
-            let text = "the member's certificate comes from an authority that is not trusted; put that authority's certificate into `ca_file`";
-            (TlsFault::UnknownIssuer, text.to_owned())
-        }
-        // webpki's word for `openssl req -x509` without further options, which makes an authority.
-        error if format!("{error:?}").contains("CaUsedAsEndEntity") => {
-            let text = "the member shows the certificate of an authority as its own; issue one for the server (CA:FALSE)";
-            (TlsFault::Handshake, text.to_owned())
-        }
-        error => {
-            let text =
-                format!("the member's certificate is refused: {}; renew it", quote(&error.to_string()));
-            (TlsFault::Handshake, text)
-        }
-    }
-}
-
-/// A name out of rustls's way to print it, `DnsName("example.com")` or `IpAddress(192.0.2.1)`.
-fn bare(presented: &str) -> &str {
-    let inner = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
-    inner.unwrap_or(presented).trim_matches('"')
-}
-
-/// An alert is the other side's refusal.
-fn of_alert(alert: AlertDescription) -> (TlsFault, String) {
-    use AlertDescription as A;
-    match alert {
-        A::CertificateRequired => {
-            let text = "the member asks for a client certificate; set `certificate_file` and `key_file`";
-            (TlsFault::Refused, text.to_owned())
-        }
-        A::NoCertificate
-        | A::BadCertificate
-        | A::UnsupportedCertificate
-        | A::CertificateRevoked
-        | A::CertificateExpired
-        | A::CertificateUnknown
-        | A::UnknownCA
-        | A::AccessDenied => {
-            let text = format!(
-                "the member refuses the client certificate ({alert:?}); renew `certificate_file`, or let the member trust its authority"
-            );
-            (TlsFault::Refused, text)
-        }
-        A::UnrecognisedName => {
-            let text = "the member does not know the name that was asked for; set `server_name` to one that it knows";
-            (TlsFault::WrongName, text.to_owned())
-        }
-        // OpenSSL says the first of them in TLS 1.2 also when a client certificate is missing.
-        alert => {
-            let text = format!(
-                "the member breaks the handshake off ({alert:?}); compare versions and ciphers, and whether it asks for a client certificate"
-            );
-            (TlsFault::Handshake, text)
-        }
-    }
-}
-
-fn date(time: UnixTime) -> humantime::Rfc3339Timestamp {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,12 +183,5 @@ mod tests {
         ] {
             assert!(!why.contains("c2Vz") && !why.contains("sesame"), "{why}");
         }
-    }
-
-    #[test]
-    fn names_are_printed_bare() {
-        assert_eq!(bare("DnsName(\"*.example.com\")"), "*.example.com");
-        assert_eq!(bare("IpAddress(192.0.2.1)"), "192.0.2.1");
-        assert_eq!(bare("something else"), "something else");
     }
 }

@@ -69,6 +69,8 @@ pub struct AgentConfig {
     one_service: bool,
     more: Vec<(String, Vec<SocketAddr>)>,
     service: String,
+    /// Name of a member, and a line of its section.
+    member_lines: Vec<(String, String)>,
     detect: String,
     failback: String,
     agent: String,
@@ -91,6 +93,7 @@ impl AgentConfig {
             one_service: false,
             more: Vec::new(),
             service: String::new(),
+            member_lines: Vec::new(),
             detect: String::new(),
             failback: String::new(),
             agent: String::new(),
@@ -156,6 +159,13 @@ impl AgentConfig {
     #[must_use]
     pub fn service_line(mut self, line: &str) -> Self {
         push_line(&mut self.service, line);
+        self
+    }
+
+    /// Adds a line to the section of a member in each service: `rest = { url = "…", … }`.
+    #[must_use]
+    pub fn member_line(mut self, member: &str, line: &str) -> Self {
+        self.member_lines.push((member.to_owned(), line.to_owned()));
         self
     }
 
@@ -232,6 +242,9 @@ impl AgentConfig {
                 f,
                 "[[service.member]]\nname = \"{member}\"\nendpoint = \"{endpoint}\"\nweight = {weight}"
             )?;
+            for (_, line) in self.member_lines.iter().filter(|(name, _)| name == member) {
+                writeln!(f, "{line}")?;
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! `[service.redis]` and `[service.member.redis]`: how checks reach and enter a member.
 
-use std::path::{Component, Path};
+use std::path::Path;
 
 use super::{
     error::Complaint,
@@ -36,7 +36,7 @@ pub(super) fn username(section: &Section<'_>) -> Option<Written<String>> {
     })
 }
 
-/// `password_file` or `password_credential`; and whether one of them is written, which it may be without being of use.
+/// `password_file` or `password_credential`; and whether one is written, which it may be without being of use.
 pub(super) fn password(section: &Section<'_>) -> (Option<Secret>, bool) {
     let file = password_file(section);
     let credential = section.text("password_credential", |name| credential(section, name));
@@ -57,8 +57,7 @@ pub(super) fn password_file(section: &Section<'_>) -> Option<Written<Secret>> {
 
 /// A credential that systemd hands to the service: a file of that name in a directory that it tells.
 fn credential(section: &Section<'_>, name: &str) -> Result<Secret, Complaint> {
-    let mut components = Path::new(name).components();
-    let is_name = matches!((components.next(), components.next()), (Some(Component::Normal(part)), None) if part == name);
+    let is_name = Path::new(name).file_name().is_some_and(|file| file == name);
     if !is_name {
         let next = "give the name before the colon in LoadCredential=NAME:PATH";
         return Err(Complaint::new(
@@ -68,10 +67,12 @@ fn credential(section: &Section<'_>, name: &str) -> Result<Secret, Complaint> {
     }
     let Some(directory) = section.document().credentials() else {
         let cause = format!(
-            "`password_credential` {name:?} without $CREDENTIALS_DIRECTORY, which systemd sets for a service that has credentials"
+            "`password_credential` {name:?} without $CREDENTIALS_DIRECTORY, which systemd sets for a service \
+             that has credentials"
         );
         let next = format!(
-            "add LoadCredential={name}:PATH to the unit; outside of it set CREDENTIALS_DIRECTORY, or use `password_file`"
+            "add LoadCredential={name}:PATH to the unit; outside of it set CREDENTIALS_DIRECTORY, or use \
+             `password_file`"
         );
         return Err(Complaint::new(cause, next));
     };

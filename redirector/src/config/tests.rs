@@ -460,7 +460,8 @@ fn checks_with_every_key(section: &keys::Keys) -> String {
             "kind" => text += &format!("\nname = \"{key}\"\n{example}\n"),
             // Some keys are of use beside another one only.
             "user" => {
-                text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\ncommand = [\"/check\"]\n{example}\n")
+                text +=
+                    &format!("\nname = \"{key}\"\nkind = \"{kind}\"\ncommand = [\"/check\"]\n{example}\n");
             }
             "port" | "status" | "contains" => {
                 text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\npath = \"/health\"\n{example}\n");

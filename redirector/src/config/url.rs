@@ -10,8 +10,10 @@ pub(super) fn url(key: &str, text: &str) -> Result<Url, Complaint> {
     let example = format!("write it like {key} = \"https://cluster.example.com:9443\"");
     let wrong = |why: &str| Complaint::new(format!("`{key}` {text:?} {why}"), example.clone());
     if text.contains('@') {
-        let next = "remove what stands before the `@`; the keys `username` and `password_file` are for that";
-        return Err(Complaint::new(format!("`{key}` names a user"), next));
+        return Err(Complaint::new(
+            format!("`{key}` names a user"),
+            "remove what stands before the `@`, and it",
+        ));
     }
     let (is_https, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
         (Some(rest), _) => (true, rest),
@@ -28,7 +30,8 @@ pub(super) fn url(key: &str, text: &str) -> Result<Url, Complaint> {
         query if query.starts_with('?') => format!("/{query}"),
         path => path.to_owned(),
     };
-    let path = path(key, &path_and_query)?;
+    let path = path(key, &path_and_query)
+        .map_err(|_| wrong("has a `#`, or characters that are not sent as they are (write them as %XX)"))?;
     Ok(Url { is_https, host: endpoint.host, port: endpoint.port, path })
 }
 

@@ -146,19 +146,20 @@ pub(super) struct Of<'a> {
 
 /// The checks of a member, which know now whom they are about.
 pub(super) fn bind(mut checks: Vec<Check>, member: &Section<'_>, of: &Of<'_>) -> Vec<Check> {
+    let lag = checks.iter().find(|check| matches!(check.kind, CheckKind::Lag(_)));
+    if let Some(check) = lag.filter(|_| !member.has("rest")) {
+        let cause = format!(
+            "check {:?} asks the REST API of the member's cluster, and [service.member.rest] is missing",
+            check.name
+        );
+        let next = "add it with `url`, `username` and `password_file`, or remove the check";
+        member.fault(member.at(), Complaint::new(cause, next));
+    }
     let Some(endpoint) = of.endpoint.map(|endpoint| &endpoint.value) else { return checks };
     for check in &mut checks {
         match &mut check.kind {
             CheckKind::Lag(lag) => {
                 lag.of = of.rest.clone().map(|rest| LagOf { rest, endpoint: endpoint.clone() });
-                if !member.has("rest") {
-                    let cause = format!(
-                        "check {:?} asks the REST API of the member's cluster, and [service.member.rest] is missing",
-                        check.name
-                    );
-                    let next = "add it with `url`, `username` and `password_file`, or remove the check";
-                    member.fault(member.at(), Complaint::new(cause, next));
-                }
             }
             CheckKind::Exec(exec) => {
                 let (service, member) = (of.service.to_owned(), of.member.to_owned());

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{HeartbeatFault, RedisErrorKind, ShardFailure};
 
 /// The result of one probe.
@@ -65,7 +67,7 @@ pub enum Cause {
     /// Somebody who was asked about the member (its cluster's REST API, a command) says that it is not well.
     Reported(String),
     /// Somebody who was asked about the member has trouble of their own, or does not know.
-    Witness(&'static str, Box<Cause>),
+    Witness(Witness, Box<Cause>),
     /// A part of the member failed, or several did.
     Shard(Box<ShardFailure>),
     /// Messages do not arrive, in words that name the members.
@@ -109,6 +111,25 @@ impl Failure {
             Cause::TimedOut(after) => *after,
             _ => Duration::ZERO,
         }
+    }
+}
+
+/// Who is asked about a member, and is not the member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Witness {
+    /// The REST API of its cluster.
+    RestApi,
+    /// A command of the operator's.
+    Command,
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RestApi => "REST API",
+            Self::Command => "command",
+        })
     }
 }
 
@@ -169,7 +190,7 @@ impl Cause {
     /// The same when it was not the member that was probed, but `witness`. Only what that one reports is about the
     /// member then.
     #[must_use]
-    pub fn of_witness(self, witness: &'static str) -> Self {
+    pub fn of_witness(self, witness: Witness) -> Self {
         match self {
             Self::Reported(_) | Self::Witness(..) | Self::Local(_) => self,
             trouble => Self::Witness(witness, Box::new(trouble)),

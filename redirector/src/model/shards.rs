@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Cause;
 
 /// What `keyspace` is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keyspace {
     /// What its keys begin with; no braces.
     pub prefix: String,
@@ -22,7 +24,7 @@ impl Default for Keyspace {
 }
 
 /// What `heartbeat` is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// What the names of its channels begin with; no braces.
     pub channel: String,
@@ -67,7 +69,8 @@ impl ShardFailure {
 }
 
 /// What a heartbeat finds wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HeartbeatFault {
     /// The member does not even hear itself.
     Local,

@@ -18,13 +18,10 @@ use tokio::sync::oneshot;
 
 use super::stop::Stop;
 use crate::{
-    model::{Cause, Exec as Settings, ExecOf, Phase},
+    model::{Cause, Exec as Settings, ExecOf, Phase, Witness},
     quote::quote,
 };
 use run::{End, Ended, Plan};
-
-/// Who is asked, in messages.
-const WITNESS: &str = "command";
 
 /// Exit statuses of a command that could not find out, or not be run at all.
 const UNKNOWN: [i32; 3] = [75, 126, 127];
@@ -94,7 +91,7 @@ fn judge(ended: &Ended) -> Result<(), Stop> {
 }
 
 fn unknown(why: String) -> Cause {
-    Cause::Witness(WITNESS, Box::new(Cause::Reported(why)))
+    Cause::Witness(Witness::Command, Box::new(Cause::Reported(why)))
 }
 
 /// The first line that is not blank, fit to be shown.

@@ -28,9 +28,6 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 /// Longest list of databases, of which each takes some 500 bytes. A cluster has hundreds, rarely thousands.
 const LONGEST_LIST: usize = 4 * 1024 * 1024;
 
-/// Who is asked, in messages.
-pub(super) const WITNESS: &str = "REST API";
-
 /// The state of a `lag` prober.
 pub(super) struct Lag {
     client: Client,

@@ -175,6 +175,14 @@ mod tests {
         assert_eq!(end(&b"*300000\r\n".repeat(2)), Err(NoReply));
     }
 
+    /// On the stack of a test's thread, which is as large as that of any of the agent's.
+    #[test]
+    fn arrays_in_arrays_in_arrays_exhaust_no_stack() {
+        let deep = ["*1\r\n".repeat(200_000).as_str(), ":1\r\n"].concat();
+        assert_eq!(end(deep.as_bytes()), Ok(Some(deep.len())));
+        assert!(redis::parse_redis_value(deep.as_bytes()).is_err());
+    }
+
     proptest! {
         #[test]
         fn any_bytes_in_any_pieces_give_the_same_answer(

@@ -51,12 +51,12 @@ async fn probe(check: &Check) -> ProbeOutcome {
 /// A directory that every user may write to.
 fn writable() -> TempDir {
     let directory = TempDir::new();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("the directory is ours");
     directory
 }
 
 fn lines(path: &Path) -> BTreeMap<String, String> {
-    let text = fs::read_to_string(path).unwrap();
+    let text = fs::read_to_string(path).expect("a file of text");
     let pairs = text.lines().filter_map(|line| line.split_once(['=', ':']));
     pairs.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
 }

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{HOST, LOCATION},
+    header::{HOST, HeaderValue, LOCATION},
     server::conn::http1,
     service::service_fn,
 };
@@ -29,8 +29,8 @@ use crate::{certificate, check, free_address, trust};
 
 /// A server whose answers depend on the path. It ends with its guard.
 async fn server(tls: Option<TlsAcceptor>) -> (SocketAddr, JoinSet<()>) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = listener.local_addr().expect("a bound socket has an address");
     let mut guard = JoinSet::new();
     guard.spawn(async move {
         let mut connections = JoinSet::new();
@@ -55,7 +55,7 @@ async fn server(tls: Option<TlsAcceptor>) -> (SocketAddr, JoinSet<()>) {
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().to_string();
-    let host = request.headers()[HOST].to_str().unwrap();
+    let host = request.headers()[HOST].to_str().expect("a name");
     let (status, body) = match path.as_str() {
         "/slow" => {
             tokio::time::sleep(Duration::from_secs(60)).await;
@@ -69,8 +69,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         path => (path[1..].parse().unwrap_or(404), format!("status {path}")),
     };
     let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap();
-    response.headers_mut().insert(LOCATION, "/200".parse().unwrap());
+    *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static("/200"));
     Ok(response)
 }
 
@@ -112,7 +112,7 @@ async fn the_status_decides() {
     {
         assert_eq!(probe(with(status, &ranges), address).await.verdict(), Verdict::Pass, "{status}");
     }
-    for status in [199 + 101, 404, 500, 503] {
+    for status in [300, 404, 500, 503] {
         let outcome = probe(with(status, &[(200, 299), (429, 429)]), address).await;
         assert_eq!(wrong(&outcome), format!("status {status}, not 200-299, 429"));
     }

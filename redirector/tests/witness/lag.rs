@@ -259,25 +259,25 @@ async fn lists_that_are_none_say_nothing_about_the_member() {
 
 #[tokio::test]
 async fn broken_answers_say_nothing_about_the_member() {
-    let answers: [(&[u8], fn(&Cause) -> bool); 6] = [
-        (b"", |cause| *cause == Cause::Closed),
-        (b"HTTP/1.1 20", |cause| *cause == Cause::Closed),
-        (b"HTTP/1.1 503 No\r\nContent-Length: 60\r\n\r\n{\"error_code\": \"bdb", |cause| {
-            *cause == Cause::Closed
-        }),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", |cause| {
-            matches!(cause, Cause::WrongAnswer(_))
-        }),
-        (b"+PONG\r\n", |cause| matches!(cause, Cause::WrongAnswer(_))),
-        (b"\x16\x03\x01\x02\x00", |cause| matches!(cause, Cause::WrongAnswer(_))),
+    let cut: [&[u8]; 3] =
+        [b"", b"HTTP/1.1 20", b"HTTP/1.1 503 No\r\nContent-Length: 60\r\n\r\n{\"error_code\": \"bdb"];
+    let wrong: [&[u8]; 3] = [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"+PONG\r\n",
+        b"\x16\x03\x01\x02\x00",
     ];
-    for (bytes, expected) in answers {
+    for bytes in cut.into_iter().chain(wrong) {
         let api = api(Some(Fault::Raw(bytes))).await;
         let (lag, mut of) = settings(&api);
         of.rest.uid = Some(7);
         let outcome = probe((lag, of)).await;
         let (phase, cause) = trouble(&outcome);
-        assert!(phase == Phase::Command && expected(cause), "{bytes:?}: {outcome:?}");
+        let expected = match cause {
+            Cause::Closed => cut.contains(&bytes),
+            Cause::WrongAnswer(_) => wrong.contains(&bytes),
+            _ => false,
+        };
+        assert!(phase == Phase::Command && expected, "{bytes:?}: {outcome:?}");
         assert!(!outcome.to_string().contains(char::is_control), "{outcome}");
     }
 }
