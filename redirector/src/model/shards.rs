@@ -47,7 +47,7 @@ pub const TAGS: u16 = 16;
 pub const MOST_TAGS: u16 = 1024;
 
 /// A part of a member that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardFailure {
     /// Its slots, and where they should be: `slots 5461-10922 at 10.2.1.3:6379`.
     pub place: String,
