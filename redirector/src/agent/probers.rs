@@ -68,7 +68,8 @@ impl Probers {
                         format!("the prober of {address} of member {member:?} of service {:?}", service.name);
                     match self.heartbeats.said(service, check) {
                         Some(said) => {
-                            let relay = heartbeat::relay(target, member.clone(), said, self.reports.clone());
+                            let (member, pace) = (member.clone(), pace.clone());
+                            let relay = heartbeat::relay(target, member, said, pace, self.reports.clone());
                             tasks.spawn(name, relay)
                         }
                         None => tasks.spawn(name, probe::run(target, pace.clone(), self.reports.clone())),

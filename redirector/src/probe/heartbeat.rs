@@ -10,7 +10,7 @@
 //! ([`relay`]), in the place of a prober.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::pending,
     net::SocketAddr,
     sync::Arc,
@@ -32,7 +32,7 @@ use super::{
     nonce::nonce,
     slots::{Slots, spread_tags},
 };
-use crate::model::{Access, Check, CheckKind, Heartbeat as Settings, ProbeOutcome, Service};
+use crate::model::{Access, Check, CheckKind, Heartbeat as Settings, Pace, ProbeOutcome, Service};
 
 mod line;
 mod links;
@@ -80,8 +80,8 @@ impl Heartbeat {
     }
 }
 
-/// What was found at one beat, by the names of the members. Of those that it is too early for, nothing: they stay what they
-/// were, and one that was never judged stays in doubt.
+/// What was found at one beat, by the names of the members. Nothing of those that it is too early for, until their first
+/// verdict: that nothing is known of them is to be seen.
 pub type Said = Arc<HashMap<String, ProbeOutcome>>;
 
 /// Beats until it is dropped. At each beat it says what is known by then of each member, and publishes anew.
@@ -92,33 +92,49 @@ pub type Said = Arc<HashMap<String, ProbeOutcome>>;
 pub async fn run(heartbeat: Heartbeat, said: Arc<watch::Sender<Said>>) {
     let late = heartbeat.settings.tolerance / 4;
     let mut heart = Heart::start(&heartbeat);
+    let mut judged = HashSet::new();
     loop {
         let due = heart.next;
         heart.listen_until_due().await;
         if due.elapsed() < late {
-            let now = heart.now();
-            let outcome =
-                |(number, member): (usize, &Member)| (member.name.clone(), heart.links.outcome(number, now));
-            let outcomes = heartbeat.members.iter().enumerate().map(outcome);
-            let outcomes: HashMap<_, _> = outcomes.filter(|(_, outcome)| !is_too_early(outcome)).collect();
+            let mut outcomes = HashMap::new();
+            for (number, member) in heartbeat.members.iter().enumerate() {
+                let outcome = heart.links.outcome(number, heart.now());
+                if !is_too_early(&outcome) {
+                    judged.insert(number);
+                }
+                if judged.contains(&number) {
+                    outcomes.insert(member.name.clone(), outcome);
+                }
+            }
             said.send_replace(Arc::new(outcomes));
         }
         heart.beat(&heartbeat.check);
     }
 }
 
-/// Reports at each beat what was said of `member`, as a prober of `target` does. Ends when nobody receives its reports.
+/// Reports at each beat what was said of `member`, as a prober of `target` does; and the newest once more when the same
+/// `pace` is said again, which asks for it. Ends when nobody receives its reports.
 pub async fn relay(
     target: Target,
     member: String,
     mut said: watch::Receiver<Said>,
+    mut pace: watch::Receiver<Pace>,
     reports: mpsc::Sender<Report>,
 ) {
     let Target { service, member: member_id, check_id, address, .. } = target;
+    let mut last = *pace.borrow_and_update();
     loop {
-        // A heartbeat that has ended takes its relays with it: whoever ended it ends them.
-        if said.changed().await.is_err() {
-            pending().await
+        tokio::select! {
+            // A heartbeat that has ended is followed by the next one, or takes its relays with it: not by this one's end.
+            Ok(()) = said.changed() => {}
+            Ok(()) = pace.changed() => {
+                let now = *pace.borrow_and_update();
+                if std::mem::replace(&mut last, now) != now {
+                    continue;
+                }
+            }
+            else => pending().await,
         }
         let Some(outcome) = said.borrow_and_update().get(&member).cloned() else { continue };
         let report =

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use redirector::{
     model::{
-        Access, Cause, Check, CheckId, CheckKind, Failure, Heartbeat, HeartbeatFault, MemberId, Phase,
+        Access, Cause, Check, CheckId, CheckKind, Failure, Heartbeat, HeartbeatFault, MemberId, Pace, Phase,
         ProbeOutcome, RedisErrorKind, ServiceId, Verdict,
     },
     probe::{
@@ -353,11 +353,20 @@ async fn a_member_with_several_addresses() {
         let target =
             Target { service, member, check_id, check: heartbeat(), address, access: Access::default() };
         let (sender, mut reports) = mpsc::channel(1);
-        let relay = tokio::spawn(relay(target, "paris".to_owned(), heart.said.clone(), sender));
+        let (pace, watched) = watch::channel(Pace::Normal);
+        let (said, of_paris) = (heart.said.clone(), "paris".to_owned());
+        let relay = tokio::spawn(relay(target, of_paris, said, watched, sender));
         let report = reports.recv().await.unwrap();
         assert_eq!((report.service, report.member, report.check), (service, member, check_id));
         assert_eq!(report.address, address);
         assert!(passed(&report.outcome), "{report:?}");
+        // A round of checks: the agent says the same pace again.
+        let asked = Instant::now();
+        for _ in 0..100 {
+            pace.send_modify(|_| ());
+            assert!(passed(&reports.recv().await.unwrap().outcome));
+        }
+        assert!(asked.elapsed() < heartbeat().interval * 50, "{:?}", asked.elapsed());
         drop(reports);
         timeout(Duration::from_secs(5), relay).await.unwrap().unwrap();
     }
