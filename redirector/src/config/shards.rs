@@ -12,6 +12,9 @@ use crate::model::{Check, CheckKind, Heartbeat, Keyspace, MOST_TAGS, TAGS};
 /// Longest beginning of a channel's name: it is sent with every message.
 const LONGEST_CHANNEL: usize = 256;
 
+/// Keys of a prober's rounds, which a heartbeat has none of.
+const OF_ROUNDS: [&str; 5] = ["probes", "probe_delay", "policy", "down_interval", "jitter_percent"];
+
 /// A heartbeat is there to see what takes seconds; a shorter tolerance would see this host's own pauses.
 const SHORTEST_TOLERANCE: Duration = Duration::from_millis(100);
 
@@ -28,6 +31,12 @@ pub(super) fn keyspace(section: &Section<'_>) -> CheckKind {
 }
 
 pub(super) fn heartbeat(section: &Section<'_>) -> CheckKind {
+    for key in OF_ROUNDS {
+        if let Some(at) = section.place_of(key) {
+            let cause = format!("`{key}` means nothing to a heartbeat, which beats once in every `interval`");
+            section.fault(at, Complaint::new(cause, "remove it"));
+        }
+    }
     let defaults = Heartbeat::default();
     let channel = section.text("channel", |text| {
         if text.is_empty() || text.len() > LONGEST_CHANNEL || text.chars().any(char::is_control) {
@@ -82,7 +91,7 @@ pub(super) fn of_all_members(section: &Section<'_>, check: &Check) {
     if !matches!(check.kind, CheckKind::Heartbeat(_)) {
         return;
     }
-    for key in ["interval", "fast_interval", "timeout"] {
+    for key in ["interval", "fast_interval", "timeout"].into_iter().chain(OF_ROUNDS) {
         if let Some(at) = section.place_of(key) {
             let cause =
                 format!("`{key}` of a heartbeat in one member: it beats through all of them together");

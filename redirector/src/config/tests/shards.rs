@@ -86,6 +86,7 @@ fn wrong_values() {
         ("per_shard that is a number", "per_shard = true", "per_shard = 1"),
         ("tags of one channel", "per_shard = true", "per_shard = false"),
         ("expiry of a heartbeat", "per_shard = true", "per_shard = true\nexpiry = \"20s\""),
+        ("rounds of a heartbeat", "per_shard = true", "per_shard = true\nprobes = 3\ndown_interval = \"9s\""),
         ("a beat of one member", "fall = 7", "interval = \"1s\"\nfast_interval = \"1s\"\ntimeout = \"2s\""),
     ];
     let directory = Directory::new();
