@@ -23,6 +23,8 @@ use crate::model::{
 mod host;
 mod properties;
 mod resolving;
+mod shards;
+mod witness;
 mod wrong;
 
 /// Every key that is built, none with its default.
@@ -468,6 +470,14 @@ fn checks_with_every_key(section: &keys::Keys) -> String {
         match *key {
             "name" => text += &format!("\nkind = \"{kind}\"\n{example}\n"),
             "kind" => text += &format!("\nname = \"{key}\"\n{example}\n"),
+            // Some keys are of use beside another one only.
+            "user" => {
+                text +=
+                    &format!("\nname = \"{key}\"\nkind = \"{kind}\"\ncommand = [\"/check\"]\n{example}\n");
+            }
+            "port" | "status" | "contains" => {
+                text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\npath = \"/health\"\n{example}\n");
+            }
             _ => text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\n{example}\n"),
         }
     }

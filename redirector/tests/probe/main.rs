@@ -10,7 +10,10 @@ use redirector::{
 };
 
 mod certificates;
+mod cluster;
 mod credentials;
+mod heartbeat;
+mod keyspace;
 mod kinds;
 mod once;
 mod run;
