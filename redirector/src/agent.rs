@@ -210,7 +210,7 @@ impl Agent {
         answers.keep(&config, &resolved);
         let recorder = config.agent.record.as_deref().map(Recorder::new);
         let mut agent = Self {
-            timers: cores.iter().map(Core::next_deadline).collect(),
+            timers: Vec::new(),
             cores,
             answers,
             config: Arc::new(config),
@@ -223,6 +223,7 @@ impl Agent {
             punctuality: Punctuality::new(clock.now()),
             probers: Probers::new(reports),
         };
+        agent.cores_are_others();
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         Ok(agent)
     }

@@ -113,7 +113,7 @@ impl Agent {
         answer
     }
 
-    /// A reload has changed what services there are, or one of them ([`Core::set_service`]): timers are set, and a recording
+    /// The agent has begun, or a reload has changed what services there are, or one of them ([`Core::set_service`]): timers are set, and a recording
     /// begins anew.
     pub(super) fn cores_are_others(&mut self) {
         self.timers = self.cores.iter().map(Core::next_deadline).collect();
