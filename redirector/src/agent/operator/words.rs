@@ -24,10 +24,9 @@ pub(super) struct Picture {
 impl Picture {
     pub(super) fn of(service: &Service, core: &Core, now: Time) -> Self {
         let (view, orders) = (core.view(now), core.orders());
-        let members =
-            service.members.iter().zip(&view.members).map(|(member, view)| {
-                (member.name.clone(), orders.drained.contains_key(&member.name), view.weight)
-            });
+        let members = service.members.iter().zip(&view.members).map(|(member, view)| {
+            (member.name.clone(), orders.drained.contains_key(&member.name), view.weight)
+        });
         Self {
             active: view.active.map(|member| name(service, member)),
             epoch: view.epoch.0,

@@ -2,7 +2,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
 use hyper::{
     Method, Response, StatusCode,
     body::{Bytes, Incoming},
@@ -94,7 +94,7 @@ async fn read(body: Incoming) -> Result<Bytes, Refusal> {
         let message = format!("the body did not come within {} s", REQUEST_TIME.as_secs());
         return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message, "send it at once"));
     };
-    read.map(|body| body.to_bytes()).map_err(|error| {
+    read.map(Collected::to_bytes).map_err(|error| {
         if error.is::<LengthLimitError>() {
             let message = format!("the body has more than {LONGEST_BODY} bytes");
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "leave out what does not belong there")
