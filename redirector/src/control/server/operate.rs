@@ -14,7 +14,7 @@ use super::{
         access::{Peer, Who},
         operator::{Asked, LONGEST_BODY, Operation, OperationResult, Refused, RefusedKind, Verb},
     },
-    Agent, Body, OPERATOR_TIME, REQUEST_TIME, Refusal, Request, ask_within, json,
+    Agent, Body, OPERATOR_TIME, REQUEST_TIME, Refusal, Request, ask_or, json,
 };
 
 /// A path that stands for a change.
@@ -56,7 +56,8 @@ impl<'a> Path<'a> {
         let asked = asked.map_err(|error| Refusal::wrong_body(self.verb, &error))?;
         let service = self.service.to_owned();
         let request = |reply| Request::Operate { service, asked, who, reply };
-        let done = ask_within(OPERATOR_TIME, agent, request).await?.map_err(Refusal::refused)?;
+        let late = || Refusal::late(self.verb);
+        let done = ask_or(OPERATOR_TIME, agent, request, late).await?.map_err(Refusal::refused)?;
         Ok(json(StatusCode::OK, &done))
     }
 
@@ -116,6 +117,18 @@ impl Refusal {
         };
         let message = format!("the body of {verb} is wrong: {error}");
         Self::new(StatusCode::BAD_REQUEST, message, format!("send JSON, such as {example}"))
+    }
+
+    /// Nothing but a switch waits for anything.
+    fn late(verb: Verb) -> Self {
+        if verb != Verb::Switch {
+            return Self::busy(OPERATOR_TIME);
+        }
+        let message = format!(
+            "the checks of its member have not all answered within {} s; the switch may still be made",
+            OPERATOR_TIME.as_secs()
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "look at `status`, or `release` to call it off")
     }
 
     fn refused(refused: Refused) -> Self {
