@@ -13,20 +13,26 @@
 
 pub mod answers;
 mod clock;
+mod cores;
 mod flows;
 mod history;
 mod inputs;
+mod moves;
+mod names;
 mod observer;
 mod operator;
 mod orders;
 mod probers;
+mod readiness;
 mod recorder;
+mod reload;
 mod report;
 mod scrape;
 mod tasks;
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,8 +44,20 @@ use tokio::{
 };
 
 use self::{
-    clock::Clock, history::History, inputs::Punctuality, observer::Observer, operator::Operators,
-    orders::OrdersFile, probers::Probers, recorder::Recorder, tasks::Tasks,
+    clock::Clock,
+    cores::Cores,
+    history::History,
+    inputs::Punctuality,
+    moves::Moves,
+    names::Names,
+    observer::Observer,
+    operator::Operators,
+    orders::OrdersFile,
+    probers::Probers,
+    readiness::Readiness,
+    recorder::Recorder,
+    reload::{Order, Reloads},
+    tasks::Tasks,
 };
 use crate::{
     config::Resolved,
@@ -47,11 +65,12 @@ use crate::{
         access::Access,
         server::{self, Request},
     },
-    datapath::{Claim, Datapath, Learner, Notice, peer_groups},
-    decide::{Action, Core, Resumed, Switch, Time},
+    datapath::{Claim, Datapath, Notice, peer_groups},
+    decide::{Action, Core, Resumed, Switch},
+    fitting::Fitting,
     model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
     probe::Report,
-    resolve::{Changed, Followed, Resolver, follow},
+    resolve::{Changed, Resolver},
     telemetry::{self, Event, Events, Metrics},
 };
 
@@ -73,25 +92,22 @@ struct Agent {
     /// When somebody wants it.
     recorder: Option<Recorder>,
     punctuality: Punctuality,
-    cores: Vec<Core>,
-    /// The next deadline of each of them.
-    timers: Vec<Option<Time>>,
+    cores: Cores,
     probers: Probers,
     answers: answers::Keeper,
     observer: Observer,
 }
 
-/// Runs until SIGTERM or SIGINT. Needs a tokio runtime on one thread.
-pub async fn run(
-    config: Config,
-    resolved: Resolved,
-    resolver: Arc<Resolver>,
-    kernel_log: bool,
-) -> Result<()> {
+/// Runs until SIGTERM or SIGINT, and reads `file` again at SIGHUP. Needs a tokio runtime on one thread.
+pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_log: bool) -> Result<()> {
     // Before anything is made: a signal from here on is a clean stop.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
 
+    let Fitting { config, resolved, warnings, .. } = fitting;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let config = Arc::new(config);
     let claim = Claim::take(&config.datapath).await?;
     // Before anything else is made: where another agent answers, nothing changes.
     let listeners = || {
@@ -118,20 +134,16 @@ pub async fn run(
         services: config.services.len(),
     });
     let observer = Observer::new(events.clone(), metrics);
-    let mut agent = Agent::new(config, resolved, datapath, history, reports, observer, &mut tasks)?;
+    let mut agent = Agent::new(config, resolved, datapath, history, reports, observer, &mut tasks);
     let mut notices = agent.datapath.notices();
-    let (changes, from_resolver) = mpsc::channel(QUEUE);
-    let (learnt, mut from_learner) = mpsc::channel(QUEUE);
-    tasks.spawn(
-        "what learns how addresses are reached",
-        learn(agent.datapath.learner(), from_resolver, learnt, events.clone()),
-    );
+    let source = names::Source { resolver: Arc::clone(&resolver), events: events.clone() };
+    let mut names = agent.follow_names(&source, &mut tasks);
     tasks.spawn("what follows the network", agent.datapath.follow());
-    agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
     let access = Access::new(agent.config.agent.operator_group.as_deref(), peer_groups);
     tasks.spawn("the control socket", server::serve(listener, access, requests));
     tasks.spawn("the thread that resets stale flows", agent.datapath.sweeper_ended());
+    let mut reloads = Reloads::new(file.to_owned(), source);
     let (asks, mut from_metrics) = mpsc::channel(QUEUE);
     if let Some(listener) = metrics_listener {
         tasks.spawn("the listener for metrics", telemetry::server::serve(listener, asks));
@@ -144,12 +156,19 @@ pub async fn run(
         tokio::select! {
             // What moves traffic comes first.
             biased;
-            Some(report) = from_probes.recv() => agent.on_report(&report),
-            Some(changed) = from_learner.recv() => agent.on_changed(changed, &mut tasks),
+            Some(report) = from_probes.recv() => agent.on_report(report),
+            Some(changed) = names.changed() => agent.on_changed(changed, &mut tasks),
             // Looks at the clock at least every tick, and so comes round late only if the agent was not scheduled.
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(notice) = notices.recv() => agent.on_notice(notice),
-            Some(request) = from_control.recv() => agent.on_request(request),
+            Some(request) = from_control.recv() => match request {
+                Request::Reload { asked, who, reply } => {
+                    agent.order(Order::request(asked, who, reply), &mut reloads, &readiness);
+                }
+                request => agent.on_request(request),
+            },
+            step = reloads.next() => agent.on_step(step, &mut reloads, &readiness, &mut names, &mut tasks),
+            Some(()) = hangup.recv() => agent.order(Order::signal(), &mut reloads, &readiness),
             Some(ask) = from_metrics.recv() => agent.on_ask(ask),
             // Not an orderly stop: what stays in the kernel serves until the next agent comes.
             error = tasks.failed() => return Err(error),
@@ -157,120 +176,84 @@ pub async fn run(
             _ = interrupt.recv() => break,
         }
     }
-    let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    readiness::tell(&[sd_notify::NotifyState::Stopping]);
     events.emit(Event::Stopping { on_stop: agent.config.datapath.on_stop });
     // So that those who follow hear of it.
     tokio::time::sleep(LAST_WORDS).await;
     // Ends the probers, what follows names, and the control socket.
-    drop(tasks);
+    drop((tasks, reloads));
     agent.datapath.stop().await
-}
-
-/// Tells systemd when others may count on the VIPs: every service has an active member, taken over or chosen, or its
-/// time for the first choice is over.
-struct Readiness {
-    is_told: bool,
-}
-
-impl Readiness {
-    /// The first choice may take longer than systemd waits.
-    fn announce(config: &Config) -> Self {
-        const REST_OF_THE_START: Duration = Duration::from_secs(10);
-
-        let longest = config.services.iter().map(|service| service.initial_timeout).max().unwrap_or_default();
-        let time = u32::try_from((longest + REST_OF_THE_START).as_micros()).unwrap_or(u32::MAX);
-        // Nobody may be listening: the agent runs without systemd too.
-        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(time)]);
-        Self { is_told: false }
-    }
-
-    fn look(&mut self, cores: &[Core], events: &Events) {
-        if self.is_told || cores.iter().any(Core::waits_for_first_choice) {
-            return;
-        }
-        self.is_told = true;
-        events.emit(Event::Ready {});
-        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    }
-}
-
-/// Finds out how new addresses are reached before anything is sent there. Not in the agent's own task: the kernel may take
-/// its time to answer, and a switch does not wait for that.
-async fn learn(
-    learner: Learner,
-    mut from: mpsc::Receiver<Changed>,
-    to: mpsc::Sender<Changed>,
-    events: Events,
-) {
-    while let Some(changed) = from.recv().await {
-        let Changed { service, member, addresses } = &changed;
-        if let Err(error) = learner.learn(*service, *member, addresses.as_slice()).await {
-            let message = format!("how {addresses} are reached is not known: {error:#}");
-            events.emit(Event::Error { service: None, member: None, message });
-        }
-        if to.send(changed).await.is_err() {
-            return;
-        }
-    }
 }
 
 impl Agent {
     fn new(
-        config: Config,
+        config: Arc<Config>,
         resolved: Resolved,
         datapath: Datapath,
         history: History,
         reports: mpsc::Sender<Report>,
         observer: Observer,
         tasks: &mut Tasks,
-    ) -> Result<Self> {
-        let clock = Clock;
+    ) -> Self {
         let orders = OrdersFile::read(&config.agent.state_dir);
-        let core = |(at, service): (usize, &Service)| {
-            let id = ServiceId(at);
-            let adopted = datapath.adopted(id);
-            let resumed = (adopted.epoch.0 > 0).then(|| Resumed {
-                active: adopted.active,
-                epoch: adopted.epoch,
-                floor: adopted.floor,
-                last: history.resume(service, adopted.epoch),
-            });
-            if let Some(resumed) = &resumed {
-                observer.events.emit(Event::TookOver {
-                    service: service.name.clone(),
-                    active: resumed.active.map(|member| service.members[member.0].name.clone()),
-                    epoch: resumed.epoch.0,
-                });
-            }
-            let mut core = Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now());
-            if let Some(orders) = orders.of(service, clock) {
-                tracing::info!(service = service.name, ?orders, "goes on with what operators said");
-                core.take_up(clock.now(), &orders);
-            }
-            Ok(core)
-        };
-        let cores = config.services.iter().enumerate().map(core).collect::<Result<Vec<_>>>()?;
         let answers = answers::Keeper::new(&config.agent.state_dir);
         answers.keep(&config, &resolved);
         let recorder = config.agent.record.as_deref().map(Recorder::new);
         let mut agent = Self {
-            timers: cores.iter().map(Core::next_deadline).collect(),
-            cores,
+            cores: Cores::default(),
             answers,
-            config: Arc::new(config),
+            config,
             resolved,
             datapath,
-            clock,
+            clock: Clock,
             history,
             recorder,
             orders,
             operators: Operators::default(),
-            punctuality: Punctuality::new(clock.now()),
+            punctuality: Punctuality::new(Clock.now()),
             probers: Probers::new(reports),
             observer,
         };
+        // To the agent, all services are new.
+        let moves =
+            Moves::between(&Config { services: Vec::new(), ..Config::clone(&agent.config) }, &agent.config);
+        agent.renumber_cores(&moves);
+        agent.probers.rename(&moves);
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
-        Ok(agent)
+        agent
+    }
+
+    /// A core for a service that is new to this agent, over what an earlier one left of it.
+    fn new_core(&self, at: usize, service: &Service) -> Core {
+        let id = ServiceId(at);
+        let adopted = self.datapath.adopted(id);
+        let resumed = (adopted.epoch.0 > 0).then(|| Resumed {
+            active: adopted.active,
+            epoch: adopted.epoch,
+            floor: adopted.floor,
+            last: self.history.resume(service, adopted.epoch),
+        });
+        if let Some(resumed) = &resumed {
+            self.observer.events.emit(Event::TookOver {
+                service: service.name.clone(),
+                active: resumed.active.map(|member| service.members[member.0].name.clone()),
+                epoch: resumed.epoch.0,
+            });
+        }
+        let known = self.datapath.addresses(id).unwrap_or_else(|error| {
+            tracing::error!(service = service.name, "what the maps hold of it cannot be read: {error:#}");
+            vec![Vec::new(); service.members.len()]
+        });
+        let mut core = Core::new(service.clone(), &known, resumed, self.clock.now());
+        if let Some(orders) = self.orders.of(service, self.clock) {
+            tracing::info!(service = service.name, ?orders, "goes on with what operators said");
+            core.take_up(self.clock.now(), &orders);
+        }
+        core
+    }
+
+    fn follow_names(&self, source: &names::Source, tasks: &mut Tasks) -> Names {
+        Names::follow(source, &self.config, &self.resolved, self.datapath.learner(), tasks)
     }
 
     fn each_member(&mut self, mut with: impl FnMut(&mut Self, ServiceId, MemberId)) {
@@ -288,20 +271,6 @@ impl Agent {
         self.observer.addresses(service, member, &addresses);
         self.hand_in_addresses(service, member, &addresses);
         self.probers.set(service, member, &self.config.services[service.0], &addresses, tasks);
-    }
-
-    /// One task for each member whose endpoint is a name.
-    fn follow_names(&mut self, resolver: &Arc<Resolver>, changes: &mpsc::Sender<Changed>, tasks: &mut Tasks) {
-        self.each_member(|agent, service, member| {
-            let endpoint = &agent.config.services[service.0].members[member.0].endpoint;
-            if endpoint.literal().is_some() {
-                return;
-            }
-            let name = format!("what follows the addresses of {endpoint}");
-            let known = agent.resolved.addresses(service, member).clone();
-            let followed = Followed { config: Arc::clone(&agent.config), service, member, known };
-            tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone()));
-        });
     }
 
     fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
@@ -324,10 +293,8 @@ impl Agent {
 
     /// Does what the cores ask for.
     fn carry_out(&mut self) {
-        for at in 0..self.cores.len() {
-            while let Some(action) = self.cores[at].poll_action() {
-                self.act(ServiceId(at), action);
-            }
+        while let Some((service, action)) = self.cores.poll_action() {
+            self.act(service, action);
         }
     }
 
@@ -444,6 +411,8 @@ impl Agent {
                 }
             }
             Request::Operate { service, asked, who, reply } => self.on_operate(service, asked, who, reply),
+            // The run loop's own.
+            Request::Reload { reply, .. } => drop(reply),
             Request::Explain { service, reply } => drop(reply.send(self.explain(&service))),
             Request::Denied(operation) => self.put_on_record(operation),
             Request::Events { selection, reply } => {

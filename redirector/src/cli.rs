@@ -14,7 +14,9 @@ pub mod doctor;
 pub mod events;
 pub mod explain;
 pub mod flows;
+pub mod member;
 pub mod operator;
+pub mod reload;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -69,7 +71,8 @@ impl Cli {
                 Verb::Resume(args) => {
                     operator::run(&self.socket, operator::Change::resume(args), &mut out, &mut err).await
                 }
-                Verb::Member(verb) => operator::run(&self.socket, verb, &mut out, &mut err).await,
+                Verb::Member(verb) => member::run(&self.socket, verb, &mut out, &mut err).await,
+                Verb::Reload(args) => reload::run(&self.socket, args, &mut out, &mut err).await,
                 Verb::Events(args) => events::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
                 Verb::Simulate(args) => simulate::run(&args, &mut out, &mut err),
@@ -105,7 +108,9 @@ pub enum Verb {
     Resume(operator::PauseArgs),
     /// Change a member
     #[command(subcommand)]
-    Member(operator::MemberVerb),
+    Member(member::MemberVerb),
+    /// Read the configuration file again: shows what differs, and applies it whole or not at all
+    Reload(reload::ReloadArgs),
     /// Show what happened, and with --follow what happens
     Events(EventsArgs),
     /// Validate the configuration and run every check once; touches nothing

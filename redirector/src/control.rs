@@ -7,6 +7,8 @@
 //! | `GET /v1/flows?FILTER&limit=N` | a line of JSON for each flow ([`flows::FlowStatus`]), then [`flows::ListEnd`] |
 //! | `GET /v1/flows/totals?FILTER` | [`flows::Totals`] |
 //! | `GET /v1/events?since=10m&service=NAME&follow=true` | a line of JSON for each event ([`crate::telemetry::Record`]) |
+//! | `POST /v1/reload` | [`reload::Reloaded`] |
+//! | `POST`, `DELETE /v1/services/{service}/members/{member}` | the same |
 //! | `GET /v1/explain/{service}` | [`explain::Explained`] |
 //! | `POST /v1/services/{service}/{verb}` | [`operator::Answer`]; the verbs and their bodies are those of [`operator::Order`] |
 //!
@@ -25,6 +27,7 @@ mod events;
 pub mod explain;
 pub mod flows;
 pub mod operator;
+pub mod reload;
 pub mod server;
 pub mod status;
 

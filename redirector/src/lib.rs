@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod decide;
+pub mod fitting;
 pub mod kept;
 pub mod model;
 pub mod probe;

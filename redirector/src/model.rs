@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 mod access;
 mod detect;
+mod difference;
 mod outcome;
 mod profile;
 mod redis_error;
@@ -21,6 +22,7 @@ mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
+pub use difference::{Change, Difference, Kind, ServiceDifference};
 pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict};
 pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;

@@ -126,7 +126,6 @@ impl Observer {
     }
 
     /// Services, members or checks are others now, and so may be what their ids mean.
-    #[allow(dead_code)] // For `reload`.
     pub(super) fn forget(&mut self) {
         self.checks.clear();
         self.metrics.forget_checks();

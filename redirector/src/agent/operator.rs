@@ -100,6 +100,23 @@ impl Agent {
         self.settle(result, name, asked, who, reply);
     }
 
+    /// Switches that wait in services that are gone are refused.
+    pub(super) fn services_are_others(&mut self) {
+        let gone = |name: &String| self.config.services.iter().all(|service| service.name != *name);
+        let names: Vec<_> = self.operators.waiting.keys().filter(|name| gone(name)).cloned().collect();
+        for name in names {
+            let Some(Waiting { asked, who, reply, .. }) = self.operators.waiting.remove(&name) else {
+                continue;
+            };
+            let refused = Refused {
+                kind: RefusedKind::Unknown,
+                message: format!("the service {name:?} was removed from the configuration"),
+                next: "look at `redirector status`".to_owned(),
+            };
+            self.settle(Err(refused), name, asked, who, reply);
+        }
+    }
+
     /// Answers, and puts it on record.
     fn settle(&self, result: Result<Answer, Refused>, service: String, asked: Asked, who: Who, reply: Reply) {
         let (verb, member) = (asked.order.verb(), asked.order.member().map(str::to_owned));

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde::Serialize;
 
 use super::{Exit, Output, service_name};
@@ -129,13 +129,6 @@ pub struct PauseArgs {
     pub change: ChangeArgs,
 }
 
-/// `member`
-#[derive(Clone, Debug, Subcommand)]
-pub enum MemberVerb {
-    /// Give a member another weight, until the configuration gives it another one
-    Weight(WeightArgs),
-}
-
 /// `member weight`
 #[derive(Clone, Debug, Args)]
 pub struct WeightArgs {
@@ -219,14 +212,6 @@ impl From<ReleaseArgs> for Change {
 impl From<WeightArgs> for Change {
     fn from(WeightArgs { service, member, weight, change }: WeightArgs) -> Self {
         Self::of(Some(service), Order::Weight { member, weight }, change)
-    }
-}
-
-impl From<MemberVerb> for Change {
-    fn from(verb: MemberVerb) -> Self {
-        match verb {
-            MemberVerb::Weight(args) => args.into(),
-        }
     }
 }
 

@@ -3,15 +3,16 @@
 //! The datapath finds it, by netlink; this module knows the places and the words.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
     Loaded,
     agent::HostWritten,
     error::{Complaint, Error, Fault, Place},
-    read::Document,
+    read::{Document, Section},
     service::Draft,
 };
 use crate::model::{MemberId, ServiceId};
@@ -69,6 +70,10 @@ impl Misfit {
 /// Where everything stands that only the resolver or the host can judge.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
+    /// The file itself.
+    file: PathBuf,
+    /// Of each key that is written in `[agent]` and `[datapath]`, and of the sections themselves, under an empty key.
+    keys: HashMap<(&'static str, String), Place>,
     /// `None`: no group is written.
     operator_group: Option<Place>,
     uplinks: Vec<Place>,
@@ -81,13 +86,26 @@ pub(super) struct Places {
 
 impl Places {
     /// For a document without a fault: every draft is complete then.
-    pub(super) fn new(document: &Document<'_>, written: &HostWritten, drafts: &[Draft<'_>]) -> Self {
+    pub(super) fn new(
+        document: &Document<'_>,
+        root: &Section<'_>,
+        written: &HostWritten,
+        drafts: &[Draft<'_>],
+    ) -> Self {
+        let mut keys = HashMap::new();
+        for section in ["agent", "datapath"].into_iter().filter(|section| root.has(section)) {
+            let table = root.sub(section);
+            keys.insert((section, String::new()), document.place(table.at()));
+            keys.extend(table.keys().map(|(key, at)| ((section, key.to_owned()), document.place(at))));
+        }
         let vips = |draft: &Draft<'_>| draft.vips.iter().map(|vip| document.place(vip.at)).collect();
         let endpoints = |draft: &Draft<'_>| {
             let endpoints = draft.members.iter().flat_map(|member| &member.endpoint);
             endpoints.map(|endpoint| document.place(endpoint.at)).collect()
         };
         Self {
+            file: document.path().to_owned(),
+            keys,
             operator_group: written.operator_group.as_ref().map(|group| document.place(group.at)),
             uplinks: written.uplinks.iter().map(|uplink| document.place(uplink.at)).collect(),
             sources: written.sources.iter().map(|source| document.place(source.at)).collect(),
@@ -174,6 +192,17 @@ impl Loaded {
 
     fn vip(&self, service: ServiceId, vip: usize) -> SocketAddr {
         self.config.services[service.0].vips[vip]
+    }
+
+    /// A fault of a key of `[agent]` or `[datapath]`, which may not be written at all.
+    pub(super) fn fault_of_key(&self, section: &'static str, key: &str, complaint: Complaint) -> Fault {
+        // `closing of idle_timeouts` stands in `idle_timeouts`.
+        let key = key.rsplit_once(" of ").map_or(key, |(_, section)| section);
+        let place = |key: &str| self.places.keys.get(&(section, key.to_owned())).cloned();
+        match place(key).or_else(|| place("")) {
+            Some(place) => Fault::new(place, String::new(), complaint),
+            None => Fault::at_path(&self.places.file, complaint),
+        }
     }
 
     /// `service "orders"`

@@ -23,7 +23,8 @@ use super::{
     explain::Explained,
     flows::{Filter, FlowStatus, ListEnd, Totals},
     operator::{Answer, Asked},
-    server::OPERATOR_TIME,
+    reload::{self, Reloaded, Wish},
+    server::{OPERATOR_TIME, RELOAD_TIME},
     status::{Status, VERSION},
 };
 use crate::telemetry::Selection;
@@ -198,6 +199,37 @@ pub async fn operate(socket: &Path, service: &str, asked: &Asked) -> Result<Answ
     let body = asked.to_body().map_err(|error| ClientError::broken(socket, &error))?;
     let path = format!("/v1/services/{service}/{}", asked.order.verb());
     let answer: Answer = post(socket, &path, body).await?;
+    same_version(answer.version)?;
+    Ok(answer)
+}
+
+/// Another configuration: the file read again, a member more or less.
+///
+/// # Errors
+/// As [`operate`].
+pub async fn reload(socket: &Path, asked: &reload::Asked) -> Result<Reloaded, ClientError> {
+    let (service, member) =
+        (asked.wish.service().unwrap_or_default(), asked.wish.member().unwrap_or_default());
+    let members = format!("/v1/services/{service}/members/{member}");
+    let body = reload::Body {
+        reason: asked.reason.clone(),
+        dry_run: asked.dry_run,
+        force: asked.force,
+        ..Default::default()
+    };
+    let (method, path, body) = match &asked.wish {
+        Wish::Reload => (Method::POST, "/v1/reload".to_owned(), body),
+        Wish::Add { member, .. } => {
+            let endpoint = Some(member.endpoint.to_string());
+            (Method::POST, members, reload::Body { endpoint, weight: Some(member.weight), ..body })
+        }
+        Wish::Remove { .. } => (Method::DELETE, members, body),
+    };
+    let body = serde_json::to_vec(&body).map_err(|error| ClientError::broken(socket, &error))?;
+    let question = Question { method, path: &path, body: body.into() };
+    let body = fetch(socket, question, RELOAD_TIME.saturating_add(TIME), LONGEST_ANSWER).await?;
+    let answer: Reloaded =
+        serde_json::from_slice(&body).map_err(|error| ClientError::broken(socket, &error))?;
     same_version(answer.version)?;
     Ok(answer)
 }

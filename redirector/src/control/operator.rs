@@ -401,6 +401,8 @@ pub enum RefusedKind {
     Unknown,
     /// As things are, it cannot be done.
     Conflict,
+    /// The kernel refused.
+    Failed,
 }
 
 /// A change that somebody asked for, for the record: also those that were refused, and dry runs as such.

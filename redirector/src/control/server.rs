@@ -9,6 +9,7 @@ mod limit;
 mod listener;
 mod operate;
 mod refusal;
+mod reload;
 
 use std::{
     convert::Infallible,
@@ -39,6 +40,7 @@ pub(super) use self::refusal::Refusal;
 use self::{
     limit::Limit,
     operate::{Denials, Path as OperatorPath},
+    reload::Path as ReloadPath,
 };
 use super::{
     ErrorText,
@@ -47,6 +49,7 @@ use super::{
     explain::Explained,
     flows::{Filter, Totals},
     operator::{Answer, Asked, Operation, Refused},
+    reload::{Asked as ReloadAsked, Reloaded},
     status::Status,
 };
 use crate::telemetry::{Selection, Subscription};
@@ -63,6 +66,9 @@ const AGENT_TIME: Duration = Duration::from_secs(3);
 
 /// How long the agent may take to answer a request for a change: a switch may ask the checks first.
 pub const OPERATOR_TIME: Duration = Duration::from_secs(40);
+
+/// How long a reload may take: names are looked up, as slowly as the host's resolver does, and one waits for another.
+pub const RELOAD_TIME: Duration = Duration::from_secs(120);
 
 /// Connections at a time: everybody may connect, and the probes need file descriptors too.
 const MAX_CLIENTS: usize = 64;
@@ -132,6 +138,15 @@ pub enum Request {
         who: Who,
         /// Where to. It may take as long as [`OPERATOR_TIME`].
         reply: oneshot::Sender<Result<Answer, Refused>>,
+    },
+    /// Another configuration, by somebody who may.
+    Reload {
+        /// Which one.
+        asked: ReloadAsked,
+        /// Who asks.
+        who: Who,
+        /// Where to. It may take as long as [`RELOAD_TIME`].
+        reply: oneshot::Sender<Result<Reloaded, Refused>>,
     },
     /// A change was asked for by somebody who may not: for the record.
     Denied(Operation),
@@ -249,6 +264,10 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     let (head, body) = request.into_parts();
     let (method, path) = (&head.method, head.uri.path());
+    if let Some(asked) = ReloadPath::read(method, path) {
+        agent.limit.set(RELOAD_TIME + CLIENT_TIME);
+        return asked.answer(body, peer, agent).await;
+    }
     match OperatorPath::read(path) {
         Some(asked) if asked.takes(method) => {
             agent.limit.set(OPERATOR_TIME + CLIENT_TIME);

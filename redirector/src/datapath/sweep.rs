@@ -4,7 +4,7 @@
 //! by the same compare as in the kernel; so a sweep may come late, twice, or after a restart of the agent.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use super::{
     flows::Flows,
-    maps::{Maps, Standings},
+    maps::{Maps, Standings, Vips},
     notice::{Notice, Notices, Swept, SweptFlows},
     sockets::{Destroyer, Victim},
 };
@@ -54,17 +54,9 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    /// Resets whatever is stale already, and what goes through other VIPs than these (with their services); then starts
-    /// the thread.
-    pub(super) fn start(
-        maps: Arc<Mutex<Maps>>,
-        vips: &HashMap<SocketAddr, u16>,
-        notices: Notices,
-    ) -> Result<Self> {
+    /// Starts the thread.
+    pub(super) fn start(maps: Arc<Mutex<Maps>>, notices: Notices) -> Result<Self> {
         let destroyer = Destroyer::open()?;
-        end_without_vip(&maps, &destroyer, vips)?;
-        let start = Instant::now();
-        tell(&notices, start, pass(&maps, &destroyer)?, false);
         let (switches, requests) = mpsc::channel();
         let (alive, ended) = watch::channel(());
         let thread = thread::Builder::new()
@@ -155,26 +147,31 @@ pub(super) fn reset_all(maps: Maps) -> Result<()> {
 /// Ends flows through VIPs that their services do not have any more. Nothing makes them stale: member, slot and epoch are
 /// what they were. The sockets of local clients are destroyed, and the kernel's own reset ends the member's side; flows
 /// of other clients are deleted, and both sides are refused with their next segment.
-fn end_without_vip(maps: &Mutex<Maps>, destroyer: &Destroyer, vips: &HashMap<SocketAddr, u16>) -> Result<()> {
-    let maps = lock(maps);
-    let standings = maps.standings();
+pub(super) fn end_without_vip(maps: &Mutex<Maps>, vips: &Vips) -> Result<()> {
+    // Reading the table takes a while: nobody waits for it.
+    let (flows, standings) = {
+        let maps = lock(maps);
+        (maps.flows.clone(), maps.standings())
+    };
     let mut orphans = Vec::new();
-    maps.flows.for_each(|client_side, flow| {
+    flows.for_each(|client_side, flow| {
         let vip = SocketAddr::new(client_side.far.into(), client_side.far_port.number());
         if vips.get(&vip) != Some(&flow.service) && !standings.is_stale(flow) {
             orphans.push((*client_side, *flow));
         }
     })?;
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    let destroyer = Destroyer::open()?;
     let local = orphans.iter().filter(|(_, flow)| flow.cookie != 0 && destroyer.may_destroy(flow));
     let victims = local.map(|(client_side, flow)| Victim { client_side: *client_side, cookie: flow.cookie });
     // Whoever is refused goes the way of the others.
     let _refused = destroyer.destroy(&victims.collect::<Vec<_>>())?;
     for (client_side, flow) in &orphans {
-        maps.flows.remove(client_side, flow)?;
+        flows.remove(client_side, flow)?;
     }
-    if !orphans.is_empty() {
-        tracing::info!(flows = orphans.len(), "ended the flows through VIPs that are gone");
-    }
+    tracing::info!(flows = orphans.len(), "ended the flows through VIPs that are gone");
     Ok(())
 }
 

@@ -58,6 +58,7 @@ fn agent() -> Agent {
         Request::Status { .. }
         | Request::Operate { .. }
         | Request::Explain { .. }
+        | Request::Reload { .. }
         | Request::Events { .. }
         | Request::Denied(_) => panic!("nobody asks"),
         Request::Totals { filter, reply } => drop(reply.send(known(&filter).map(|()| totals()))),

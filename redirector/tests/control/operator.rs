@@ -67,7 +67,11 @@ fn agent(access: Access) -> (Agent, Arc<Mutex<Heard>>) {
         }
         Request::Denied(operation) => log.lock().expect("no panic").denied.push(operation),
         Request::Status { reply } => drop(reply.send(status_of(two_services()))),
-        Request::Flows { .. } | Request::Totals { .. } | Request::Explain { .. } | Request::Events { .. } => {
+        Request::Flows { .. }
+        | Request::Totals { .. }
+        | Request::Explain { .. }
+        | Request::Reload { .. }
+        | Request::Events { .. } => {
             panic!("nobody asks")
         }
     });

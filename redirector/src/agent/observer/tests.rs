@@ -56,6 +56,7 @@ impl World {
         let ago =
             |ms| self.now.checked_sub(Duration::from_millis(ms)).expect("the machine has run for longer");
         let report = Report {
+            prober: crate::probe::ProberId::default(),
             service: SERVICE,
             member,
             address: format!("10.2.{}.2:6379", member.0 + 1).parse().unwrap(),

@@ -51,7 +51,11 @@ impl<'a> Path<'a> {
         let who = Who::of(peer).await;
         let asked = Asked::read(self.verb, &body);
         if !agent.access.may_operate(peer) {
-            return Err(self.deny(asked.ok(), who, agent).await);
+            let asked = asked.ok();
+            let member = asked.as_ref().and_then(|asked| asked.order.member()).map(str::to_owned);
+            let said = asked.map_or((None, false), |asked| (asked.reason, asked.dry_run));
+            let subject = (Some(self.service), member.as_deref());
+            return Err(deny(self.verb, subject, said, who, agent).await);
         }
         let asked = asked.map_err(|error| Refusal::wrong_body(self.verb, &error))?;
         let service = self.service.to_owned();
@@ -60,36 +64,43 @@ impl<'a> Path<'a> {
         let done = ask_or(OPERATOR_TIME, agent, request, late).await?.map_err(Refusal::refused)?;
         Ok(json(StatusCode::OK, &done))
     }
+}
 
-    /// Says so to whoever asked, and to the record.
-    async fn deny(self, asked: Option<Asked>, who: Who, agent: &Agent) -> Refusal {
-        let message = format!("{who} may look, but not change anything");
-        let unsaid = agent.denials.lock().unwrap_or_else(PoisonError::into_inner).count(Instant::now());
-        if let Some(unsaid) = unsaid {
-            let more = if unsaid == 0 {
-                String::new()
-            } else {
-                format!("; {unsaid} more requests were denied before this one, and not recorded")
-            };
-            let operation = Operation {
-                verb: self.verb,
-                service: Some(self.service.to_owned()),
-                member: asked.as_ref().and_then(|asked| asked.order.member()).map(str::to_owned),
-                dry_run: asked.as_ref().is_some_and(|asked| asked.dry_run),
-                who,
-                reason: asked.and_then(|asked| asked.reason),
-                result: OperationResult::Denied,
-                message: format!("{message}{more}"),
-            };
-            // An agent that stops changes nothing any more.
-            let _stopping = agent.requests.send(Request::Denied(operation)).await;
-        }
-        Refusal::new(StatusCode::FORBIDDEN, message, agent.access.next())
+/// Says to the record and to whoever asked that he may not. `asked`: reason, and whether it was only to be said what would
+/// happen.
+pub(super) async fn deny(
+    verb: Verb,
+    (service, member): (Option<&str>, Option<&str>),
+    (reason, dry_run): (Option<String>, bool),
+    who: Who,
+    agent: &Agent,
+) -> Refusal {
+    let message = format!("{who} may look, but not change anything");
+    let unsaid = agent.denials.lock().unwrap_or_else(PoisonError::into_inner).count(Instant::now());
+    if let Some(unsaid) = unsaid {
+        let more = if unsaid == 0 {
+            String::new()
+        } else {
+            format!("; {unsaid} more requests were denied before this one, and not recorded")
+        };
+        let operation = Operation {
+            verb,
+            service: service.map(str::to_owned),
+            member: member.map(str::to_owned),
+            dry_run,
+            who,
+            reason,
+            result: OperationResult::Denied,
+            message: format!("{message}{more}"),
+        };
+        // An agent that stops changes nothing any more.
+        let _stopping = agent.requests.send(Request::Denied(operation)).await;
     }
+    Refusal::new(StatusCode::FORBIDDEN, message, agent.access.next())
 }
 
 /// The whole body, if it is a short one that comes soon.
-async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+pub(super) async fn read(body: Incoming) -> Result<Bytes, Refusal> {
     let read = timeout(REQUEST_TIME, Limited::new(body, LONGEST_BODY).collect()).await;
     let Ok(read) = read else {
         let message = format!("the body did not come within {} s", REQUEST_TIME.as_secs());
@@ -131,10 +142,11 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "look at `status`, or `release` to call it off")
     }
 
-    fn refused(refused: Refused) -> Self {
+    pub(super) fn refused(refused: Refused) -> Self {
         let code = match refused.kind {
             RefusedKind::Unknown => StatusCode::NOT_FOUND,
             RefusedKind::Conflict => StatusCode::CONFLICT,
+            RefusedKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(code, refused.message, refused.next)
     }
