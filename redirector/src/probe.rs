@@ -137,7 +137,9 @@ async fn round(prober: &mut Prober, check: &Check, patience: &mut Patience, fail
         let started = Instant::now();
         let kept = prober.is_connected();
         let outcome = prober.probe(patience.limits(check, failures)).await;
-        patience.learn(&outcome, kept);
+        if patience.learn(check, failures, &outcome, kept) {
+            prober.disconnect();
+        }
         if let Some(decisive) = vote.count(outcome) {
             return decisive;
         }
@@ -255,6 +257,16 @@ impl Prober {
             Kind::Ping(kept) => kept.is_connected(),
             Kind::Echo(kept) => kept.is_connected(),
             Kind::SetGet(kept) => kept.is_connected(),
+        }
+    }
+
+    /// Lets go of the connection that is kept, if there is one.
+    fn disconnect(&mut self) {
+        match &mut self.kind {
+            Kind::Tcp => {}
+            Kind::Ping(kept) => kept.disconnect(),
+            Kind::Echo(kept) => kept.disconnect(),
+            Kind::SetGet(kept) => kept.disconnect(),
         }
     }
 }
