@@ -24,9 +24,12 @@ use crate::{
     quote::quote,
 };
 
+mod asked;
 mod fault;
 
 pub use fault::fault;
+
+use asked::Asked;
 
 /// An encrypted connection to a member.
 pub type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
@@ -38,6 +41,7 @@ static BUILT: Mutex<Vec<(Weak<Trust>, Arc<ClientConfig>)>> = Mutex::new(Vec::new
 /// Makes connections to members as one [`Tls`] says.
 pub struct Connector {
     config: Arc<ClientConfig>,
+    has_identity: bool,
     server_name: Option<String>,
 }
 
@@ -62,7 +66,8 @@ impl Connector {
             built.push((Arc::downgrade(&tls.trust), Arc::clone(&config)));
             config
         };
-        Ok(Self { config, server_name: tls.server_name.clone() })
+        let has_identity = tls.trust.identity.is_some();
+        Ok(Self { config, has_identity, server_name: tls.server_name.clone() })
     }
 
     /// Shakes hands over `stream` with a member that goes by `host`, a name or an address, unless the configuration says
@@ -75,7 +80,12 @@ impl Connector {
     pub async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream> {
         let name = server_name(self.server_name.as_deref().unwrap_or(host))
             .map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
-        TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await
+        if self.has_identity {
+            return TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await;
+        }
+        let asked = Arc::new(Asked::default());
+        let connector = TlsConnector::from(Arc::new(asked.watch(&self.config)));
+        connector.connect(name, stream).await.map_err(|error| asked.explain(error))
     }
 }
 

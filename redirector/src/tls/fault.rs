@@ -107,10 +107,9 @@ fn of_alert(alert: AlertDescription) -> (TlsFault, String) {
             let next = "set `server_name` to one that it knows";
             (TlsFault::WrongName, format!("the member does not know the name that was asked for; {next}"))
         }
-        // OpenSSL's `HandshakeFailure` in TLS 1.2 also means that a client certificate is missing.
         alert => {
             let what = format!("the member breaks the handshake off ({alert:?})");
-            let next = "compare versions and ciphers, and whether it asks for a client certificate";
+            let next = "compare the versions and ciphers that it allows with those of rustls";
             (TlsFault::Handshake, format!("{what}; {next}"))
         }
     }
