@@ -28,6 +28,7 @@ static AGENT: Keys = Keys {
     built: &[
         ("control_socket", r#"control_socket = "/run/redirector/control.sock""#),
         ("state_dir", r#"state_dir = "/var/lib/redirector""#),
+        ("record", r#"record = "/var/lib/redirector/record.jsonl""#),
     ],
     later: &["operator_group", "metrics_listen"],
     sections: &[],
@@ -94,6 +95,7 @@ static FAILBACK: Keys = Keys {
         ("mode", r#"mode = "auto""#),
         ("healthy_for", r#"healthy_for = "60s""#),
         ("hold_down", r#"hold_down = "30s""#),
+        ("flap_half_life", r#"flap_half_life = "10m""#),
     ],
     later: &[],
     sections: &[],

@@ -132,6 +132,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
         agent: Agent {
             control_socket: "/run/redirector/control.sock".into(),
             state_dir: "/var/lib/redirector".into(),
+            record: None,
         },
         datapath: Datapath {
             device: "redirector0".to_owned(),
@@ -163,6 +164,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 mode: FailbackMode::Auto,
                 healthy_for: Duration::from_secs(60),
                 hold_down: Duration::from_secs(30),
+                flap_half_life: Duration::from_secs(600),
             },
             profile: Profile::Balanced,
             combine: Combine::All,
@@ -271,6 +273,7 @@ fn every_key_that_is_built_reaches_the_model() {
             mode: FailbackMode::Manual,
             healthy_for: Duration::from_secs(120),
             hold_down: Duration::ZERO,
+            flap_half_life: Duration::from_secs(300),
         },
         profile: Profile::Fast,
         combine: Combine::AtLeast(1),
@@ -301,7 +304,11 @@ fn every_key_that_is_built_reaches_the_model() {
     let config = Directory::new().parse(FULL).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(
         config.agent,
-        Agent { control_socket: "/run/other/control.sock".into(), state_dir: "/var/lib/other".into() }
+        Agent {
+            control_socket: "/run/other/control.sock".into(),
+            state_dir: "/var/lib/other".into(),
+            record: Some("/var/lib/other/record.jsonl".into()),
+        }
     );
     let datapath = Datapath {
         device: "redirector1".to_owned(),
@@ -345,6 +352,7 @@ fn a_profile_says_what_is_not_written_and_no_more() {
             mode: FailbackMode::Auto,
             healthy_for: defaults.healthy_for,
             hold_down: defaults.hold_down,
+            flap_half_life: Duration::from_secs(600),
         };
         assert_eq!(service.failback, expected);
         assert_eq!(service.initial_timeout, defaults.initial_timeout);
