@@ -368,7 +368,6 @@ impl Core {
         let policy = self.policy(from, kind);
         self.epoch = self.epoch.next();
         self.standing = to.map_or(Standing::Held, Standing::Active);
-        self.round = None;
         self.suspicion.on_switch();
         if kind != SwitchKind::Manual {
             self.hold_until = self.now + self.service.failback.hold_down;
@@ -381,6 +380,10 @@ impl Core {
         let switch = Switch { from, to, epoch: self.epoch, policy, kind, reason, at: self.now };
         self.last = Some(switch.clone());
         self.actions.push_back(Action::Switch(switch));
+        // The round of another switch, which waits, goes on.
+        self.round.take_if(|round| {
+            self.manual.as_ref().is_none_or(|manual| manual.to != round.member || to == Some(manual.to))
+        });
         if let Some(manual) = self.manual.take_if(|manual| to == Some(manual.to)) {
             self.pin(&manual);
             if !manual.force {
