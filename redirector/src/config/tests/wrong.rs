@@ -70,20 +70,12 @@ fn keys() {
         ("section at the wrong level", "[service.failback]", "[failback]"),
         ("key of nothing", "fall = 5", "fall = 5\ncolour = \"blue\""),
         ("section of nothing", "[agent]", "[fleet]\n[agent]"),
-        ("key that is not built: operator_group", "[agent]", "[agent]\noperator_group = \"redirector\""),
-        ("key that is not built: metrics_listen", "[agent]", "[agent]\nmetrics_listen = \"127.0.0.1:9109\""),
-        (
-            "section that is not built: rest",
-            "[service.member.redis]",
-            "[service.member.rest]\nurl = \"https://dublin.example.com:9443\"\n[service.member.redis]",
-        ),
         (
             "key that is not built: tls",
             "username = \"probe\"",
             "username = \"probe\"\ntls = { ca_file = \"/etc/ca.pem\" }",
         ),
         ("profile of nothing", "profile = \"fast\"", "profile = \"quick\""),
-        ("check that is not built", "kind = \"tcp\"", "kind = \"lag\""),
         ("check of nothing", "kind = \"tcp\"", "kind = \"icmp\""),
     ]);
     insta::assert_snapshot!(table);
@@ -134,6 +126,12 @@ fn agent_and_datapath() {
         ("relative state_dir", "state_dir = \"/var/lib/other\"", "state_dir = \"./state\""),
         ("NUL in a path", "state_dir = \"/var/lib/other\"", "state_dir = \"/var/\\u0000lib\""),
         ("a number for a path", "state_dir = \"/var/lib/other\"", "state_dir = 5"),
+        ("no name of a group", "operator_group = \"operators\"", "operator_group = \"\""),
+        ("two names of groups", "operator_group = \"operators\"", "operator_group = [\"adm\", \"wheel\"]"),
+        ("a line of /etc/group", "operator_group = \"operators\"", "operator_group = \"adm:x:4\""),
+        ("metrics at a name", "\"[::1]:9110\"", "\"localhost:9110\""),
+        ("metrics without a port", "\"[::1]:9110\"", "\"127.0.0.1\""),
+        ("metrics at port 0", "\"[::1]:9110\"", "\"[::1]:0\""),
         ("hook that is not built: xdp", "hooks = [\"tc\"]", "hooks = [\"xdp\"]"),
         ("hook that is not built: connect", "hooks = [\"tc\"]", "hooks = [\"tc\", \"connect\"]"),
         ("hook of nothing", "hooks = [\"tc\"]", "hooks = [\"tcx\"]"),

@@ -140,7 +140,7 @@ impl CheckHealth {
         match self.state {
             CheckState::Failing => 0,
             CheckState::Unknown => 1,
-            CheckState::Passing if self.failures > 0 => 2,
+            CheckState::Passing if self.failures > 0 || self.unclear().is_some() => 2,
             CheckState::Passing => 3,
         }
     }
@@ -186,6 +186,12 @@ impl CheckHealth {
     fn borne_for(&self) -> humantime::FormattedDuration {
         let kind = self.failure.as_ref().map_or(FailureKind::Other, Failure::kind);
         humantime::format_duration(self.detect.tolerance(kind))
+    }
+
+    /// The newest outcome, if it says nothing about the member: somebody has to look after the probe then.
+    pub(super) fn unclear(&self) -> Option<String> {
+        let newest = self.newest.as_ref()?;
+        (newest.verdict() == Verdict::Inconclusive).then(|| newest.to_string())
     }
 
     pub(super) fn fails_because(&self) -> Option<String> {
