@@ -20,6 +20,10 @@ fn replicate(from: &Member, to: &Member) -> Result<()> {
     let (address, port) = (from.v4().ip().to_string(), from.v4().port().to_string());
     from.command(&["REPLICAOF", "NO", "ONE"])?;
     to.command(&["REPLICAOF", &address, &port])?;
+    let info = || to.command(&["INFO", "replication"]).ok()?.text();
+    wait_until("the replication stands", SOON, || {
+        info().is_some_and(|text| text.contains("master_link_status:up"))
+    })?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::AbortHandle};
 use super::tasks::Tasks;
 use crate::{
     model::{Access, Check, MemberId, Service},
-    probe::heartbeat::{self, Heartbeat, Said},
+    probe::heartbeat::{self, Addresses, Heartbeat, Said},
 };
 
 /// All of them, by the names of service and check.
@@ -22,7 +22,7 @@ struct Running {
     check: Check,
     members: Vec<(String, Access)>,
     /// Of each member.
-    addresses: Vec<watch::Sender<Vec<SocketAddr>>>,
+    addresses: Vec<Addresses>,
     /// Outlives the task, so that relays need not know when it is started anew.
     said: Arc<watch::Sender<Said>>,
     task: AbortHandle,
@@ -53,7 +53,7 @@ impl Heartbeats {
             if !same {
                 let old = self.running.remove(&key);
                 self.running
-                    .insert(key.clone(), start(service, (check, heartbeat), members, old.as_ref(), tasks));
+                    .insert(key.clone(), start(service, check, heartbeat, members, old.as_ref(), tasks));
             }
             if let Some(running) = self.running.get(&key) {
                 running.addresses[member.0].send_replace(addresses.to_vec());
@@ -83,12 +83,12 @@ fn members(service: &Service) -> Vec<(String, Access)> {
 /// Starts a heartbeat, over what an `old` one of the same name knew of addresses.
 fn start(
     service: &Service,
-    (check, heartbeat): (&Check, (Heartbeat, Vec<watch::Sender<Vec<SocketAddr>>>)),
+    check: &Check,
+    (heartbeat, addresses): (Heartbeat, Vec<Addresses>),
     members: Vec<(String, Access)>,
     old: Option<&Running>,
     tasks: &mut Tasks,
 ) -> Running {
-    let (heartbeat, addresses) = heartbeat;
     for ((name, _), sender) in members.iter().zip(&addresses) {
         let old = old.and_then(|old| {
             let at = old.members.iter().position(|(known, _)| known == name)?;

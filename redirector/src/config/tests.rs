@@ -447,9 +447,17 @@ fn the_examples_in_messages_are_legal() {
             return;
         }
         text += &format!("{}\n", section.header);
+        // Where an http check asks is overridden in the checks named after these keys.
+        let is_elsewhere = |key: &str| {
+            section.header == "[[service.member.check]]" && ["url", "path", "port"].contains(&key)
+        };
         // It excludes `password_file`.
-        for (_, example) in section.built.iter().filter(|(key, _)| *key != "password_credential") {
-            text += &format!("{}\n", example.replace("/etc/redirector/", ""));
+        for (key, example) in section.built.iter().filter(|(key, _)| *key != "password_credential") {
+            if is_elsewhere(key) {
+                text += &format!("{}\nname = {key:?}\n{example}\n", section.header);
+            } else {
+                text += &format!("{}\n", example.replace("/etc/redirector/", ""));
+            }
         }
     });
     let directory = Directory::new();

@@ -62,11 +62,14 @@ pub struct Member {
     pub addresses: watch::Receiver<Vec<SocketAddr>>,
 }
 
+/// Tells a heartbeat of a member's addresses.
+pub type Addresses = watch::Sender<Vec<SocketAddr>>;
+
 impl Heartbeat {
     /// That of a check of `service`, and what tells it of each member's addresses, which are empty until then. `None`: the
     /// check is none.
     #[must_use]
-    pub fn of(service: &Service, check: &Check) -> Option<(Self, Vec<watch::Sender<Vec<SocketAddr>>>)> {
+    pub fn of(service: &Service, check: &Check) -> Option<(Self, Vec<Addresses>)> {
         let CheckKind::Heartbeat(settings) = &check.kind else { return None };
         let (members, senders) = service
             .members

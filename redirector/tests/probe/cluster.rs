@@ -67,7 +67,8 @@ impl Cluster {
         let deadline = Instant::now() + Duration::from_secs(20);
         for node in &self.nodes {
             loop {
-                let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.client()).unwrap();
+                let info: String =
+                    redis::cmd("CLUSTER").arg("INFO").query(&mut node.client()).expect("a node that answers");
                 if until(&info) {
                     break;
                 }
@@ -79,6 +80,9 @@ impl Cluster {
 
     /// Name of a node in the cluster.
     pub(crate) fn id(&self, number: usize) -> String {
-        redis::cmd("CLUSTER").arg("MYID").query(&mut self.nodes[number].client()).unwrap()
+        redis::cmd("CLUSTER")
+            .arg("MYID")
+            .query(&mut self.nodes[number].client())
+            .expect("a node that answers")
     }
 }

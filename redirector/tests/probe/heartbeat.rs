@@ -131,16 +131,21 @@ struct Bridge(JoinHandle<()>);
 impl Bridge {
     /// Leaves out messages on channels whose names contain `without`.
     async fn start(member: usize, from: &Redis, to: &Redis, without: Option<&'static str>) -> Self {
-        let client = |redis: &Redis| redis::Client::open(format!("redis://{}", redis.address())).unwrap();
-        let mut subscribed = client(from).get_async_pubsub().await.unwrap();
-        subscribed.psubscribe("redirector:heartbeat:*").await.unwrap();
-        let mut publisher = client(to).get_multiplexed_async_connection().await.unwrap();
+        let client = |redis: &Redis| {
+            redis::Client::open(format!("redis://{}", redis.address())).expect("a server that answers")
+        };
+        let mut subscribed = client(from).get_async_pubsub().await.expect("a server that answers");
+        subscribed.psubscribe("redirector:heartbeat:*").await.expect("a server that answers");
+        let mut publisher =
+            client(to).get_multiplexed_async_connection().await.expect("a server that answers");
         let origin = format!("{member}:");
         Self(tokio::spawn(async move {
             let mut messages = subscribed.into_on_message();
             while let Some(message) = messages.next().await {
-                let (channel, text) =
-                    (message.get_channel_name().to_owned(), message.get_payload::<String>().unwrap());
+                let (channel, text) = (
+                    message.get_channel_name().to_owned(),
+                    message.get_payload::<String>().expect("a server that answers"),
+                );
                 let is_left_out = without.is_some_and(|part| channel.contains(part));
                 if text.starts_with(&origin) && !is_left_out {
                     let mut publish = redis::cmd("PUBLISH");

@@ -16,6 +16,7 @@ mod heartbeat;
 mod keyspace;
 mod kinds;
 mod once;
+mod proxy;
 mod run;
 mod server;
 #[path = "../support/temp.rs"]

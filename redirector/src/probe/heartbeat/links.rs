@@ -142,10 +142,8 @@ impl Links {
     /// uses the same channel) name members or channels that there are none of.
     pub(super) fn on_heard(&mut self, at: usize, from: usize, channel: usize, sent: Duration, now: Duration) {
         let end = self.members.get_mut(at).and_then(|end| end.heard.get_mut(from)?.get_mut(channel));
-        if let Some(heard) = end {
-            if heard.is_none_or(|newest| newest.sent < sent) {
-                *heard = Some(Heard { sent, arrived: now });
-            }
+        if let Some(heard) = end.filter(|heard| heard.is_none_or(|newest| newest.sent < sent)) {
+            *heard = Some(Heard { sent, arrived: now });
         }
     }
 
