@@ -61,6 +61,14 @@ impl Heartbeats {
         }
     }
 
+    /// Ends those of services and checks that are not there any more.
+    pub(super) fn retain(&mut self, services: &[Service]) {
+        self.running.retain(|(service, check), _| {
+            let service = services.iter().find(|known| known.name == *service);
+            service.is_some_and(|service| service.checks.iter().any(|known| known.name == *check))
+        });
+    }
+
     /// What the heartbeat of this check says.
     pub(super) fn said(&self, service: &Service, check: &Check) -> Option<watch::Receiver<Said>> {
         let running = self.running.get(&(service.name.clone(), check.name.clone()))?;

@@ -88,6 +88,8 @@ pub(super) fn of_member(member: &Section<'_>, service: &[Check]) -> Vec<Check> {
         }
         shards::of_all_members(&section, check);
         *check = timing(&section, check.clone());
+        only_keys_of(&section, check.kind.name());
+        witness::other_target(&section, &mut check.kind);
         expires_late_enough(&section, check, name.at);
     }
     checks

@@ -125,7 +125,7 @@ pub async fn relay(
     mut pace: watch::Receiver<Pace>,
     reports: mpsc::Sender<Report>,
 ) {
-    let Target { service, member: member_id, check_id, address, .. } = target;
+    let Target { prober, service, member: member_id, check_id, address, .. } = target;
     let mut last = *pace.borrow_and_update();
     loop {
         tokio::select! {
@@ -140,8 +140,9 @@ pub async fn relay(
             else => pending().await,
         }
         let Some(outcome) = said.borrow_and_update().get(&member).cloned() else { continue };
+        let at = StdInstant::now();
         let report =
-            Report { service, member: member_id, address, check: check_id, outcome, at: StdInstant::now() };
+            Report { prober, service, member: member_id, address, check: check_id, outcome, started: at, at };
         if reports.send(report).await.is_err() {
             return;
         }

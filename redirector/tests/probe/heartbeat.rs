@@ -8,7 +8,7 @@ use redirector::{
         ProbeOutcome, RedisErrorKind, ServiceId, Verdict,
     },
     probe::{
-        Target,
+        ProberId, Target,
         heartbeat::{Member, Said, once, relay, run},
     },
 };
@@ -355,8 +355,15 @@ async fn a_member_with_several_addresses() {
     heart.until(&[Pass, Pass]).await;
     for address in [nobody, paris.address()] {
         let (service, member, check_id) = (ServiceId(4), MemberId(0), CheckId(2));
-        let target =
-            Target { service, member, check_id, check: heartbeat(), address, access: Access::default() };
+        let target = Target {
+            prober: ProberId::default(),
+            service,
+            member,
+            check_id,
+            check: heartbeat(),
+            address,
+            access: Access::default(),
+        };
         let (sender, mut reports) = mpsc::channel(1);
         let (pace, watched) = watch::channel(Pace::Normal);
         let (said, of_paris) = (heart.said.clone(), "paris".to_owned());

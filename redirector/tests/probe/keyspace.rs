@@ -7,7 +7,7 @@ use redirector::{
         Access, Cause, Check, CheckId, CheckKind, Failure, Keyspace, MemberId, Pace, Phase, ProbeOutcome,
         RedisErrorKind, ServiceId, ShardFailure, Verdict,
     },
-    probe::{Report, Target, once, run},
+    probe::{ProberId, Report, Target, once, run},
 };
 use rustix::process::Signal;
 use tokio::{
@@ -55,6 +55,7 @@ impl Prober {
         let (pace, watched) = watch::channel(Pace::Fast);
         let (sender, reports) = mpsc::channel(1);
         let target = Target {
+            prober: ProberId::default(),
             service: ServiceId(0),
             member: MemberId(0),
             check_id: CheckId(0),
