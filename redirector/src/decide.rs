@@ -76,6 +76,7 @@ pub use explain::{
     AddressExplanation, CheckExplanation, Explanation, MemberExplanation, OrdersExplanation,
     SwitchExplanation, Timer,
 };
+pub use health::CheckState;
 pub use operator::{Accepted, Command, Refused};
 pub use orders::{Drained, Orders, Pin, Weight};
 pub use time::Time;
