@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 mod access;
 mod detect;
+mod difference;
 mod outcome;
 mod profile;
 mod redis_error;
@@ -22,6 +23,7 @@ mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
+pub use difference::{Change, Difference, Kind, ServiceDifference};
 pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict, Witness};
 pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;
@@ -44,8 +46,13 @@ pub struct Config {
 pub struct Agent {
     /// Unix socket that the command line talks to.
     pub control_socket: PathBuf,
-    /// Directory for what must survive a restart and is no map (the last switch of each service).
+    /// Directory for what must survive a restart and is no map (the last switch of each service, recent events).
     pub state_dir: PathBuf,
+    /// Group whose members may change things over the control socket, beside root. `None`: nothing is written, and it
+    /// is `redirector`, if there is such a group.
+    pub operator_group: Option<String>,
+    /// Where metrics are read, over HTTP; its port is not 0. `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// File that everything is written to that is handed in to the decisions, for `simulate`; `None`: nothing is.
     pub record: Option<PathBuf>,
 }
@@ -119,7 +126,8 @@ pub enum Attach {
 }
 
 /// What a stopping agent does with its programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnStop {
     /// Programs, maps and device stay: traffic goes on with the last decision.
     Keep,
@@ -198,6 +206,16 @@ pub enum FlowPolicy {
     Drain,
     /// They go on.
     Keep,
+}
+
+impl fmt::Display for FlowPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Reset => "reset",
+            Self::Drain => "drain",
+            Self::Keep => "keep",
+        })
+    }
 }
 
 /// What a service does when every member is down.
