@@ -23,6 +23,7 @@ use crate::model::{
 mod host;
 mod properties;
 mod resolving;
+mod shards;
 mod witness;
 mod wrong;
 

@@ -438,6 +438,47 @@ mod tests {
         "#);
     }
 
+    /// Of a check with many settings each is a line, and not all of them one.
+    #[test]
+    fn checks_that_ask_somebody_else_differ_key_by_key() {
+        let text = r#"
+            [[service]]
+            name = "orders"
+            vips = ["10.255.0.1:6379"]
+            check = [
+                { kind = "lag", tolerance = "5s" },
+                { kind = "http", path = "/health", port = 8080 },
+                { kind = "exec", command = ["/bin/true"], user = "7:8" },
+            ]
+            [[service.member]]
+            name = "paris"
+            endpoint = "10.2.1.2:6379"
+            rest = { url = "http://10.2.1.9:8080", username = "viewer", password_file = "/proc/self/comm" }
+        "#;
+        let after = [
+            ("\"5s\"", "\"1s\""),
+            ("8080 }", "8081 }"),
+            ("/bin/true", "/bin/false"),
+            ("7:8", "9:8"),
+            ("10.2.1.9", "10.2.1.8"),
+            ("viewer", "probe"),
+        ];
+        let after = after.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+        let mut new = parsed(&after);
+        if let CheckKind::Lag(Lag { of: Some(of), .. }) = &mut new.services[0].members[0].checks[0].kind {
+            of.rest.login.password = Some(Secret::new("sesame".to_owned()));
+        }
+        insta::assert_snapshot!(Difference::between(&parsed(text), &new), @r#"
+        service "orders" tolerance of check "lag": 5s -> 1s
+        service "orders" target of check "http": /health at port 8080 -> /health at port 8081
+        service "orders" user of check "exec": 7:8 -> 9:8
+        service "orders" command of check "exec": ["/bin/true"] -> ["/bin/false"]
+        service "orders" url of rest of check "lag" of member "paris": http://10.2.1.9:8080/ -> http://10.2.1.8:8080/
+        service "orders" username of rest of check "lag" of member "paris": "viewer" -> "probe"
+        service "orders" password of rest of check "lag" of member "paris" changed
+        "#);
+    }
+
     #[test]
     fn the_order_of_members_is_a_difference() {
         let (old, mut new) = (parsed(BEFORE), parsed(BEFORE));

@@ -42,6 +42,8 @@ fn cause(cause: &Cause) -> &'static str {
         Cause::Reported(_) => "reported",
         Cause::Witness(Witness::RestApi, _) => "rest_api",
         Cause::Witness(Witness::Command, _) => "command",
+        Cause::Shard(_) => "shard",
+        Cause::Heartbeat(..) => "heartbeat",
         Cause::Local(_) => "local",
     }
 }
