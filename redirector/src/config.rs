@@ -30,10 +30,15 @@ mod keys;
 mod login;
 mod read;
 mod resolve;
+mod rest;
 mod service;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod url;
+mod user;
+mod witness;
 
 pub use error::{Error, Fault, Place};
 pub use host::Misfit;

@@ -1,7 +1,7 @@
 //! The core: which member of a service is active, decided from probe outcomes and time.
 //!
 //! A state machine without sockets, clock, tasks or chance. The caller hands in what happened and when
-//! ([`Core::on_probe`], [`Core::on_deadline`]), carries out what comes back ([`Core::poll_action`]), and calls
+//! ([`Core::on_probe`], [`Core::on_operator`], [`Core::on_deadline`] …), carries out what comes back ([`Core::poll_action`]), and calls
 //! again at [`Core::next_deadline`] at the latest. The same calls give the same actions, always: whole outages
 //! run in tests within microseconds, and a recorded one can be replayed.
 //!
@@ -13,10 +13,13 @@
 //! What holds whatever happens (the property tests state it once more, in code):
 //!
 //! * The epoch grows by exactly one with each switch.
-//! * An active member that is down is left in the very call that says so, if another one is up. Nothing delays it.
-//! * An active member that is not down is left for one reason only: a strictly heavier one has been up for
-//!   `healthy_for` without a break, and no automatic switch was made for `hold_down`.
-//! * No switch goes to a member that is not up.
+//! * An active member that is down is left in the very call that says so, if another one is up. No damping delays it;
+//!   only an operator (a pause, a member forced while it was down) or a suspicion that this host is at fault, which
+//!   ends by itself ([`suspicion`]).
+//! * An active member that is not down is left because an operator says so, or because a strictly heavier one has been up
+//!   for `healthy_for` without a break, no automatic switch was made for `hold_down`, and every check of that one has
+//!   just been asked once more.
+//! * No automatic switch goes to a member that is not up; none at all to one that is drained.
 //! * Unknown is neither up nor down: it causes no switch and no refusal.
 //! * Of each IP version that a member has addresses of, at least one is offered. Where one is up, none is offered that
 //!   is down.
@@ -73,6 +76,7 @@ pub use explain::{
     AddressExplanation, CheckExplanation, Explanation, MemberExplanation, OrdersExplanation,
     SwitchExplanation, Timer,
 };
+pub use health::CheckState;
 pub use operator::{Accepted, Command, Refused};
 pub use orders::{Drained, Orders, Pin, Weight};
 pub use time::Time;
@@ -204,7 +208,8 @@ impl Core {
     /// that alone, so a member that goes down now is left only when a probe that began since has failed too.
     pub fn on_late(&mut self, now: Time, by: Duration) {
         // What was due meanwhile is not done here: first come the reports that wait.
-        self.suspicion.on_late(self.now.max(now), by);
+        let window = self.window();
+        self.suspicion.on_late(self.now.max(now), by, window);
     }
 
     /// Time has passed. May come early, late or twice.
@@ -380,7 +385,6 @@ impl Core {
         let policy = self.policy(from, kind);
         self.epoch = self.epoch.next();
         self.standing = to.map_or(Standing::Held, Standing::Active);
-        self.round = None;
         self.suspicion.on_switch();
         if kind != SwitchKind::Manual {
             self.hold_until = self.now + self.service.failback.hold_down;
@@ -393,6 +397,10 @@ impl Core {
         let switch = Switch { from, to, epoch: self.epoch, policy, kind, reason, at: self.now };
         self.last = Some(switch.clone());
         self.actions.push_back(Action::Switch(switch));
+        // The round of another switch, which waits, goes on.
+        self.round.take_if(|round| {
+            self.manual.as_ref().is_none_or(|manual| manual.to != round.member || to == Some(manual.to))
+        });
         if let Some(manual) = self.manual.take_if(|manual| to == Some(manual.to)) {
             self.pin(&manual);
             if !manual.force {

@@ -18,14 +18,18 @@ mod difference;
 mod outcome;
 mod profile;
 mod redis_error;
+mod rest;
+mod shards;
 mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
 pub use difference::{Change, Difference, Kind, ServiceDifference};
-pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict};
+pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict, Witness};
 pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;
+pub use rest::{Exec, ExecOf, Http, HttpTarget, Lag, LagOf, Rest, Url, User};
+pub use shards::{Heartbeat, HeartbeatFault, Keyspace, MOST_TAGS, ShardFailure, TAGS};
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
@@ -328,11 +332,12 @@ impl Check {
     /// The same with the defaults of a profile.
     #[must_use]
     pub fn with(kind: CheckKind, profile: Profile) -> Self {
-        let Defaults { interval, fast_interval, timeout, fall, rise, detect, .. } = profile.defaults();
+        let Defaults { fall, rise, detect, .. } = profile.defaults();
+        let (interval, fast_interval, timeout) = kind.usual_times(profile);
         Self {
             name: kind.name().to_owned(),
+            effect: kind.usual_effect(),
             kind,
-            effect: Effect::Count,
             interval,
             fast_interval,
             down_interval: interval,
@@ -366,6 +371,16 @@ pub enum CheckKind {
         /// After this the value is gone by itself; longer than a probe takes.
         expiry: Duration,
     },
+    /// Writes a value of its own to every shard and reads it back, over connections that it keeps.
+    Keyspace(Keyspace),
+    /// Publishes through every member of the service, and expects the message at the others.
+    Heartbeat(Heartbeat),
+    /// Asks the REST API of the member's cluster whether the database is available, and how far behind.
+    Lag(Lag),
+    /// Asks an HTTP server.
+    Http(Http),
+    /// Runs a command.
+    Exec(Exec),
 }
 
 impl CheckKind {
@@ -382,6 +397,39 @@ impl CheckKind {
             Self::Ping => "ping",
             Self::Echo => "echo",
             Self::SetGet { .. } => "set_get",
+            Self::Keyspace(_) => "keyspace",
+            Self::Heartbeat(_) => "heartbeat",
+            Self::Lag(_) => "lag",
+            Self::Http(_) => "http",
+            Self::Exec(_) => "exec",
+        }
+    }
+
+    /// Whether it asks the member's Redis itself. Then it is in a hurry to notice silence; other answers take their time.
+    #[must_use]
+    pub fn asks_redis(&self) -> bool {
+        !matches!(self, Self::Lag(_) | Self::Http(_) | Self::Exec(_))
+    }
+
+    /// `interval`, `fast_interval` and `timeout` where nothing is said. An API for administrators, somebody's web server and
+    /// a process of its own are asked less often, whatever the profile.
+    fn usual_times(&self, profile: Profile) -> (Duration, Duration, Duration) {
+        if !self.asks_redis() {
+            return (Duration::from_secs(5), Duration::from_secs(1), Duration::from_secs(3));
+        }
+        if let Self::Heartbeat(_) = self {
+            // Its tolerance is what matters, and that is no profile's.
+            return (Duration::from_secs(1), Duration::from_millis(100), Duration::from_secs(1));
+        }
+        let Defaults { interval, fast_interval, timeout, .. } = profile.defaults();
+        (interval, fast_interval, timeout)
+    }
+
+    /// `effect` where nothing is said.
+    fn usual_effect(&self) -> Effect {
+        match self {
+            Self::Lag(_) | Self::Heartbeat(_) => Effect::Gate,
+            _ => Effect::Count,
         }
     }
 
@@ -389,19 +437,22 @@ impl CheckKind {
     #[must_use]
     pub fn keeps_a_connection(&self) -> bool {
         match self {
-            Self::Tcp => false,
-            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
+            // A heartbeat keeps its rhythm, whatever ends.
+            Self::Tcp | Self::Heartbeat(_) | Self::Lag(_) | Self::Http(_) | Self::Exec(_) => false,
+            Self::Ping | Self::Echo | Self::SetGet { .. } | Self::Keyspace(_) => true,
         }
     }
 
     /// Whether trouble of this kind at a member's own address makes its probes fail. The kernel of a frozen process still
-    /// completes handshakes; a check that asks somebody else (a REST API, a command) sees none of them. The worst cases of
+    /// completes handshakes; a check that asks somebody else (a REST API, a command) sees none of them,
+    /// and a heartbeat sees them in its own time. The worst cases of
     /// `check`, and how long a probe waits, follow from it.
     #[must_use]
     pub fn sees(&self, trouble: FailureKind) -> bool {
         match self {
-            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
+            Self::Ping | Self::Echo | Self::SetGet { .. } | Self::Keyspace(_) => true,
             Self::Tcp => trouble != FailureKind::Stall,
+            Self::Heartbeat(_) | Self::Lag(_) | Self::Http(_) | Self::Exec(_) => false,
         }
     }
 }

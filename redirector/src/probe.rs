@@ -12,10 +12,14 @@ use tokio::{
 
 use crate::model::{
     Access, Cause, Check, CheckId, CheckKind, Failure, Limits, MemberId, Pace, Phase, ProbeOutcome,
-    RedisErrorKind, ServiceId, Verdict,
+    RedisErrorKind, ServiceId, Verdict, Witness,
 };
 use echo::Echo;
+use exec::Exec;
+use http::Http;
 use kept::Kept;
+use keyspace::Keyspace;
+use lag::Lag;
 use patience::Patience;
 use ping::Ping;
 use rhythm::Rhythm;
@@ -23,8 +27,15 @@ use set_get::SetGet;
 use stop::Stop;
 use vote::Vote;
 
+mod base64;
 mod echo;
+mod exec;
+pub mod heartbeat;
+mod http;
+mod http_client;
 mod kept;
+mod keyspace;
+mod lag;
 mod nonce;
 mod patience;
 mod ping;
@@ -33,6 +44,7 @@ mod resp;
 mod rhythm;
 mod role;
 mod set_get;
+mod slots;
 mod socket;
 mod stop;
 mod tcp;
@@ -184,6 +196,12 @@ enum Kind {
     Ping(Kept<Ping>),
     Echo(Kept<Echo>),
     SetGet(Kept<SetGet>),
+    Lag(Box<Lag>),
+    Http(Box<Http>),
+    Exec(Box<Exec>),
+    /// A check of a service, and of none of its members: there is nobody to probe.
+    OfNobody,
+    Keyspace(Box<Keyspace>),
 }
 
 impl Prober {
@@ -196,6 +214,20 @@ impl Prober {
             CheckKind::SetGet { prefix, expiry } => {
                 Kind::SetGet(Kept::new(address, access, SetGet::new(prefix, *expiry)))
             }
+            CheckKind::Lag(lag) => match &lag.of {
+                Some(of) => Kind::Lag(Box::new(Lag::new(lag, of))),
+                None => Kind::OfNobody,
+            },
+            CheckKind::Http(http) => Kind::Http(Box::new(Http::new(http, &access.host, address))),
+            CheckKind::Exec(exec) => match &exec.of {
+                Some(of) => Kind::Exec(Box::new(Exec::new(exec, of, address, check.timeout))),
+                None => Kind::OfNobody,
+            },
+            CheckKind::Keyspace(settings) => {
+                Kind::Keyspace(Box::new(Keyspace::new(address, access, settings.clone(), check)))
+            }
+            // It is one for all members: see `heartbeat`.
+            CheckKind::Heartbeat(_) => Kind::OfNobody,
         };
         Self { address, counted: check.counted_errors.clone(), kind }
     }
@@ -210,12 +242,12 @@ impl Prober {
         let mut phase = Phase::Connect;
         let mut ended = None;
         if self.is_connected() {
-            ended = timeout(limits.kept(), self.attempt(&mut phase)).await.ok();
+            ended = timeout(limits.kept(), self.attempt(&mut phase, limits)).await.ok();
         }
         if ended.is_none() {
             phase = Phase::Connect;
             let left = limits.answer.saturating_sub(started.elapsed());
-            let attempt = socket::SILENCE.scope(limits.silence, self.attempt(&mut phase));
+            let attempt = socket::SILENCE.scope(limits.silence, self.attempt(&mut phase, limits));
             ended = timeout(left, attempt).await.ok();
         }
         let latency = started.elapsed();
@@ -227,33 +259,46 @@ impl Prober {
         };
         // A member that speaks TLS 1.3 judges a client certificate after the client has seen the end of the handshake.
         let phase = if matches!(cause, Cause::Tls(..)) { Phase::Tls } else { phase };
+        let cause =
+            if matches!(self.kind, Kind::Lag(_)) { cause.of_witness(Witness::RestApi) } else { cause };
         ProbeOutcome::of(Failure { phase, cause }, &self.counted)
     }
 
-    /// `phase` tells how far it came, also when it is dropped half-way.
-    async fn attempt(&mut self, phase: &mut Phase) -> Result<(), Stop> {
+    /// `phase` tells how far it came, also when it is dropped half-way. What holds several connections keeps to `limits` with
+    /// each of them; for the others the caller does.
+    async fn attempt(&mut self, phase: &mut Phase, limits: Limits) -> Result<(), Stop> {
         match &mut self.kind {
             Kind::Tcp => tcp::probe(self.address).await,
             Kind::Ping(kept) => kept.probe(phase).await,
             Kind::Echo(kept) => kept.probe(phase).await,
             Kind::SetGet(kept) => kept.probe(phase).await,
+            Kind::Keyspace(keyspace) => keyspace.probe(phase, limits).await,
+            Kind::Lag(lag) => lag.probe(phase).await,
+            Kind::Http(http) => http.probe(phase).await,
+            Kind::Exec(exec) => exec.probe(phase).await,
+            Kind::OfNobody => Err(Stop::Answer(Cause::Local("the check is of no member".to_owned()))),
         }
     }
 
     /// Returns when the connection that is kept between probes has ended; never, when there is none.
     async fn ended(&mut self) {
         match &mut self.kind {
-            Kind::Tcp => std::future::pending().await,
+            Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
+                std::future::pending::<()>().await;
+            }
             Kind::Ping(kept) => kept.ended().await,
             Kind::Echo(kept) => kept.ended().await,
             Kind::SetGet(kept) => kept.ended().await,
+            Kind::Keyspace(keyspace) => keyspace.ended().await,
         }
     }
 
-    /// Whether a connection is kept now.
+    /// Whether one connection is kept now.
     fn is_connected(&self) -> bool {
         match &self.kind {
-            Kind::Tcp => false,
+            Kind::Tcp | Kind::Keyspace(_) | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
+                false
+            }
             Kind::Ping(kept) => kept.is_connected(),
             Kind::Echo(kept) => kept.is_connected(),
             Kind::SetGet(kept) => kept.is_connected(),
@@ -263,7 +308,8 @@ impl Prober {
     /// Lets go of the connection that is kept, if there is one.
     fn disconnect(&mut self) {
         match &mut self.kind {
-            Kind::Tcp => {}
+            Kind::Tcp | Kind::Keyspace(_) | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
+            }
             Kind::Ping(kept) => kept.disconnect(),
             Kind::Echo(kept) => kept.disconnect(),
             Kind::SetGet(kept) => kept.disconnect(),

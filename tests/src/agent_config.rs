@@ -69,8 +69,11 @@ pub struct AgentConfig {
     one_service: bool,
     more: Vec<(String, Vec<SocketAddr>)>,
     service: String,
+    /// Name of a member, and a line of its section.
+    member_lines: Vec<(String, String)>,
     detect: String,
     failback: String,
+    checks: Vec<String>,
     agent: String,
     datapath: String,
     attach: Option<String>,
@@ -91,8 +94,10 @@ impl AgentConfig {
             one_service: false,
             more: Vec::new(),
             service: String::new(),
+            member_lines: Vec::new(),
             detect: String::new(),
             failback: String::new(),
+            checks: Vec::new(),
             agent: String::new(),
             datapath: String::new(),
             attach: env::var("REDIRECTOR_LAB_ATTACH").ok(),
@@ -143,12 +148,15 @@ impl AgentConfig {
         self
     }
 
-    /// The agent returns to a better member by itself after `healthy_for`, at most every `hold_down`. When not
+    /// The agent returns to a better member by itself after `healthy_for`, however often that one failed, at most every
+    /// `hold_down`. When not
     /// called the agent's defaults hold, which are longer than a test.
     #[must_use]
     pub fn failback(mut self, healthy_for: Duration, hold_down: Duration) -> Self {
         let (healthy_for, hold_down) = (millis(healthy_for), millis(hold_down));
-        self.failback = format!("mode = \"auto\"\nhealthy_for = {healthy_for}\nhold_down = {hold_down}\n");
+        self.failback = format!(
+            "mode = \"auto\"\nhealthy_for = {healthy_for}\nhold_down = {hold_down}\nflap_half_life = \"0s\"\n"
+        );
         self
     }
 
@@ -159,10 +167,24 @@ impl AgentConfig {
         self
     }
 
+    /// Adds a line to the section of a member in each service: `rest = { url = "…", … }`.
+    #[must_use]
+    pub fn member_line(mut self, member: &str, line: &str) -> Self {
+        self.member_lines.push((member.to_owned(), line.to_owned()));
+        self
+    }
+
     /// Adds a line to each `[service.detect]`: `refused_tolerance = "1s"`.
     #[must_use]
     pub fn detect_line(mut self, line: &str) -> Self {
         push_line(&mut self.detect, line);
+        self
+    }
+
+    /// Adds a check to each service, by the lines of its section: `kind = "heartbeat"`.
+    #[must_use]
+    pub fn check(mut self, lines: &str) -> Self {
+        self.checks.push(lines.to_owned());
         self
     }
 
@@ -225,6 +247,9 @@ impl AgentConfig {
             writeln!(f, "[[service.check]]\nkind = \"ping\"\ninterval = {interval}\nfast_interval = {fast}")?;
             writeln!(f, "timeout = {timeout}\nfall = {}", timing.fall)?;
         }
+        for check in &self.checks {
+            writeln!(f, "[[service.check]]\n{check}")?;
+        }
         for (rank, (member, v4, v6)) in self.members.iter().enumerate() {
             let endpoint = if vips.first().is_none_or(SocketAddr::is_ipv4) { v4 } else { v6 };
             let weight = 100 / (rank + 1);
@@ -232,6 +257,9 @@ impl AgentConfig {
                 f,
                 "[[service.member]]\nname = \"{member}\"\nendpoint = \"{endpoint}\"\nweight = {weight}"
             )?;
+            for (_, line) in self.member_lines.iter().filter(|(name, _)| name == member) {
+                writeln!(f, "{line}")?;
+            }
         }
         Ok(())
     }

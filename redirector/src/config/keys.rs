@@ -134,10 +134,24 @@ static CHECK: Keys = Keys {
         ("role", r#"role = "primary""#),
         ("prefix", r#"prefix = "redirector:probe:""#),
         ("expiry", r#"expiry = "60s""#),
+        ("tags", "tags = 16"),
+        ("channel", r#"channel = "redirector:heartbeat""#),
+        ("per_shard", "per_shard = true"),
+        ("tolerance", r#"tolerance = "5s""#),
+        ("extended", "extended = true"),
+        ("command", r#"command = ["/usr/local/lib/redirector/check", "--quick"]"#),
+        ("user", r#"user = "nobody""#),
+        ("url", r#"url = "http://monitor.example.com:8080/redis""#),
+        ("path", r#"path = "/health""#),
+        ("port", "port = 8080"),
+        ("status", r#"status = "200-299""#),
+        ("contains", r#"contains = "role: primary""#),
     ],
     later: &[],
-    sections: &[],
+    sections: &[("tls", &CHECK_TLS)],
 };
+
+static CHECK_TLS: Keys = Keys { header: "[service.check.tls]", built: TLS_KEYS, later: &[], sections: &[] };
 
 static MEMBER: Keys = Keys {
     header: "[[service.member]]",
@@ -146,8 +160,23 @@ static MEMBER: Keys = Keys {
         ("endpoint", r#"endpoint = "10.2.1.2:6379""#),
         ("weight", "weight = 100"),
     ],
-    later: &["rest"],
-    sections: &[("redis", &MEMBER_REDIS), ("check", &MEMBER_CHECK)],
+    later: &[],
+    sections: &[("redis", &MEMBER_REDIS), ("rest", &MEMBER_REST), ("check", &MEMBER_CHECK)],
+};
+
+static MEMBER_REST: Keys = Keys {
+    header: "[service.member.rest]",
+    built: &[
+        ("url", r#"url = "https://cluster.dublin.example.com:9443""#),
+        ("username", r#"username = "viewer""#),
+        ("password_file", r#"password_file = "/etc/redirector/dublin.password""#),
+        ("password_credential", r#"password_credential = "dublin-rest-password""#),
+        ("ca_file", r#"ca_file = "/etc/redirector/ca.pem""#),
+        ("server_name", r#"server_name = "cluster.dublin.example.com""#),
+        ("uid", "uid = 7"),
+    ],
+    later: &[],
+    sections: &[],
 };
 
 static MEMBER_CHECK: Keys = Keys {
@@ -164,6 +193,9 @@ static MEMBER_CHECK: Keys = Keys {
         ("probes", "probes = 3"),
         ("probe_delay", r#"probe_delay = "200ms""#),
         ("policy", r#"policy = "majority""#),
+        ("url", r#"url = "http://monitor.example.com:8080/dublin""#),
+        ("path", r#"path = "/health""#),
+        ("port", "port = 8080"),
     ],
     later: &[],
     sections: &[],

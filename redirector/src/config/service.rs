@@ -6,6 +6,8 @@ use super::{
     address, check, detect,
     login::{self, Credentials},
     read::{Section, Written},
+    rest,
+    witness::{self, Of},
 };
 use crate::model::{
     Check, Endpoint, Failback, FailbackMode, FlowPolicy, Initial, Member, OnAllDown, Profile, Service,
@@ -38,8 +40,12 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
     let profile = section.word("profile", &Profile::WORDS, &[]).unwrap_or_default();
     let defaults = profile.defaults();
     let checks = check::read(&section, profile, detect::read(&section.sub("detect"), profile));
-    let (members, drafts) =
-        section.list("member").into_iter().map(|section| member(section, &credentials, &checks)).unzip();
+    let service_name = name.as_ref().map_or("", |name| &name.value);
+    let (members, drafts) = section
+        .list("member")
+        .into_iter()
+        .map(|section| member(section, service_name, &credentials, &checks))
+        .unzip();
     if !section.has("member") {
         section.missing("member");
     }
@@ -86,18 +92,29 @@ fn failback(section: &Section<'_>, profile: Profile) -> Failback {
     }
 }
 
-fn member<'a>(section: Section<'a>, service: &Credentials, checks: &[Check]) -> (Member, MemberDraft<'a>) {
+fn member<'a>(
+    section: Section<'a>,
+    service: &str,
+    credentials: &Credentials,
+    checks: &[Check],
+) -> (Member, MemberDraft<'a>) {
     let name = section.required("name", address::name);
     let endpoint = section.required("endpoint", address::endpoint);
     let redis = section.sub("redis");
+    let of = Of {
+        service,
+        member: name.as_ref().map_or("", |name| &name.value),
+        endpoint: endpoint.as_ref(),
+        rest: rest::read(&section),
+    };
     let member = Member {
-        name: name.as_ref().map_or_else(String::new, |name| name.value.clone()),
+        name: of.member.to_owned(),
         endpoint: endpoint
             .as_ref()
             .map_or_else(|| Endpoint { host: String::new(), port: 0 }, |endpoint| endpoint.value.clone()),
         weight: section.number("weight", 1..=u32::MAX).unwrap_or(100),
-        access: login::read(&redis).within(service, &redis, endpoint.as_ref()),
-        checks: check::of_member(&section, checks),
+        access: login::read(&redis).within(credentials, &redis, endpoint.as_ref()),
+        checks: witness::bind(check::of_member(&section, checks), &section, &of),
     };
     (member, MemberDraft { section, name, endpoint })
 }

@@ -23,6 +23,8 @@ use crate::model::{
 mod host;
 mod properties;
 mod resolving;
+mod shards;
+mod witness;
 mod wrong;
 
 /// Every key that is built, none with its default.
@@ -445,9 +447,17 @@ fn the_examples_in_messages_are_legal() {
             return;
         }
         text += &format!("{}\n", section.header);
+        // Where an http check asks is overridden in the checks named after these keys.
+        let is_elsewhere = |key: &str| {
+            section.header == "[[service.member.check]]" && ["url", "path", "port"].contains(&key)
+        };
         // It excludes `password_file`.
-        for (_, example) in section.built.iter().filter(|(key, _)| *key != "password_credential") {
-            text += &format!("{}\n", example.replace("/etc/redirector/", ""));
+        for (key, example) in section.built.iter().filter(|(key, _)| *key != "password_credential") {
+            if is_elsewhere(key) {
+                text += &format!("{}\nname = {key:?}\n{example}\n", section.header);
+            } else {
+                text += &format!("{}\n", example.replace("/etc/redirector/", ""));
+            }
         }
     });
     let directory = Directory::new();
@@ -468,6 +478,14 @@ fn checks_with_every_key(section: &keys::Keys) -> String {
         match *key {
             "name" => text += &format!("\nkind = \"{kind}\"\n{example}\n"),
             "kind" => text += &format!("\nname = \"{key}\"\n{example}\n"),
+            // Some keys are of use beside another one only.
+            "user" => {
+                text +=
+                    &format!("\nname = \"{key}\"\nkind = \"{kind}\"\ncommand = [\"/check\"]\n{example}\n");
+            }
+            "port" | "status" | "contains" => {
+                text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\npath = \"/health\"\n{example}\n");
+            }
             _ => text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\n{example}\n"),
         }
     }

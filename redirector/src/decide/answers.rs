@@ -26,6 +26,8 @@ struct AtAddress {
 pub(super) struct Answer {
     pub(super) at: Time,
     pub(super) verdict: Verdict,
+    /// Whether it, or one before it, said anything about the member.
+    was_conclusive: bool,
     /// Whether the check can make the address up or down.
     decides: bool,
     /// When the failures up to now began without a pass between them.
@@ -50,8 +52,9 @@ impl Answers {
             self.0.len() - 1
         });
         let slot = &mut self.0[position].checks[check.0];
-        let (since, newest) = slot.as_ref().map_or((None, None), |old| {
-            (old.failing_since, (old.verdict == Verdict::Fail).then_some(old.at).or(old.failed_before))
+        let (since, newest, was_conclusive) = slot.as_ref().map_or((None, None, false), |old| {
+            let newest = (old.verdict == Verdict::Fail).then_some(old.at).or(old.failed_before);
+            (old.failing_since, newest, old.was_conclusive)
         });
         let (failing_since, failed_before) = match verdict {
             Verdict::Pass => (None, None),
@@ -61,6 +64,7 @@ impl Answers {
         *slot = Some(Answer {
             at: now,
             verdict,
+            was_conclusive: was_conclusive || verdict != Verdict::Inconclusive,
             decides: checks[check.0].effect.decides(),
             failing_since,
             failed_before,
@@ -94,10 +98,11 @@ impl Answers {
         })
     }
 
-    /// Since when no address has answered as it should; `None`: one has.
+    /// Since when no address has answered as it should; `None`: one has, or nothing is known yet.
     pub(super) fn failing_since(&self) -> Option<Time> {
         let at_address = |at: &AtAddress| at.deciding().filter_map(|answer| answer.failing_since).min();
-        self.0.iter().map(at_address).reduce(|one, other| Some(one?.max(other?)))?
+        let is_known = |at: &&AtAddress| at.deciding().any(|answer| answer.was_conclusive);
+        self.0.iter().filter(is_known).map(at_address).reduce(|one, other| Some(one?.max(other?)))?
     }
 
     /// Whether a probe that began after `moment` has failed: of two failures after it, the first may have been under way.

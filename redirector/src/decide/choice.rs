@@ -84,11 +84,13 @@ impl Situation<'_> {
         }
         let paused = self.core.orders.paused;
         let Standing::Active(active) = self.core.standing else {
-            return self.manual(false).or_else(|| match self.core.standing {
+            let automatic = match self.core.standing {
                 _ if paused => None,
                 Standing::Choosing { until } => self.first_choice(until.is_none()),
                 Standing::Active(_) | Standing::Held => self.take_up_again(),
-            });
+            };
+            // Who asks for one member does not want none meanwhile.
+            return automatic.or_else(|| self.manual(false));
         };
         self.failover(active)
             .or_else(|| self.manual(false))

@@ -15,7 +15,8 @@
 //! Gates and checks that are only observed have no part in it. A gate is asked by the choice of another member
 //! ([`Health::gate`]).
 
-pub(super) use self::check::{CheckHealth, CheckState};
+pub(super) use self::check::CheckHealth;
+pub use self::check::CheckState;
 use serde::{Deserialize, Serialize};
 
 use super::time::Time;
@@ -125,12 +126,13 @@ impl Health {
     }
 
     /// The newest outcome of the check that says most: one that fails, else one that is unknown, else one that
-    /// has begun to fail, else the first. Of gates and observed checks only what they find wrong is added.
+    /// has begun to fail or says nothing, else the first. Of gates and observed checks only what they find wrong, or that
+    /// they find nothing, is added.
     pub(super) fn reason(&self) -> String {
         let telling = self.deciding().min_by_key(|check| check.rank());
         let mut reason = telling.map(CheckHealth::reason).unwrap_or_default();
         for check in self.checks.iter().filter(|check| !check.effect.decides()) {
-            if let Some(why) = check.fails_because() {
+            if let Some(why) = check.fails_because().or_else(|| check.unclear()) {
                 reason += &format!("; {} {}: {why}", check.effect.name(), check.name);
             }
         }

@@ -57,6 +57,7 @@ families! {
     MEMBER_WEIGHT = Gauge "member_weight" ["service" "member"] "The eligible member with the highest weight is to be active.";
     MEMBER_ELIGIBLE = Gauge "member_eligible" ["service" "member"] "1 if the member could become active now, or is active and up.";
     MEMBER_FLOWS = Gauge "member_flows" ["service" "member"] "Flows that the member carries.";
+    CHECK_STATE = Gauge "check_state" ["service" "member" "check" "state"] "How many addresses of the member the check says this of: unknown, passing, failing.";
     PROBES = Counter "probes" ["service" "member" "check" "verdict" "outcome" "phase"] "Probes that have ended, by what they found and how far they came.";
     PROBE_SECONDS = Histogram "probe_seconds" ["service" "member"] "Duration of the probes that passed.";
     CHECK_LAST_SECONDS = Gauge "check_last_probe_seconds" ["service" "member" "check"] "Duration of the newest probe, passed or not.";

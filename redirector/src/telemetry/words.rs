@@ -1,6 +1,6 @@
 //! Outcomes of probes in a word each: labels of metrics, and what events say.
 
-use crate::model::{Cause, Phase, ProbeOutcome, RedisErrorKind, TlsFault, Verdict};
+use crate::model::{Cause, Phase, ProbeOutcome, RedisErrorKind, TlsFault, Verdict, Witness};
 
 /// What it says about the member, the outcome, and the phase in which it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +39,11 @@ fn cause(cause: &Cause) -> &'static str {
         Cause::Redis(kind, _) => redis(*kind),
         Cause::WrongAnswer(_) => "wrong_answer",
         Cause::WrongRole(_) => "wrong_role",
+        Cause::Reported(_) => "reported",
+        Cause::Witness(Witness::RestApi, _) => "rest_api",
+        Cause::Witness(Witness::Command, _) => "command",
+        Cause::Shard(_) => "shard",
+        Cause::Heartbeat(..) => "heartbeat",
         Cause::Local(_) => "local",
     }
 }

@@ -71,17 +71,11 @@ fn keys() {
         ("key of nothing", "fall = 5", "fall = 5\ncolour = \"blue\""),
         ("section of nothing", "[agent]", "[fleet]\n[agent]"),
         (
-            "section that is not built: rest",
-            "[service.member.redis]",
-            "[service.member.rest]\nurl = \"https://dublin.example.com:9443\"\n[service.member.redis]",
-        ),
-        (
             "key that is not built: tls",
             "username = \"probe\"",
             "username = \"probe\"\ntls = { ca_file = \"/etc/ca.pem\" }",
         ),
         ("profile of nothing", "profile = \"fast\"", "profile = \"quick\""),
-        ("check that is not built", "kind = \"tcp\"", "kind = \"lag\""),
         ("check of nothing", "kind = \"tcp\"", "kind = \"icmp\""),
     ]);
     insta::assert_snapshot!(table);

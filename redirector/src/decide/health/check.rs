@@ -50,11 +50,15 @@ pub(in crate::decide) struct CheckHealth {
     failure: Option<Failure>,
 }
 
+/// What a check says of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::decide) enum CheckState {
+pub enum CheckState {
+    /// No verdict yet.
     Unknown,
+    /// It passed, and has not failed often or long enough since.
     Passing,
+    /// It failed, and has not passed often enough since.
     Failing,
 }
 
@@ -140,7 +144,7 @@ impl CheckHealth {
         match self.state {
             CheckState::Failing => 0,
             CheckState::Unknown => 1,
-            CheckState::Passing if self.failures > 0 => 2,
+            CheckState::Passing if self.failures > 0 || self.unclear().is_some() => 2,
             CheckState::Passing => 3,
         }
     }
@@ -186,6 +190,12 @@ impl CheckHealth {
     fn borne_for(&self) -> humantime::FormattedDuration {
         let kind = self.failure.as_ref().map_or(FailureKind::Other, Failure::kind);
         humantime::format_duration(self.detect.tolerance(kind))
+    }
+
+    /// The newest outcome, if it says nothing about the member: somebody has to look after the probe then.
+    pub(super) fn unclear(&self) -> Option<String> {
+        let newest = self.newest.as_ref()?;
+        (newest.verdict() == Verdict::Inconclusive).then(|| newest.to_string())
     }
 
     pub(super) fn fails_because(&self) -> Option<String> {
