@@ -20,6 +20,7 @@ use crate::model::{
     OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
 };
 
+mod documented;
 mod host;
 mod properties;
 mod resolving;
