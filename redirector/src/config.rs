@@ -21,6 +21,7 @@ mod address;
 mod agent;
 mod check;
 mod conflict;
+mod detect;
 mod error;
 mod files;
 mod host;
@@ -28,10 +29,14 @@ mod keys;
 mod login;
 mod read;
 mod resolve;
+mod rest;
 mod service;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod url;
+mod user;
+mod witness;
 
 pub use error::{Error, Fault, Place};
 pub use host::Misfit;

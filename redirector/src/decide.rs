@@ -27,6 +27,7 @@ use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 use self::{
     choice::{Choice, Situation, Standing},
     drains::Drains,
+    health::Change,
     leaving::Leaving,
     member::Member,
 };
@@ -35,6 +36,7 @@ use crate::model::{
 };
 
 mod choice;
+pub mod detection;
 mod drains;
 mod health;
 mod leaving;
@@ -160,6 +162,8 @@ pub struct Core {
     members: Vec<Member>,
     /// What the newest [`Action::Offer`] of each member said.
     offered: Vec<Vec<Offer>>,
+    /// What the newest [`Action::MemberChanged`] of each member said.
+    told: Vec<MemberState>,
     standing: Standing,
     epoch: Epoch,
     last: Option<Switch>,
@@ -182,8 +186,9 @@ impl Core {
     pub fn new(service: Service, known: &[Vec<Offer>], resumed: Option<Resumed>, now: Time) -> Self {
         let mut core = Self {
             offered: known.to_vec(),
+            told: vec![MemberState::Unknown; service.members.len()],
             members: (known.iter().zip(&service.members))
-                .map(|(known, member)| Member::new(known, &member.checks, now))
+                .map(|(known, member)| Member::new(known, &member.checks, service.combine, now))
                 .collect(),
             standing: Standing::Choosing { until: Some(now + service.initial_timeout) },
             epoch: Epoch::default(),
@@ -219,17 +224,11 @@ impl Core {
         outcome: &ProbeOutcome,
     ) {
         self.now = self.now.max(now);
-        let before = self.members[member.0].state();
         // Before deadlines that have passed meanwhile: a failback must not go to a member known to be down.
         let change = self.members[member.0].on_outcome(self.now, address, check, outcome);
-        self.carry_on(member, before, Vec::new());
-        let Some(change) = change else { return };
-        let changed = &self.members[member.0];
-        if let (Some(state), Some(reason)) = (change.state, changed.reason_of(address)) {
-            self.actions.push_back(Action::AddressChanged { member, address, state, reason });
-        }
-        if let Some(pace) = change.pace {
-            self.actions.push_back(Action::Pace { member, address, pace });
+        self.carry_on(member, Vec::new());
+        if let Some(change) = change {
+            self.tell_address(member, address, change);
         }
     }
 
@@ -243,10 +242,9 @@ impl Core {
     /// When `member` is not of the service.
     pub fn on_addresses(&mut self, now: Time, member: MemberId, addresses: &[SocketAddr]) {
         self.now = self.now.max(now);
-        let before = self.members[member.0].state();
         let gone =
             self.members[member.0].set_addresses(addresses, &self.service.members[member.0].checks, self.now);
-        self.carry_on(member, before, gone);
+        self.carry_on(member, gone);
     }
 
     /// Time has passed. May come early, late or twice.
@@ -265,7 +263,8 @@ impl Core {
         };
         let failback = self.situation(self.now).next_failback();
         let ends = [self.drains.next_deadline(), self.leaving.next_deadline()];
-        [first_choice, failback].into_iter().chain(ends).flatten().min()
+        let tolerances = self.members.iter().map(Member::next_deadline);
+        [first_choice, failback].into_iter().chain(ends).chain(tolerances).flatten().min()
     }
 
     /// Whether the first choice is still to be made, and its time is not over.
@@ -281,19 +280,53 @@ impl Core {
     }
 
     /// Draws the conclusions from what is new about a member. `gone` are addresses that it has no more.
-    fn carry_on(&mut self, member: MemberId, before: MemberState, gone: Vec<SocketAddr>) {
-        let left_out = self.offer(member);
-        for address in left_out {
-            self.leave(member, address, self.service.on_failover);
-        }
+    fn carry_on(&mut self, member: MemberId, gone: Vec<SocketAddr>) {
+        self.offer_and_leave(member);
         for address in gone {
             self.leave(member, address, self.service.on_failback);
         }
         self.settle();
+        self.tell_member(member);
+    }
+
+    /// Tolerances that have ended by now make checks fail. Returns what that has changed.
+    fn end_tolerances(&mut self) -> Vec<(MemberId, SocketAddr, Change)> {
+        let mut changed = Vec::new();
+        for member in (0..self.members.len()).map(MemberId) {
+            if self.members[member.0].next_deadline().is_some_and(|deadline| deadline <= self.now) {
+                let changes = self.members[member.0].on_deadline(self.now);
+                changed.extend(changes.into_iter().map(|(address, change)| (member, address, change)));
+                self.offer_and_leave(member);
+            }
+        }
+        changed
+    }
+
+    /// Reports on a member, if its state is new.
+    fn tell_member(&mut self, member: MemberId) {
         let changed = &self.members[member.0];
-        if changed.state() != before {
+        if changed.state() != self.told[member.0] {
             let (state, reason) = (changed.state(), changed.reason());
+            self.told[member.0] = state;
             self.actions.push_back(Action::MemberChanged { member, state, reason });
+        }
+    }
+
+    /// Reports on one address.
+    fn tell_address(&mut self, member: MemberId, address: SocketAddr, change: Change) {
+        let reason = self.members[member.0].reason_of(address);
+        if let (Some(state), Some(reason)) = (change.state, reason) {
+            self.actions.push_back(Action::AddressChanged { member, address, state, reason });
+        }
+        if let Some(pace) = change.pace {
+            self.actions.push_back(Action::Pace { member, address, pace });
+        }
+    }
+
+    /// Says which addresses of a member are offered, and leaves those that are not because they are down.
+    fn offer_and_leave(&mut self, member: MemberId) {
+        for address in self.offer(member) {
+            self.leave(member, address, self.service.on_failover);
         }
     }
 
@@ -326,6 +359,7 @@ impl Core {
     /// Does whatever is due now. One switch is enough: after it the best member that may be gone to is active.
     /// Drains come last, because the switch may reset them, or begin one that takes no time.
     fn settle(&mut self) {
+        let changed = self.end_tolerances();
         if let Standing::Choosing { until } = &mut self.standing {
             *until = until.filter(|until| *until > self.now);
         }
@@ -338,6 +372,10 @@ impl Core {
         for (member, address) in self.leaving.take_ended(self.now) {
             let removed = !self.offered[member.0].iter().any(|offer| offer.address == address);
             self.actions.push_back(Action::ResetAddress { member, address, removed });
+        }
+        for (member, address, change) in changed {
+            self.tell_member(member);
+            self.tell_address(member, address, change);
         }
     }
 

@@ -13,13 +13,19 @@ use std::{
 use serde::Serialize;
 
 mod access;
+mod detect;
 mod outcome;
+mod profile;
 mod redis_error;
+mod rest;
 mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
-pub use outcome::{Cause, Failure, Phase, ProbeOutcome, TlsFault, Verdict};
+pub use detect::{Combine, Detect, Effect, Limits, Policy};
+pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict, Witness};
+pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;
+pub use rest::{Exec, ExecOf, Http, HttpTarget, Lag, LagOf, Rest, Url, User};
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
@@ -170,7 +176,11 @@ pub struct Service {
     pub initial_timeout: Duration,
     /// When and how a better member is returned to.
     pub failback: Failback,
-    /// At least one; every check runs against every member. What holds for one member is in [`Member::checks`].
+    /// Where the defaults of its times and thresholds come from.
+    pub profile: Profile,
+    /// Which of its counting checks must pass.
+    pub combine: Combine,
+    /// At least one, and at least one that counts or vetoes; every check runs against every member. What holds for one member is in [`Member::checks`].
     pub checks: Vec<Check>,
     /// At least one; names are unique within the service.
     pub members: Vec<Member>,
@@ -236,16 +246,30 @@ pub struct Check {
     pub name: String,
     /// What a probe does.
     pub kind: CheckKind,
-    /// From the start of one probe to the start of the next; positive.
+    /// What its verdict is good for.
+    pub effect: Effect,
+    /// From the start of one probe to the start of the next, at most; positive.
     pub interval: Duration,
     /// The same while in doubt: unknown, or after a failure; positive, at most `interval`.
     pub fast_interval: Duration,
-    /// How long one probe may take, all phases together; positive.
+    /// The same while the address has been down for longer than this; positive.
+    pub down_interval: Duration,
+    /// By up to how much of themselves `interval` and `down_interval` are shortened at random; at most 50.
+    pub jitter_percent: u32,
+    /// How long one probe may take at most, all phases together; positive.
     pub timeout: Duration,
+    /// Probes that make one verdict; at least 1.
+    pub probes: u32,
+    /// From the start of one of them to the start of the next.
+    pub probe_delay: Duration,
+    /// How many of them must pass.
+    pub policy: Policy,
     /// Consecutive failures until the check fails; at least 1.
     pub fall: u32,
     /// Consecutive passes until the check passes; at least 1.
     pub rise: u32,
+    /// How long a failure of which kind is borne: those of its service.
+    pub detect: Detect,
     /// Whether `ping` and `echo` ask for the role as well.
     pub role: Role,
     /// Redis errors that count against a member; the others are shown. Never the probe's own credentials.
@@ -265,14 +289,29 @@ impl Check {
     /// A check of this kind with everything else as the contract has it, where a configuration says nothing.
     #[must_use]
     pub fn of(kind: CheckKind) -> Self {
+        Self::with(kind, Profile::Balanced)
+    }
+
+    /// The same with the defaults of a profile.
+    #[must_use]
+    pub fn with(kind: CheckKind, profile: Profile) -> Self {
+        let Defaults { fall, rise, detect, .. } = profile.defaults();
+        let (interval, fast_interval, timeout) = kind.usual_times(profile);
         Self {
             name: kind.name().to_owned(),
+            effect: kind.usual_effect(),
             kind,
-            interval: Duration::from_secs(1),
-            fast_interval: Duration::from_millis(50),
-            timeout: Duration::from_secs(1),
-            fall: 3,
-            rise: 2,
+            interval,
+            fast_interval,
+            down_interval: interval,
+            jitter_percent: 10,
+            timeout,
+            probes: 1,
+            probe_delay: Duration::from_millis(100),
+            policy: Policy::All,
+            fall,
+            rise,
+            detect,
             role: Role::Any,
             counted_errors: RedisErrorKind::counted_by_default(),
         }
@@ -295,6 +334,12 @@ pub enum CheckKind {
         /// After this the value is gone by itself; longer than a probe takes.
         expiry: Duration,
     },
+    /// Asks the REST API of the member's cluster whether the database is available, and how far behind.
+    Lag(Lag),
+    /// Asks an HTTP server.
+    Http(Http),
+    /// Runs a command.
+    Exec(Exec),
 }
 
 impl CheckKind {
@@ -306,6 +351,33 @@ impl CheckKind {
             Self::Ping => "ping",
             Self::Echo => "echo",
             Self::SetGet { .. } => "set_get",
+            Self::Lag(_) => "lag",
+            Self::Http(_) => "http",
+            Self::Exec(_) => "exec",
+        }
+    }
+
+    /// Whether it asks the member's Redis itself. Then it is in a hurry to notice silence; other answers take their time.
+    #[must_use]
+    pub fn asks_redis(&self) -> bool {
+        !matches!(self, Self::Lag(_) | Self::Http(_) | Self::Exec(_))
+    }
+
+    /// `interval`, `fast_interval` and `timeout` where nothing is said. An API for administrators, somebody's web server and
+    /// a process of its own are asked less often, whatever the profile.
+    fn usual_times(&self, profile: Profile) -> (Duration, Duration, Duration) {
+        if !self.asks_redis() {
+            return (Duration::from_secs(5), Duration::from_secs(1), Duration::from_secs(3));
+        }
+        let Defaults { interval, fast_interval, timeout, .. } = profile.defaults();
+        (interval, fast_interval, timeout)
+    }
+
+    /// `effect` where nothing is said.
+    fn usual_effect(&self) -> Effect {
+        match self {
+            Self::Lag(_) => Effect::Gate,
+            _ => Effect::Count,
         }
     }
 
@@ -313,8 +385,19 @@ impl CheckKind {
     #[must_use]
     pub fn keeps_a_connection(&self) -> bool {
         match self {
-            Self::Tcp => false,
+            Self::Tcp | Self::Lag(_) | Self::Http(_) | Self::Exec(_) => false,
             Self::Ping | Self::Echo | Self::SetGet { .. } => true,
+        }
+    }
+
+    /// Whether trouble of this kind at a member's address makes its probes fail. The kernel of a frozen process still
+    /// completes handshakes. What a web server or a command sees nobody can know, and is not counted on.
+    #[must_use]
+    pub fn sees(&self, trouble: FailureKind) -> bool {
+        match self {
+            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
+            Self::Tcp => trouble != FailureKind::Stall,
+            Self::Lag(_) | Self::Http(_) | Self::Exec(_) => false,
         }
     }
 }

@@ -3,10 +3,7 @@
 //! A prober decides when to probe and what a probe found; what that means for the member is for `decide`. It
 //! dials the member's own address, never a VIP, and binds no port, so its traffic does not meet the redirect.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Instant};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -14,26 +11,40 @@ use tokio::{
 };
 
 use crate::model::{
-    Access, Cause, Check, CheckId, CheckKind, Failure, MemberId, Pace, Phase, ProbeOutcome, RedisErrorKind,
-    ServiceId,
+    Access, Cause, Check, CheckId, CheckKind, Failure, Limits, MemberId, Pace, Phase, ProbeOutcome,
+    RedisErrorKind, ServiceId, Verdict, Witness,
 };
 use echo::Echo;
+use exec::Exec;
+use http::Http;
 use kept::Kept;
+use lag::Lag;
+use patience::Patience;
 use ping::Ping;
+use rhythm::Rhythm;
 use set_get::SetGet;
 use stop::Stop;
+use vote::Vote;
 
+mod base64;
 mod echo;
+mod exec;
+mod http;
+mod http_client;
 mod kept;
+mod lag;
 mod nonce;
+mod patience;
 mod ping;
 mod redis;
 mod resp;
+mod rhythm;
 mod role;
 mod set_get;
 mod socket;
 mod stop;
 mod tcp;
+mod vote;
 
 /// What one prober needs to know.
 #[derive(Clone, Debug)]
@@ -71,50 +82,75 @@ pub struct Report {
 
 /// Probes until it is dropped or nobody receives its reports.
 ///
-/// The first probe starts at once. The next one starts an interval after the *start* of the one before, or when
-/// that one has ended, whichever is later: a probe never overlaps itself. `pace` says which interval holds; a
-/// change takes effect at once, also in the middle of a wait. Dropping the sender of `pace` keeps its last value.
+/// A round is [`Check::probes`] probes that make one verdict, mostly one. The first round starts at once. The next one
+/// starts an interval after the *start* of the one before, or when that one has ended, whichever is later: a probe never
+/// overlaps itself. `pace` says which interval holds ([`Rhythm`]); a change takes effect at once, also in the middle of a
+/// wait. Dropping the sender of `pace` keeps its last value.
 ///
-/// When a kept connection ends between two probes, the next one starts at once: a crash is seen when it happens,
-/// not an interval later. A probe that was started so does not start another one in the same way, so a member that
+/// When a kept connection ends between two rounds, the next one starts at once: a crash is seen when it happens,
+/// not an interval later. A round that was started so does not start another one in the same way, so a member that
 /// closes every connection after one answer is probed at most twice an interval.
 pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc::Sender<Report>) {
     let Target { service, member, check_id, check, address, access } = target;
     let mut prober = Prober::new(&check, address, access);
+    let (mut patience, mut rhythm) = (Patience::default(), Rhythm::new());
     let mut early = false;
+    let mut failures: u32 = 0;
     loop {
         let started = Instant::now();
-        let outcome = prober.probe(check.timeout).await;
+        let outcome = round(&mut prober, &check, &mut patience, failures).await;
+        failures = match outcome.verdict() {
+            Verdict::Pass => 0,
+            Verdict::Fail => failures.saturating_add(1),
+            Verdict::Inconclusive => failures,
+        };
+        rhythm.ended(&check, &outcome, failures);
         let report = Report { service, member, address, check: check_id, outcome, at: Instant::now() };
         if reports.send(report).await.is_err() {
             return;
         }
-        early = rest(&mut prober, started, &check, &mut pace, !early).await;
+        early = rest(&mut prober, started, (&check, &mut rhythm), &mut pace, !early).await;
     }
 }
 
-/// One probe on a fresh connection.
+/// One round on a fresh connection, in which every probe has its whole time-out.
 pub async fn once(check: &Check, address: SocketAddr, access: &Access) -> ProbeOutcome {
-    Prober::new(check, address, access.clone()).probe(check.timeout).await
+    let mut prober = Prober::new(check, address, access.clone());
+    round(&mut prober, check, &mut Patience::default(), check.fall).await
 }
 
-/// Waits until the next probe is due. Whether the end of the connection cut the wait short (only if it `may`).
+/// Probes until the verdict is certain. `failures`: how many rounds before this one failed in a row.
+async fn round(prober: &mut Prober, check: &Check, patience: &mut Patience, failures: u32) -> ProbeOutcome {
+    let mut vote = Vote::new(check.policy, check.probes);
+    loop {
+        let started = Instant::now();
+        let kept = prober.is_connected();
+        let outcome = prober.probe(patience.limits(check, failures)).await;
+        patience.learn(&outcome, kept);
+        if let Some(decisive) = vote.count(outcome) {
+            return decisive;
+        }
+        sleep_until((started + check.probe_delay).into()).await;
+    }
+}
+
+/// Waits until the next round is due. Whether the end of the connection cut the wait short (only if it `may`).
 async fn rest(
     prober: &mut Prober,
     started: Instant,
-    check: &Check,
+    (check, rhythm): (&Check, &mut Rhythm),
     pace: &mut watch::Receiver<Pace>,
     may: bool,
 ) -> bool {
     loop {
-        let interval = match *pace.borrow_and_update() {
-            Pace::Normal => check.interval,
-            Pace::Fast => check.fast_interval,
-        };
+        let now = *pace.borrow_and_update();
         tokio::select! {
             biased;
             () = prober.ended() => if may { return true },
-            () = sleep_until((started + interval).into()) => return false,
+            () = sleep_until((started + rhythm.interval(check, now)).into()) => {
+                rhythm.rested(now);
+                return false;
+            }
             // When the sender is gone the pattern does not match, and the other branches go on.
             Ok(()) = pace.changed() => {}
         }
@@ -135,6 +171,11 @@ enum Kind {
     Ping(Kept<Ping>),
     Echo(Kept<Echo>),
     SetGet(Kept<SetGet>),
+    Lag(Box<Lag>),
+    Http(Box<Http>),
+    Exec(Box<Exec>),
+    /// A check of a service, and of none of its members: there is nobody to probe.
+    OfNobody,
 }
 
 impl Prober {
@@ -147,24 +188,48 @@ impl Prober {
             CheckKind::SetGet { prefix, expiry } => {
                 Kind::SetGet(Kept::new(address, access, SetGet::new(prefix, *expiry)))
             }
+            CheckKind::Lag(lag) => match &lag.of {
+                Some(of) => Kind::Lag(Box::new(Lag::new(lag, of))),
+                None => Kind::OfNobody,
+            },
+            CheckKind::Http(http) => Kind::Http(Box::new(Http::new(http, &access.host, address))),
+            CheckKind::Exec(exec) => match &exec.of {
+                Some(of) => Kind::Exec(Box::new(Exec::new(exec, of, address, check.timeout))),
+                None => Kind::OfNobody,
+            },
         };
         Self { address, counted: check.counted_errors.clone(), kind }
     }
 
-    /// One probe; all its phases together take at most `limit`.
-    async fn probe(&mut self, limit: Duration) -> ProbeOutcome {
+    /// One probe within these limits.
+    ///
+    /// When a kept connection gets no answer, the probe asks again over a new one before it gives up: that tells a silent
+    /// network, where nobody answers the SYN, from a member that is stalled, whose host does. It costs nothing but
+    /// the connection: an answer over the new one is a pass.
+    async fn probe(&mut self, limits: Limits) -> ProbeOutcome {
         let started = Instant::now();
         let mut phase = Phase::Connect;
-        let ended = timeout(limit, self.attempt(&mut phase)).await;
+        let mut ended = None;
+        if self.is_connected() {
+            ended = timeout(limits.kept(), self.attempt(&mut phase)).await.ok();
+        }
+        if ended.is_none() {
+            phase = Phase::Connect;
+            let left = limits.answer.saturating_sub(started.elapsed());
+            let attempt = socket::SILENCE.scope(limits.silence, self.attempt(&mut phase));
+            ended = timeout(left, attempt).await.ok();
+        }
         let latency = started.elapsed();
         let cause = match ended {
-            Ok(Ok(())) => return ProbeOutcome::Passed { latency },
-            Ok(Err(Stop::Answer(cause))) => cause,
-            Ok(Err(Stop::Io(error))) => stop::cause(&error, self.address, latency),
-            Err(_) => Cause::TimedOut(limit),
+            Some(Ok(())) => return ProbeOutcome::Passed { latency },
+            Some(Err(Stop::Answer(cause))) => cause,
+            Some(Err(Stop::Io(error))) => stop::cause(&error, self.address, latency),
+            None => Cause::TimedOut(limits.answer),
         };
         // A member that speaks TLS 1.3 judges a client certificate after the client has seen the end of the handshake.
         let phase = if matches!(cause, Cause::Tls(..)) { Phase::Tls } else { phase };
+        let cause =
+            if matches!(self.kind, Kind::Lag(_)) { cause.of_witness(Witness::RestApi) } else { cause };
         ProbeOutcome::of(Failure { phase, cause }, &self.counted)
     }
 
@@ -175,16 +240,32 @@ impl Prober {
             Kind::Ping(kept) => kept.probe(phase).await,
             Kind::Echo(kept) => kept.probe(phase).await,
             Kind::SetGet(kept) => kept.probe(phase).await,
+            Kind::Lag(lag) => lag.probe(phase).await,
+            Kind::Http(http) => http.probe(phase).await,
+            Kind::Exec(exec) => exec.probe(phase).await,
+            Kind::OfNobody => Err(Stop::Answer(Cause::Local("the check is of no member".to_owned()))),
         }
     }
 
     /// Returns when the connection that is kept between probes has ended; never, when there is none.
     async fn ended(&mut self) {
         match &mut self.kind {
-            Kind::Tcp => std::future::pending().await,
+            Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
+                std::future::pending::<()>().await;
+            }
             Kind::Ping(kept) => kept.ended().await,
             Kind::Echo(kept) => kept.ended().await,
             Kind::SetGet(kept) => kept.ended().await,
+        }
+    }
+
+    /// Whether a connection is kept now.
+    fn is_connected(&self) -> bool {
+        match &self.kind {
+            Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => false,
+            Kind::Ping(kept) => kept.is_connected(),
+            Kind::Echo(kept) => kept.is_connected(),
+            Kind::SetGet(kept) => kept.is_connected(),
         }
     }
 }

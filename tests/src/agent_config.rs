@@ -28,22 +28,31 @@ pub struct Timing {
     pub timeout: Duration,
     /// `fall`
     pub fall: u32,
+    /// `silence_tolerance` and `stall_tolerance`
+    pub tolerance: Duration,
 }
 
 impl Timing {
-    /// What the figures of the README are taken with: 100 ms between probes, two failures, 100 ms of patience.
+    /// What the figures of the README are taken with: 100 ms between probes, two failures, 100 ms of patience for each.
     pub const QUICK: Self = Self {
         interval: Duration::from_millis(100),
         fast_interval: Duration::from_millis(50),
         timeout: Duration::from_millis(100),
         fall: 2,
+        tolerance: Duration::from_millis(200),
     };
 
     /// What a slow machine needs to keep up.
     fn slowed(self) -> Self {
-        let Self { interval, fast_interval, timeout, fall } = self;
+        let Self { interval, fast_interval, timeout, fall, tolerance } = self;
         let slow = |time: Duration| time * slowness();
-        Self { interval: slow(interval), fast_interval: slow(fast_interval), timeout: slow(timeout), fall }
+        Self {
+            interval: slow(interval),
+            fast_interval: slow(fast_interval),
+            timeout: slow(timeout),
+            fall,
+            tolerance: slow(tolerance),
+        }
     }
 }
 
@@ -60,6 +69,9 @@ pub struct AgentConfig {
     one_service: bool,
     more: Vec<(String, Vec<SocketAddr>)>,
     service: String,
+    /// Name of a member, and a line of its section.
+    member_lines: Vec<(String, String)>,
+    detect: String,
     failback: String,
     agent: String,
     datapath: String,
@@ -81,6 +93,8 @@ impl AgentConfig {
             one_service: false,
             more: Vec::new(),
             service: String::new(),
+            member_lines: Vec::new(),
+            detect: String::new(),
             failback: String::new(),
             agent: String::new(),
             datapath: String::new(),
@@ -148,6 +162,20 @@ impl AgentConfig {
         self
     }
 
+    /// Adds a line to the section of a member in each service: `rest = { url = "…", … }`.
+    #[must_use]
+    pub fn member_line(mut self, member: &str, line: &str) -> Self {
+        self.member_lines.push((member.to_owned(), line.to_owned()));
+        self
+    }
+
+    /// Adds a line to each `[service.detect]`: `refused_tolerance = "1s"`.
+    #[must_use]
+    pub fn detect_line(mut self, line: &str) -> Self {
+        push_line(&mut self.detect, line);
+        self
+    }
+
     /// Adds a line to `[agent]`.
     #[must_use]
     pub fn agent_line(mut self, line: &str) -> Self {
@@ -193,6 +221,11 @@ impl AgentConfig {
         if let Some(file) = &self.password_file {
             writeln!(f, "[service.redis]\npassword_file = {file:?}")?;
         }
+        let tolerance = self.timing.map(|timing| {
+            let tolerance = millis(timing.tolerance);
+            format!("silence_tolerance = {tolerance}\nstall_tolerance = {tolerance}\n")
+        });
+        writeln!(f, "[service.detect]\n{}{}", tolerance.unwrap_or_default(), self.detect)?;
         if !self.failback.is_empty() {
             write!(f, "[service.failback]\n{}", self.failback)?;
         }
@@ -209,6 +242,9 @@ impl AgentConfig {
                 f,
                 "[[service.member]]\nname = \"{member}\"\nendpoint = \"{endpoint}\"\nweight = {weight}"
             )?;
+            for (_, line) in self.member_lines.iter().filter(|(name, _)| name == member) {
+                writeln!(f, "{line}")?;
+            }
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ const PATIENT: Timing = Timing {
     fast_interval: Duration::from_millis(500),
     timeout: Duration::from_secs(5),
     fall: 10,
+    tolerance: Duration::from_secs(50),
 };
 
 fn config(lab: &Lab) -> AgentConfig {

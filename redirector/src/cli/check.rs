@@ -11,6 +11,7 @@ use std::{
 use anyhow::Result;
 use serde::Serialize;
 
+use self::load::{Detection, in_milliseconds, milliseconds};
 use super::{
     CheckArgs, Exit, Output, run,
     table::{Align, Table},
@@ -19,9 +20,12 @@ use crate::{
     config::{Answers, Resolved},
     control::status::VERSION,
     datapath::{self, programs::HalfOpen},
+    decide::detection::{self, Trouble},
     model::{Check, Config, MemberId, ProbeOutcome, ServiceId, Verdict},
     probe,
 };
+
+mod load;
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
@@ -40,6 +44,8 @@ struct Findings {
     warnings: Vec<String>,
     addresses: Vec<Address>,
     checks: Vec<Finding>,
+    /// How soon trouble of each member is seen, and what that costs it.
+    detection: Vec<Detection>,
 }
 
 /// How this host reaches one address of a member.
@@ -67,10 +73,12 @@ struct Finding {
     check: String,
     passed: bool,
     result: String,
-    /// From a crash of the server until the check fails, in milliseconds.
-    detects_crash_ms: u64,
-    /// From the moment that nothing comes back any more until the check fails, in milliseconds.
-    detects_silence_ms: u64,
+    /// From a crash of the server until the check fails, at the latest, in milliseconds; `null`: it does not see that.
+    detects_crash_ms: Option<u64>,
+    /// From the moment that nothing comes back any more until the check fails, likewise.
+    detects_silence_ms: Option<u64>,
+    /// From the moment that the server does not answer any more until the check fails, likewise.
+    detects_stall_ms: Option<u64>,
 }
 
 /// Validates, runs every check once, prints what was found.
@@ -87,8 +95,9 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
         Ok(memory) => memory,
         Err(error) => return run::failed(&error),
     };
-    let checks = probe_all(&fitting.config, &fitting.resolved).await;
-    let findings = findings(fitting, checks, memory);
+    let (checks, detection) = probe_all(&fitting.config, &fitting.resolved).await;
+    let findings = Findings { checks, detection, ..findings(fitting, memory) };
+    let findings = Findings { passed: findings.checks.iter().all(|finding| finding.passed), ..findings };
     match write(&findings, &args.config, args.output, out) {
         Ok(()) if findings.passed => Exit::Done,
         Ok(()) => Exit::Failed,
@@ -96,22 +105,29 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     }
 }
 
-async fn probe_all(config: &Config, resolved: &Resolved) -> Vec<Finding> {
-    let mut checks = Vec::new();
+async fn probe_all(config: &Config, resolved: &Resolved) -> (Vec<Finding>, Vec<Detection>) {
+    let (mut checks, mut detection) = (Vec::new(), Vec::new());
     for (at, service) in config.services.iter().enumerate() {
         for (number, member) in service.members.iter().enumerate() {
-            for address in resolved.addresses(ServiceId(at), MemberId(number)).iter() {
-                for check in &member.checks {
+            let addresses = resolved.addresses(ServiceId(at), MemberId(number));
+            let mut latencies = vec![Duration::ZERO; member.checks.len()];
+            for address in addresses.iter() {
+                for (check, slowest) in member.checks.iter().zip(&mut latencies) {
                     let outcome = probe::once(check, address, &member.access).await;
+                    if let ProbeOutcome::Passed { latency } = outcome {
+                        *slowest = latency.max(*slowest);
+                    }
                     checks.push(finding(&service.name, &member.name, address, check, &outcome));
                 }
             }
+            detection.push(Detection::of(service, member, &latencies, addresses.iter().count()));
         }
     }
-    checks
+    (checks, detection)
 }
 
-fn findings(fitting: run::Fitting, checks: Vec<Finding>, memory: u64) -> Findings {
+/// But for what the probes find.
+fn findings(fitting: run::Fitting, memory: u64) -> Findings {
     let run::Fitting { config, paths, warnings, .. } = fitting;
     let half_open = HalfOpen::new(&config.datapath);
     let address = |path: &datapath::Path| {
@@ -128,14 +144,15 @@ fn findings(fitting: run::Fitting, checks: Vec<Finding>, memory: u64) -> Finding
     };
     Findings {
         version: VERSION,
-        passed: checks.iter().all(|finding| finding.passed),
+        passed: false,
         flow_table_bytes: memory,
         half_open_per_source: half_open.per_source,
         half_open_per_service: half_open.per_service,
         flows_per_member_address: paths.iter().map(|path| path.flows).min().unwrap_or(0),
         warnings,
         addresses: paths.iter().map(address).collect(),
-        checks,
+        checks: Vec::new(),
+        detection: Vec::new(),
     }
 }
 
@@ -146,6 +163,12 @@ fn finding(
     check: &Check,
     outcome: &ProbeOutcome,
 ) -> Finding {
+    let latency = match outcome {
+        ProbeOutcome::Passed { latency } => *latency,
+        _ => Duration::ZERO,
+    };
+    let [crash, silence, stall] =
+        Trouble::ALL.map(|trouble| detection::of_check(check, trouble, latency).map(milliseconds));
     Finding {
         service: service.into(),
         member: member.into(),
@@ -153,25 +176,10 @@ fn finding(
         check: check.name.clone(),
         passed: outcome.verdict() == Verdict::Pass,
         result: outcome.to_string(),
-        detects_crash_ms: milliseconds(crash(check)),
-        detects_silence_ms: milliseconds(silence(check)),
+        detects_crash_ms: crash,
+        detects_silence_ms: silence,
+        detects_stall_ms: stall,
     }
-}
-
-/// Worst case from a crash to the last failure that counts. The end of a kept connection starts the first probe at
-/// once; a check that keeps none waits for its interval. Refused probes take no time worth counting.
-fn crash(check: &Check) -> Duration {
-    let first = if check.kind.keeps_a_connection() { Duration::ZERO } else { check.interval };
-    first + check.fast_interval * (check.fall - 1)
-}
-
-/// Worst case from the first lost packet to the last failure that counts: every probe runs into its time-out.
-fn silence(check: &Check) -> Duration {
-    check.interval + check.timeout + check.fast_interval.max(check.timeout) * (check.fall - 1)
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Write) -> Result<()> {
@@ -187,6 +195,7 @@ fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Writ
         ("check", Align::Left),
         ("crash seen in", Align::Right),
         ("silence seen in", Align::Right),
+        ("stall seen in", Align::Right),
         ("result", Align::Left),
     ]);
     for finding in &findings.checks {
@@ -195,13 +204,15 @@ fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Writ
             finding.member.clone(),
             finding.address.clone(),
             finding.check.clone(),
-            format!("{} ms", finding.detects_crash_ms),
-            format!("{} ms", finding.detects_silence_ms),
+            in_milliseconds(finding.detects_crash_ms),
+            in_milliseconds(finding.detects_silence_ms),
+            in_milliseconds(finding.detects_stall_ms),
             finding.result.clone(),
         ]);
     }
     writeln!(out, "{} is valid.\n", config.display())?;
     writeln!(out, "{table}")?;
+    load::write(&findings.detection, out)?;
     write_addresses(&findings.addresses, out)?;
     writeln!(
         out,
@@ -239,21 +250,4 @@ fn write_addresses(addresses: &[Address], out: &mut impl Write) -> Result<()> {
     }
     write!(out, "{table}")?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::CheckKind;
-
-    fn check(kind: CheckKind) -> Check {
-        Check { timeout: Duration::from_millis(400), ..Check::of(kind) }
-    }
-
-    #[test]
-    fn worst_cases_follow_from_the_intervals() {
-        assert_eq!(crash(&check(CheckKind::Ping)), Duration::from_millis(2 * 50));
-        assert_eq!(crash(&check(CheckKind::Tcp)), Duration::from_millis(1000 + 2 * 50));
-        assert_eq!(silence(&check(CheckKind::Ping)), Duration::from_millis(1000 + 3 * 400));
-    }
 }

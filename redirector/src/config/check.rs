@@ -3,11 +3,12 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{
-    address,
+    address, detect,
     error::Complaint,
     read::{self, Section, Written},
+    witness,
 };
-use crate::model::{Check, CheckKind, RedisErrorKind, Role};
+use crate::model::{Check, CheckKind, Detect, Profile, RedisErrorKind, Role};
 
 /// The shortest time between two probes, and for one: below it a host only probes.
 const SHORTEST_PROBE: Duration = Duration::from_millis(1);
@@ -22,26 +23,37 @@ pub(super) const PREFIX: &str = "redirector:probe:";
 pub(super) const EXPIRY: Duration = Duration::from_secs(60);
 
 /// Keys that mean something to some kinds only.
-pub(super) const KEYS_OF_KINDS: [(&str, &[&str]); 4] = [
+pub(super) const KEYS_OF_KINDS: [(&str, &[&str]); 14] = [
     ("role", &["ping", "echo"]),
     ("prefix", &["set_get"]),
     ("expiry", &["set_get"]),
     ("counted_errors", &["ping", "echo", "set_get"]),
+    ("tolerance", &["lag"]),
+    ("extended", &["lag"]),
+    ("url", &["http"]),
+    ("path", &["http"]),
+    ("port", &["http"]),
+    ("status", &["http"]),
+    ("contains", &["http"]),
+    ("tls", &["http"]),
+    ("command", &["exec"]),
+    ("user", &["exec"]),
 ];
 
 /// Reads what only one kind has.
 type ReadKind = fn(&Section<'_>) -> CheckKind;
 
-/// Without any, one ping with the defaults.
-pub(super) fn read(service: &Section<'_>) -> Vec<Check> {
+/// Without any, one ping with the defaults of the profile.
+pub(super) fn read(service: &Section<'_>, profile: Profile, detect: Detect) -> Vec<Check> {
+    let of = |kind| Check { detect, ..Check::with(kind, profile) };
     let sections = service.list("check");
     if sections.is_empty() {
-        return vec![Check::of(CheckKind::Ping)];
+        return vec![of(CheckKind::Ping)];
     }
     let mut names: HashMap<String, usize> = HashMap::new();
     let mut checks = Vec::new();
     for section in &sections {
-        let (check, at) = check(section);
+        let (check, at) = check(section, of);
         if let Some(first) = names.get(&check.name) {
             let place = section.document().place(*first);
             let cause = format!("two checks are called {:?}, the first at {place}", check.name);
@@ -78,16 +90,19 @@ pub(super) fn of_member(member: &Section<'_>, service: &[Check]) -> Vec<Check> {
 }
 
 /// And where its name stands.
-fn check(section: &Section<'_>) -> (Check, usize) {
-    let later = ["keyspace", "lag", "heartbeat", "http", "exec"];
-    let kinds: [(_, ReadKind); 4] = [
+fn check(section: &Section<'_>, of: impl Fn(CheckKind) -> Check) -> (Check, usize) {
+    let later = ["keyspace", "heartbeat"];
+    let kinds: [(_, ReadKind); 7] = [
         ("tcp", |_| CheckKind::Tcp),
         ("ping", |_| CheckKind::Ping),
         ("echo", |_| CheckKind::Echo),
         ("set_get", set_get),
+        ("lag", witness::lag),
+        ("http", witness::http),
+        ("exec", witness::exec),
     ];
     let kind = section.word("kind", &kinds, &later);
-    let defaults = Check::of(kind.map_or(CheckKind::Ping, |kind| kind(section)));
+    let defaults = of(kind.map_or(CheckKind::Ping, |kind| kind(section)));
     // A kind that is not known has any keys.
     if kind.is_some() || !section.has("kind") {
         only_keys_of(section, defaults.kind.name());
@@ -97,6 +112,7 @@ fn check(section: &Section<'_>) -> (Check, usize) {
     let roles = [("any", Role::Any), ("primary", Role::Primary)];
     let check = Check {
         name: name.map_or(defaults.name.clone(), |name| name.value),
+        effect: section.word("effect", &detect::EFFECTS, &[]).unwrap_or(defaults.effect),
         role: section.word("role", &roles, &[]).unwrap_or(defaults.role),
         counted_errors: counted_errors(section).unwrap_or_else(|| defaults.counted_errors.clone()),
         ..timing(section, defaults)
@@ -108,14 +124,17 @@ fn check(section: &Section<'_>) -> (Check, usize) {
 /// The keys that a member may override: times and thresholds. `base` has what is not written.
 fn timing(section: &Section<'_>, base: Check) -> Check {
     let interval = section.time("interval", SHORTEST_PROBE);
-    Check {
+    let down_interval = section.time("down_interval", SHORTEST_PROBE).or(interval);
+    let check = Check {
         fast_interval: fast_interval(section, interval, base.interval, base.fast_interval),
         interval: interval.map_or(base.interval, |interval| interval.value),
+        down_interval: down_interval.map_or(base.down_interval, |interval| interval.value),
         timeout: section.time("timeout", SHORTEST_PROBE).map_or(base.timeout, |time| time.value),
         fall: section.number("fall", 1..=1000).unwrap_or(base.fall),
         rise: section.number("rise", 1..=1000).unwrap_or(base.rise),
         ..base
-    }
+    };
+    detect::rounds(section, check)
 }
 
 fn set_get(section: &Section<'_>) -> CheckKind {

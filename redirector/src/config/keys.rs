@@ -75,9 +75,17 @@ static SERVICE: Keys = Keys {
         ("initial", r#"initial = "any""#),
         ("initial_timeout", r#"initial_timeout = "5s""#),
         ("profile", r#"profile = "balanced""#),
+        ("combine", r#"combine = "at_least""#),
+        ("at_least", "at_least = 1"),
     ],
-    later: &["detect"],
-    sections: &[("redis", &REDIS), ("failback", &FAILBACK), ("check", &CHECK), ("member", &MEMBER)],
+    later: &[],
+    sections: &[
+        ("redis", &REDIS),
+        ("detect", &DETECT),
+        ("failback", &FAILBACK),
+        ("check", &CHECK),
+        ("member", &MEMBER),
+    ],
 };
 
 static FAILBACK: Keys = Keys {
@@ -86,6 +94,17 @@ static FAILBACK: Keys = Keys {
         ("mode", r#"mode = "auto""#),
         ("healthy_for", r#"healthy_for = "60s""#),
         ("hold_down", r#"hold_down = "30s""#),
+    ],
+    later: &[],
+    sections: &[],
+};
+
+static DETECT: Keys = Keys {
+    header: "[service.detect]",
+    built: &[
+        ("silence_tolerance", r#"silence_tolerance = "300ms""#),
+        ("stall_tolerance", r#"stall_tolerance = "1s""#),
+        ("refused_tolerance", r#"refused_tolerance = "0ms""#),
     ],
     later: &[],
     sections: &[],
@@ -101,14 +120,31 @@ static CHECK: Keys = Keys {
         ("timeout", r#"timeout = "1s""#),
         ("fall", "fall = 3"),
         ("rise", "rise = 2"),
+        ("effect", r#"effect = "count""#),
+        ("down_interval", r#"down_interval = "1s""#),
+        ("jitter_percent", "jitter_percent = 10"),
+        ("probes", "probes = 3"),
+        ("probe_delay", r#"probe_delay = "100ms""#),
+        ("policy", r#"policy = "all""#),
         ("counted_errors", r#"counted_errors = ["LOADING", "MASTERDOWN"]"#),
         ("role", r#"role = "primary""#),
         ("prefix", r#"prefix = "redirector:probe:""#),
         ("expiry", r#"expiry = "60s""#),
+        ("tolerance", r#"tolerance = "5s""#),
+        ("extended", "extended = true"),
+        ("command", r#"command = ["/usr/local/lib/redirector/check", "--quick"]"#),
+        ("user", r#"user = "nobody""#),
+        ("url", r#"url = "http://monitor.example.com:8080/redis""#),
+        ("path", r#"path = "/health""#),
+        ("port", "port = 8080"),
+        ("status", r#"status = "200-299""#),
+        ("contains", r#"contains = "role: primary""#),
     ],
     later: &[],
-    sections: &[],
+    sections: &[("tls", &CHECK_TLS)],
 };
+
+static CHECK_TLS: Keys = Keys { header: "[service.check.tls]", built: TLS_KEYS, later: &[], sections: &[] };
 
 static MEMBER: Keys = Keys {
     header: "[[service.member]]",
@@ -117,8 +153,23 @@ static MEMBER: Keys = Keys {
         ("endpoint", r#"endpoint = "10.2.1.2:6379""#),
         ("weight", "weight = 100"),
     ],
-    later: &["rest"],
-    sections: &[("redis", &MEMBER_REDIS), ("check", &MEMBER_CHECK)],
+    later: &[],
+    sections: &[("redis", &MEMBER_REDIS), ("rest", &MEMBER_REST), ("check", &MEMBER_CHECK)],
+};
+
+static MEMBER_REST: Keys = Keys {
+    header: "[service.member.rest]",
+    built: &[
+        ("url", r#"url = "https://cluster.dublin.example.com:9443""#),
+        ("username", r#"username = "viewer""#),
+        ("password_file", r#"password_file = "/etc/redirector/dublin.password""#),
+        ("password_credential", r#"password_credential = "dublin-rest-password""#),
+        ("ca_file", r#"ca_file = "/etc/redirector/ca.pem""#),
+        ("server_name", r#"server_name = "cluster.dublin.example.com""#),
+        ("uid", "uid = 7"),
+    ],
+    later: &[],
+    sections: &[],
 };
 
 static MEMBER_CHECK: Keys = Keys {
@@ -130,6 +181,11 @@ static MEMBER_CHECK: Keys = Keys {
         ("timeout", r#"timeout = "2s""#),
         ("fall", "fall = 5"),
         ("rise", "rise = 3"),
+        ("down_interval", r#"down_interval = "5s""#),
+        ("jitter_percent", "jitter_percent = 20"),
+        ("probes", "probes = 3"),
+        ("probe_delay", r#"probe_delay = "200ms""#),
+        ("policy", r#"policy = "majority""#),
     ],
     later: &[],
     sections: &[],

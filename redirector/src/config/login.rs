@@ -37,7 +37,7 @@ pub(super) fn username(section: &Section<'_>) -> Option<Written<String>> {
 }
 
 /// `password_file` or `password_credential`; and whether one is written, which it may be without being of use.
-fn password(section: &Section<'_>) -> (Option<Secret>, bool) {
+pub(super) fn password(section: &Section<'_>) -> (Option<Secret>, bool) {
     let file = password_file(section);
     let credential = section.text("password_credential", |name| credential(section, name));
     let written = [section.has("password_file"), section.has("password_credential")];

@@ -265,6 +265,27 @@ impl<'a> Section<'a> {
         Some(found)
     }
 
+    /// An array of strings as they are; at least one.
+    pub(super) fn words(&self, key: &str) -> Option<Vec<Written<&'a str>>> {
+        let value = self.get(key)?;
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, "an array of strings");
+            return None;
+        };
+        self.not_empty(key, value, array.len());
+        Some(array.iter().filter_map(|element| self.string(key, element, "an array of strings")).collect())
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, key: &str) -> Option<bool> {
+        let value = self.get(key)?;
+        let found = value.get_ref().as_bool();
+        if found.is_none() {
+            self.wrong_type(key, value, "true or false");
+        }
+        found
+    }
+
     /// One of a few words. `later` are the words of the contract that are not built yet.
     pub(super) fn word<T: Copy>(&self, key: &str, built: &[(&str, T)], later: &[&str]) -> Option<T> {
         Some(self.text(key, |text| word(key, text, built, later))?.value)

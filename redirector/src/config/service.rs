@@ -3,12 +3,14 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    address, check,
+    address, check, detect,
     login::{self, Credentials},
     read::{Section, Written},
+    rest,
+    witness::{self, Of},
 };
 use crate::model::{
-    Check, Endpoint, Failback, FailbackMode, FlowPolicy, Initial, Member, OnAllDown, Service,
+    Check, Endpoint, Failback, FailbackMode, FlowPolicy, Initial, Member, OnAllDown, Profile, Service,
 };
 
 /// A service and where its parts stand, for the comparisons that [`super::conflict`] makes.
@@ -35,20 +37,24 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
     }
     let vips = section.texts("vips", address::vip).unwrap_or_default();
     let credentials = login::read(&section.sub("redis"));
-    let checks = check::read(&section);
-    let (members, drafts) =
-        section.list("member").into_iter().map(|section| member(section, &credentials, &checks)).unzip();
+    let profile = section.word("profile", &Profile::WORDS, &[]).unwrap_or_default();
+    let defaults = profile.defaults();
+    let checks = check::read(&section, profile, detect::read(&section.sub("detect"), profile));
+    let service_name = name.as_ref().map_or("", |name| &name.value);
+    let (members, drafts) = section
+        .list("member")
+        .into_iter()
+        .map(|section| member(section, service_name, &credentials, &checks))
+        .unzip();
     if !section.has("member") {
         section.missing("member");
     }
-    // The profile that exists has the defaults below.
-    section.word("profile", &[("balanced", ())], &["fast", "patient"]);
     let service = Service {
         name: name.as_ref().map_or_else(String::new, |name| name.value.clone()),
         vips: vips.iter().map(|vip| vip.value).collect(),
         on_failover: flow_policy(&section, "on_failover").unwrap_or(FlowPolicy::Reset),
         on_failback: flow_policy(&section, "on_failback").unwrap_or(FlowPolicy::Drain),
-        drain_timeout: time(&section, "drain_timeout", Duration::from_millis(1), Duration::from_secs(30)),
+        drain_timeout: time(&section, "drain_timeout", Duration::from_millis(1), defaults.drain_timeout),
         on_all_down: section
             .word("on_all_down", &[("stay", OnAllDown::Stay), ("refuse", OnAllDown::Refuse)], &[])
             .unwrap_or(OnAllDown::Stay),
@@ -59,36 +65,55 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
                 &[],
             )
             .unwrap_or(Initial::Any),
-        initial_timeout: time(&section, "initial_timeout", Duration::from_millis(1), Duration::from_secs(5)),
-        failback: failback(&section.sub("failback")),
+        initial_timeout: time(
+            &section,
+            "initial_timeout",
+            Duration::from_millis(1),
+            defaults.initial_timeout,
+        ),
+        failback: failback(&section.sub("failback"), profile),
+        profile,
+        combine: detect::combine(&section, &checks),
         checks,
         members,
     };
     Draft { section, name, vips, members: drafts, service }
 }
 
-fn failback(section: &Section<'_>) -> Failback {
+fn failback(section: &Section<'_>, profile: Profile) -> Failback {
+    let defaults = profile.defaults();
     let modes =
         [("auto", FailbackMode::Auto), ("manual", FailbackMode::Manual), ("never", FailbackMode::Never)];
     Failback {
         mode: section.word("mode", &modes, &[]).unwrap_or(FailbackMode::Auto),
-        healthy_for: time(section, "healthy_for", Duration::ZERO, Duration::from_secs(60)),
-        hold_down: time(section, "hold_down", Duration::ZERO, Duration::from_secs(30)),
+        healthy_for: time(section, "healthy_for", Duration::ZERO, defaults.healthy_for),
+        hold_down: time(section, "hold_down", Duration::ZERO, defaults.hold_down),
     }
 }
 
-fn member<'a>(section: Section<'a>, service: &Credentials, checks: &[Check]) -> (Member, MemberDraft<'a>) {
+fn member<'a>(
+    section: Section<'a>,
+    service: &str,
+    credentials: &Credentials,
+    checks: &[Check],
+) -> (Member, MemberDraft<'a>) {
     let name = section.required("name", address::name);
     let endpoint = section.required("endpoint", address::endpoint);
     let redis = section.sub("redis");
+    let of = Of {
+        service,
+        member: name.as_ref().map_or("", |name| &name.value),
+        endpoint: endpoint.as_ref(),
+        rest: rest::read(&section),
+    };
     let member = Member {
-        name: name.as_ref().map_or_else(String::new, |name| name.value.clone()),
+        name: of.member.to_owned(),
         endpoint: endpoint
             .as_ref()
             .map_or_else(|| Endpoint { host: String::new(), port: 0 }, |endpoint| endpoint.value.clone()),
         weight: section.number("weight", 1..=u32::MAX).unwrap_or(100),
-        access: login::read(&redis).within(service, &redis, endpoint.as_ref()),
-        checks: check::of_member(&section, checks),
+        access: login::read(&redis).within(credentials, &redis, endpoint.as_ref()),
+        checks: witness::bind(check::of_member(&section, checks), &section, &of),
     };
     (member, MemberDraft { section, name, endpoint })
 }

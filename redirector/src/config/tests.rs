@@ -13,15 +13,17 @@ use std::{
 };
 
 use super::*;
+use crate::decide::detection::{self, Trouble};
 use crate::model::{
-    Access, Agent, Attach, Authorities, Check, CheckKind, Config, Datapath, Endpoint, Failback, FailbackMode,
-    FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, PortRange, RedisErrorKind,
-    Role, Secret, Service, Tls, Trust,
+    Access, Agent, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
+    Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown,
+    OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
 };
 
 mod host;
 mod properties;
 mod resolving;
+mod witness;
 mod wrong;
 
 /// Every key that is built, none with its default.
@@ -162,6 +164,8 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 healthy_for: Duration::from_secs(60),
                 hold_down: Duration::from_secs(30),
             },
+            profile: Profile::Balanced,
+            combine: Combine::All,
             checks: vec![Check {
                 name: "ping".to_owned(),
                 kind: CheckKind::Ping,
@@ -170,6 +174,17 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 timeout: Duration::from_secs(1),
                 fall: 3,
                 rise: 2,
+                effect: Effect::Count,
+                down_interval: Duration::from_secs(1),
+                jitter_percent: 10,
+                probes: 1,
+                probe_delay: Duration::from_millis(100),
+                policy: Policy::All,
+                detect: Detect {
+                    silence_tolerance: Duration::from_millis(300),
+                    stall_tolerance: Duration::from_secs(1),
+                    refused_tolerance: Duration::ZERO,
+                },
                 ..Check::of(CheckKind::Ping)
             }],
             members: vec![Member {
@@ -186,6 +201,11 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
 
 #[test]
 fn every_key_that_is_built_reaches_the_model() {
+    let detect = Detect {
+        silence_tolerance: Duration::from_millis(350),
+        stall_tolerance: Duration::from_secs(2),
+        refused_tolerance: Duration::from_secs(6),
+    };
     let checks = vec![
         Check {
             name: "quick".to_owned(),
@@ -195,27 +215,49 @@ fn every_key_that_is_built_reaches_the_model() {
             timeout: Duration::from_millis(250),
             fall: 5,
             rise: 4,
+            effect: Effect::Veto,
+            down_interval: Duration::from_secs(3),
+            jitter_percent: 25,
+            probes: 3,
+            probe_delay: Duration::from_millis(150),
+            policy: Policy::Majority,
+            detect,
             ..Check::of(CheckKind::Tcp)
         },
         Check {
             name: "ping".to_owned(),
             kind: CheckKind::Ping,
             interval: Duration::from_millis(40),
-            fast_interval: Duration::from_millis(40),
-            timeout: Duration::from_secs(1),
+            fast_interval: Duration::from_millis(10),
+            timeout: Duration::from_millis(500),
             fall: 3,
             rise: 2,
+            down_interval: Duration::from_millis(40),
+            detect,
             role: Role::Primary,
             ..Check::of(CheckKind::Ping)
         },
         Check {
             name: "write".to_owned(),
             counted_errors: vec![RedisErrorKind::Loading, RedisErrorKind::OutOfMemory],
-            ..Check::of(CheckKind::SetGet { prefix: "health:".to_owned(), expiry: Duration::from_secs(90) })
+            detect,
+            ..Check::with(
+                CheckKind::SetGet { prefix: "health:".to_owned(), expiry: Duration::from_secs(90) },
+                Profile::Fast,
+            )
         },
     ];
     let mut checks_of_paris = checks.clone();
-    (checks_of_paris[0].timeout, checks_of_paris[0].fall) = (Duration::from_secs(2), 7);
+    checks_of_paris[0] = Check {
+        timeout: Duration::from_secs(2),
+        fall: 7,
+        down_interval: Duration::from_secs(4),
+        jitter_percent: 5,
+        probes: 2,
+        probe_delay: Duration::from_millis(10),
+        policy: Policy::Any,
+        ..checks_of_paris[0].clone()
+    };
     let orders = Service {
         name: "orders".to_owned(),
         vips: vips(["10.255.0.1:6379", "[fd00:255::1]:6379"]),
@@ -230,6 +272,8 @@ fn every_key_that_is_built_reaches_the_model() {
             healthy_for: Duration::from_secs(120),
             hold_down: Duration::ZERO,
         },
+        profile: Profile::Fast,
+        combine: Combine::AtLeast(1),
         checks: checks.clone(),
         members: vec![
             Member {
@@ -282,12 +326,77 @@ fn every_key_that_is_built_reaches_the_model() {
     assert_eq!(sessions.vips, vips(["[fd00:255::2]:6379"]));
     assert_eq!(sessions.initial, Initial::All);
     assert_eq!(sessions.failback.mode, FailbackMode::Never);
+    assert_eq!((sessions.profile, sessions.combine), (Profile::Patient, Combine::Any));
     assert_eq!(sessions.members[0].endpoint, Endpoint { host: "fd00:2::2".to_owned(), port: 6379 });
     assert_eq!(
         sessions.members[0].access,
         access("fd00:2::2", Login { username: None, password: Some(Secret::new("xyzzy".to_owned())) })
     );
     assert_eq!(config.services.len(), 2);
+}
+
+#[test]
+fn a_profile_says_what_is_not_written_and_no_more() {
+    for (word, profile) in Profile::WORDS {
+        let defaults = profile.defaults();
+        let text = MINIMAL.replace("name = \"orders\"", &format!("name = \"orders\"\nprofile = \"{word}\""));
+        let service = parse(Path::new("redirector.toml"), &text).unwrap().config.services.remove(0);
+        let expected = Failback {
+            mode: FailbackMode::Auto,
+            healthy_for: defaults.healthy_for,
+            hold_down: defaults.hold_down,
+        };
+        assert_eq!(service.failback, expected);
+        assert_eq!(service.initial_timeout, defaults.initial_timeout);
+        assert_eq!(service.drain_timeout, defaults.drain_timeout);
+        assert_eq!(service.checks, [Check::with(CheckKind::Ping, profile)]);
+
+        let written = "\n[service.failback]\nhold_down = \"1ms\"\n[service.detect]\nstall_tolerance = \"77ms\"\n\
+                       [[service.check]]\nfall = 9\n";
+        let service =
+            parse(Path::new("redirector.toml"), &(text + written)).unwrap().config.services.remove(0);
+        assert_eq!(service.failback, Failback { hold_down: Duration::from_millis(1), ..expected });
+        let check = Check {
+            fall: 9,
+            detect: Detect { stall_tolerance: Duration::from_millis(77), ..defaults.detect },
+            ..Check::with(CheckKind::Ping, profile)
+        };
+        assert_eq!((&service.checks, &service.members[0].checks), (&vec![check.clone()], &vec![check]));
+    }
+}
+
+/// The table of profiles in the docs, row by row.
+#[test]
+fn the_documented_profiles_are_those_of_the_code() {
+    let page = include_str!("../../../docs/configuration.md");
+    let time = |time: Duration| format!("{:?}", humantime::format_duration(time).to_string());
+    let all = [Profile::Fast, Profile::Balanced, Profile::Patient].map(Profile::defaults);
+    let row = |key: &str, shown: [String; 3]| {
+        let [fast, balanced, patient] = shown.map(|shown| format!("`{shown}`"));
+        let row = format!("| `{key}` | {fast} | {balanced} | {patient} |");
+        assert!(page.contains(&row), "docs/configuration.md has no row {row}");
+    };
+    row("interval", all.map(|all| time(all.interval)));
+    row("fast_interval", all.map(|all| time(all.fast_interval)));
+    row("timeout", all.map(|all| time(all.timeout)));
+    row("fall", all.map(|all| all.fall.to_string()));
+    row("rise", all.map(|all| all.rise.to_string()));
+    row("silence_tolerance", all.map(|all| time(all.detect.silence_tolerance)));
+    row("stall_tolerance", all.map(|all| time(all.detect.stall_tolerance)));
+    row("refused_tolerance", all.map(|all| time(all.detect.refused_tolerance)));
+    row("initial_timeout", all.map(|all| time(all.initial_timeout)));
+    row("drain_timeout", all.map(|all| time(all.drain_timeout)));
+    row("healthy_for", all.map(|all| time(all.healthy_for)));
+    row("hold_down", all.map(|all| time(all.hold_down)));
+    for trouble in Trouble::ALL {
+        let [fast, balanced, patient] = [Profile::Fast, Profile::Balanced, Profile::Patient].map(|profile| {
+            let check = Check::with(CheckKind::Ping, profile);
+            detection::of_check(&check, trouble, Duration::ZERO).unwrap().as_nanos().div_ceil(1_000_000)
+        });
+        let name = format!("{trouble:?}").to_lowercase();
+        let row = format!("| {name} | {fast} | {balanced} | {patient} |");
+        assert!(page.contains(&row), "docs/configuration.md has no row {row}");
+    }
 }
 
 #[test]
@@ -348,6 +457,14 @@ fn checks_with_every_key(section: &keys::Keys) -> String {
         match *key {
             "name" => text += &format!("\nkind = \"{kind}\"\n{example}\n"),
             "kind" => text += &format!("\nname = \"{key}\"\n{example}\n"),
+            // Some keys are of use beside another one only.
+            "user" => {
+                text +=
+                    &format!("\nname = \"{key}\"\nkind = \"{kind}\"\ncommand = [\"/check\"]\n{example}\n");
+            }
+            "port" | "status" | "contains" => {
+                text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\npath = \"/health\"\n{example}\n");
+            }
             _ => text += &format!("\nname = \"{key}\"\nkind = \"{kind}\"\n{example}\n"),
         }
     }

@@ -44,25 +44,30 @@ pub(super) fn read(section: &Section<'_>) -> Option<TlsKeys> {
         return None;
     }
     let table = section.sub("tls");
-    let server_name = table.text("server_name", |name| {
-        let next = "give a DNS name or an address, without a port";
-        tls::server_name(name).map_err(|_| {
-            Complaint::new(format!("`server_name` {name:?} is neither a DNS name nor an address"), next)
-        })?;
-        Ok(name.to_owned())
-    });
     let certificate = pem(&table, "certificate_file", |text| tls::certificates(text).map(|_| ()));
     let key = key(&table);
     let keys = TlsKeys {
         at: table.at(),
         ca_file: authorities(&table),
-        server_name: server_name.map(|name| name.value),
+        server_name: server_name(&table),
         certificate: Half { value: certificate, is_written: table.has("certificate_file") },
         key: Half { value: key, is_written: table.has("key_file") },
         trust: Arc::new(Trust { authorities: Authorities::System, identity: None }),
     };
     let trust = keys.trust();
     Some(TlsKeys { trust: Arc::new(trust), ..keys })
+}
+
+/// `server_name`: what a server's certificate is for.
+pub(super) fn server_name(table: &Section<'_>) -> Option<String> {
+    let name = table.text("server_name", |name| {
+        let next = "give a DNS name or an address, without a port";
+        tls::server_name(name).map_err(|_| {
+            Complaint::new(format!("`server_name` {name:?} is neither a DNS name nor an address"), next)
+        })?;
+        Ok(name.to_owned())
+    });
+    name.map(|name| name.value)
 }
 
 /// `ca_file`: who may have issued the certificate of a server.

@@ -1,33 +1,41 @@
-//! Health: from single verdicts to "this address is up".
+//! Health: from the verdicts of several checks to "this address is up".
 //!
-//! Counting is what HAProxy and keepalived have taught people to expect. `fall` *consecutive* failures make a
-//! passing check fail, `rise` *consecutive* passes make a failing one pass, and a verdict of the other kind
-//! starts the count again.
+//! What one check says of an address is counted in [`check`]. Here the checks are combined, in three-valued logic: a check
+//! *passes*, *fails* or is *unknown*, and so is what is made of them. Of the checks that count, `all`, `any` or `at_least`
+//! so many must pass: that is certain as soon as so many pass, and out of the question as soon as too few are left that
+//! could. Every check that vetoes must pass besides. What may go either way is unknown.
 //!
-//! Where they differ is the start. HAProxy believes a server to be up until the first probe and takes it down
-//! on the first failure; keepalived believes it to be up too, or with `alpha` to be down. Here a check is
-//! *unknown* first, which is neither. One pass ends that: an address that answers is up, and `rise` is for
-//! those that have been down. `fall` failures end it as well, not one: a single lost packet while the agent
-//! starts says as little as a single lost packet later.
+//! | checks that count | vetoes | address |
+//! |---|---|---|
+//! | enough pass | all pass | up |
+//! | too few can still pass | any | down |
+//! | any | one fails | down |
+//! | otherwise | | unknown |
 //!
-//! An inconclusive outcome (the probe's own credentials, no file descriptor left) is shown and otherwise left
-//! out: it neither counts nor breaks a count.
+//! Gates and checks that are only observed have no part in it. A gate is asked by the choice of another member
+//! ([`Health::gate`]).
 
+use self::check::{CheckHealth, CheckState};
 use super::time::Time;
-use crate::model::{Check, CheckId, Failure, MemberState, Pace, ProbeOutcome, Verdict};
+use crate::model::{Check, CheckId, Combine, Effect, MemberState, Pace, ProbeOutcome};
+
+mod check;
 
 /// One address of a member as its checks see it.
 #[derive(Clone, Debug)]
 pub(super) struct Health {
     /// In the order of the configuration, as everywhere in the core.
     checks: Vec<CheckHealth>,
+    combine: Combine,
     state: MemberState,
+    /// Since when `state` holds; `None`: since ever.
+    since: Option<Time>,
     /// When the newest probe ended.
     checked_at: Option<Time>,
     pace: Pace,
 }
 
-/// What an outcome has changed.
+/// What an outcome, or the end of a tolerance, has changed.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Change {
@@ -37,29 +45,44 @@ pub(super) struct Change {
 
 impl Health {
     /// Of an address that was never probed; probes begin at the fast pace.
-    pub(super) fn unknown(checks: &[Check]) -> Self {
+    pub(super) fn unknown(checks: &[Check], combine: Combine) -> Self {
         Self {
             checks: checks.iter().map(CheckHealth::unknown).collect(),
+            combine,
             state: MemberState::Unknown,
+            since: None,
             checked_at: None,
             pace: Pace::Fast,
         }
     }
 
-    /// Takes a probe's outcome into account.
+    /// Takes a probe's outcome into account, and then the tolerances that have ended by now: an answer that came in time
+    /// ends them.
     pub(super) fn on_outcome(&mut self, now: Time, check: CheckId, outcome: &ProbeOutcome) -> Change {
-        self.checks[check.0].on_outcome(outcome);
+        self.checks[check.0].on_outcome(now, outcome);
         self.checked_at = Some(now);
+        self.on_deadline(now)
+    }
 
-        let state = state_of(&self.checks);
-        let pace = if self.checks.iter().any(CheckHealth::in_doubt) { Pace::Fast } else { Pace::Normal };
-        let change = Change {
-            state: (state != self.state).then_some(state),
-            pace: (pace != self.pace).then_some(pace),
-        };
+    /// Tolerances may have ended.
+    pub(super) fn on_deadline(&mut self, now: Time) -> Change {
+        self.checks.iter_mut().for_each(|check| check.on_deadline(now));
+        let state = state_of(&self.checks, self.combine);
+        if state != self.state {
+            self.since = Some(now);
+        }
+        let before = (self.state, self.pace);
         self.state = state;
-        self.pace = pace;
-        change
+        self.pace = self.pace_at(now);
+        Change {
+            state: (self.state != before.0).then_some(self.state),
+            pace: (self.pace != before.1).then_some(self.pace),
+        }
+    }
+
+    /// When a check fails unless it passes before.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.checks.iter().filter_map(CheckHealth::fails_at).min()
     }
 
     pub(super) fn state(&self) -> MemberState {
@@ -72,148 +95,82 @@ impl Health {
     }
 
     /// The newest outcome of the check that says most: one that fails, else one that is unknown, else one that
-    /// has begun to fail, else the first.
+    /// has begun to fail or says nothing, else the first. Of gates and observed checks only what they find wrong, or that
+    /// they find nothing, is added.
     pub(super) fn reason(&self) -> String {
-        let telling = self.checks.iter().min_by_key(|check| check.rank());
-        telling.map(CheckHealth::reason).unwrap_or_default()
+        let telling = self.deciding().min_by_key(|check| check.rank());
+        let mut reason = telling.map(CheckHealth::reason).unwrap_or_default();
+        for check in self.checks.iter().filter(|check| !check.effect.decides()) {
+            if let Some(why) = check.fails_because().or_else(|| check.unclear()) {
+                reason += &format!("; {} {}: {why}", check.effect.name(), check.name);
+            }
+        }
+        reason
     }
 
     /// How little its [`Self::reason`] says; the smallest says most.
     pub(super) fn rank(&self) -> u8 {
-        self.checks.iter().map(CheckHealth::rank).min().unwrap_or(u8::MAX)
+        self.deciding().map(CheckHealth::rank).min().unwrap_or(u8::MAX)
     }
 
     /// Why the address is down; `None`: it is not.
     pub(super) fn down_because(&self) -> Option<String> {
-        self.checks.iter().find_map(CheckHealth::fails_because)
+        if self.state != MemberState::Down {
+            return None;
+        }
+        let veto = self.deciding().filter(|check| check.effect == Effect::Veto);
+        veto.chain(self.deciding()).find_map(CheckHealth::fails_because)
+    }
+
+    /// Why a member that is alive may not be left for this one; `None`: no gate bars it.
+    ///
+    /// A gate bars when it fails, and until its first verdict: not probed yet, or its first failures are being counted. A gate
+    /// whose probes say nothing (its REST API is gone, or refuses the login) bars nobody: that would be a failure of the
+    /// management, not of the member.
+    pub(super) fn gate(&self) -> Option<String> {
+        self.checks.iter().filter(|check| check.effect == Effect::Gate).find_map(|gate| match gate.state() {
+            CheckState::Passing => None,
+            CheckState::Failing => {
+                Some(format!("{}: {}", gate.name, gate.fails_because().unwrap_or_default()))
+            }
+            CheckState::Unknown => gate.in_doubt().then(|| gate.doubt()),
+        })
+    }
+
+    /// The checks that can make the address up or down.
+    fn deciding(&self) -> impl Iterator<Item = &CheckHealth> {
+        self.checks.iter().filter(|check| check.effect.decides())
+    }
+
+    /// Fast while a check that decides is in doubt. One that has been down for longer than its `down_interval` is asked so
+    /// rarely: before, it may be back in a moment.
+    fn pace_at(&self, now: Time) -> Pace {
+        if self.deciding().any(CheckHealth::in_doubt) {
+            return Pace::Fast;
+        }
+        let long = self.checks.iter().map(|check| check.down_interval).max().unwrap_or_default();
+        let differs = self.checks.iter().any(|check| check.down_interval != check.interval);
+        let is_long = self.since.is_some_and(|since| now.since(since) >= long);
+        if differs && self.state == MemberState::Down && is_long { Pace::Down } else { Pace::Normal }
     }
 }
 
-/// An address is down when any check fails, up when every check passes, and unknown otherwise.
-fn state_of(checks: &[CheckHealth]) -> MemberState {
-    if checks.iter().any(|check| check.state == CheckState::Failing) {
-        MemberState::Down
-    } else if checks.iter().all(|check| check.state == CheckState::Passing) {
+/// See the table above.
+fn state_of(checks: &[CheckHealth], combine: Combine) -> MemberState {
+    let count = |effect, state: Option<CheckState>| {
+        let of_effect = checks.iter().filter(|check| check.effect == effect);
+        of_effect.filter(|check| state.is_none_or(|state| check.state() == state)).count()
+    };
+    let counting = count(Effect::Count, None);
+    let needed = combine.needed(counting);
+    let can_pass = counting - count(Effect::Count, Some(CheckState::Failing));
+    if count(Effect::Veto, Some(CheckState::Failing)) > 0 || can_pass < needed {
+        return MemberState::Down;
+    }
+    let vetoes_pass = count(Effect::Veto, Some(CheckState::Passing)) == count(Effect::Veto, None);
+    if vetoes_pass && count(Effect::Count, Some(CheckState::Passing)) >= needed {
         MemberState::Up
     } else {
         MemberState::Unknown
     }
-}
-
-/// One check against one address.
-#[derive(Clone, Debug)]
-struct CheckHealth {
-    name: String,
-    fall: u32,
-    rise: u32,
-    state: CheckState,
-    /// Consecutive, up to now. One of the two is 0.
-    passes: u32,
-    failures: u32,
-    newest: Option<ProbeOutcome>,
-    /// The newest failure that counted.
-    failure: Option<Failure>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CheckState {
-    Unknown,
-    Passing,
-    Failing,
-}
-
-impl CheckHealth {
-    fn unknown(check: &Check) -> Self {
-        Self {
-            name: check.name.clone(),
-            fall: check.fall,
-            rise: check.rise,
-            state: CheckState::Unknown,
-            passes: 0,
-            failures: 0,
-            newest: None,
-            failure: None,
-        }
-    }
-
-    fn on_outcome(&mut self, outcome: &ProbeOutcome) {
-        self.newest = Some(outcome.clone());
-        match outcome.verdict() {
-            Verdict::Pass => self.on_pass(),
-            Verdict::Fail => self.on_failure(outcome),
-            Verdict::Inconclusive => {}
-        }
-    }
-
-    fn on_pass(&mut self) {
-        self.failures = 0;
-        self.passes = self.passes.saturating_add(1);
-        let enough = match self.state {
-            CheckState::Unknown => 1,
-            CheckState::Passing | CheckState::Failing => self.rise,
-        };
-        if self.passes >= enough {
-            self.state = CheckState::Passing;
-        }
-    }
-
-    fn on_failure(&mut self, outcome: &ProbeOutcome) {
-        self.passes = 0;
-        self.failures = self.failures.saturating_add(1);
-        if let ProbeOutcome::Failed(failure) = outcome {
-            self.failure = Some(failure.clone());
-        }
-        if self.failures >= self.fall {
-            self.state = CheckState::Failing;
-        }
-    }
-
-    fn rank(&self) -> u8 {
-        match self.state {
-            CheckState::Failing => 0,
-            CheckState::Unknown => 1,
-            CheckState::Passing if self.failures > 0 => 2,
-            CheckState::Passing => 3,
-        }
-    }
-
-    /// Whether asking again soon may change the state: nothing was asked yet, or a count towards another state
-    /// has begun. An address that fails steadily is not in doubt, nor is one whose probes say nothing: asking
-    /// twenty times a second with a wrong password only fills the member's log.
-    fn in_doubt(&self) -> bool {
-        match self.state {
-            CheckState::Unknown => self.newest.is_none() || self.failures > 0,
-            CheckState::Passing => self.failures > 0,
-            CheckState::Failing => self.passes > 0,
-        }
-    }
-
-    /// The newest outcome, and how far a count has come.
-    fn reason(&self) -> String {
-        let (name, Some(newest)) = (&self.name, &self.newest) else {
-            return "no verdict yet".to_owned();
-        };
-        let outcome = match newest {
-            ProbeOutcome::Passed { .. } => format!("{name} {newest}"),
-            ProbeOutcome::Failed(_) | ProbeOutcome::Inconclusive(_) => format!("{name}: {newest}"),
-        };
-        match (newest.verdict(), self.state) {
-            (Verdict::Pass, CheckState::Failing) => format!("{outcome} ({} of {})", self.passes, self.rise),
-            (Verdict::Fail, CheckState::Failing) => format!("{outcome}{}", in_a_row(self.failures)),
-            (Verdict::Fail, _) => format!("{outcome} ({} of {})", self.failures, self.fall),
-            _ => outcome,
-        }
-    }
-
-    fn fails_because(&self) -> Option<String> {
-        let failure = self.failure.as_ref().filter(|_| self.state == CheckState::Failing)?;
-        Some(match self.passes {
-            0 => format!("{failure}{}", in_a_row(self.failures)),
-            passes => format!("{failure} ({passes} of {} passes since)", self.rise),
-        })
-    }
-}
-
-fn in_a_row(failures: u32) -> String {
-    if failures > 1 { format!(" ({failures} in a row)") } else { String::new() }
 }

@@ -18,13 +18,15 @@ use super::{
     health::{Change, Health},
     time::Time,
 };
-use crate::model::{Check, CheckId, MemberState, Offer, ProbeOutcome};
+use crate::model::{Check, CheckId, Combine, MemberState, Offer, ProbeOutcome};
 
 /// One member as its checks see it.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     /// As the caller gave them.
     addresses: Vec<Address>,
+    /// How their checks are combined.
+    combine: Combine,
     state: MemberState,
     /// Since when `state` holds without a break.
     since: Time,
@@ -42,11 +44,14 @@ struct Address {
 
 impl Member {
     /// With addresses that were never probed.
-    pub(super) fn new(known: &[Offer], checks: &[Check], now: Time) -> Self {
-        let address =
-            |offer: &Offer| Address { offered: offer.offered, ..Address::new(offer.address, checks) };
+    pub(super) fn new(known: &[Offer], checks: &[Check], combine: Combine, now: Time) -> Self {
+        let address = |offer: &Offer| Address {
+            offered: offer.offered,
+            ..Address::new(offer.address, checks, combine)
+        };
         Self {
             addresses: known.iter().map(address).collect(),
+            combine,
             state: MemberState::Unknown,
             since: now,
             checked_at: None,
@@ -68,6 +73,23 @@ impl Member {
         Some(change)
     }
 
+    /// Tolerances may have ended. What that has changed, address by address.
+    pub(super) fn on_deadline(&mut self, now: Time) -> Vec<(SocketAddr, Change)> {
+        let mut changes = Vec::new();
+        for known in &mut self.addresses {
+            if known.health.next_deadline().is_some_and(|deadline| deadline <= now) {
+                changes.push((known.address, known.health.on_deadline(now)));
+            }
+        }
+        self.judge(now);
+        changes
+    }
+
+    /// When [`Self::on_deadline`] wants to be called: a check fails then unless it passes before.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.addresses.iter().filter_map(|known| known.health.next_deadline()).min()
+    }
+
     /// Makes `wanted` the addresses. Returns those that were there and are not any more.
     pub(super) fn set_addresses(
         &mut self,
@@ -79,7 +101,7 @@ impl Member {
         for address in wanted {
             let known = before.iter().position(|known| known.address == *address);
             let kept = known.map(|at| before.swap_remove(at));
-            self.addresses.push(kept.unwrap_or_else(|| Address::new(*address, checks)));
+            self.addresses.push(kept.unwrap_or_else(|| Address::new(*address, checks, self.combine)));
         }
         self.judge(now);
         before.iter().map(|gone| gone.address).collect()
@@ -172,6 +194,16 @@ impl Member {
         })
     }
 
+    /// Why a member that is alive may not be left for this one: what a gate says of an address that flows would go to.
+    /// `None`: no gate bars it.
+    pub(super) fn gate(&self) -> Option<String> {
+        let mut up = self.deciding().filter(|known| known.state() == MemberState::Up);
+        up.find_map(|known| {
+            let why = known.health.gate()?;
+            Some(if self.addresses.len() == 1 { why } else { format!("{}: {why}", known.address) })
+        })
+    }
+
     /// Each address with its health and whether it is offered.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (SocketAddr, &Health, bool)> {
         self.addresses.iter().map(|known| (known.address, &known.health, known.offered))
@@ -199,8 +231,8 @@ impl Member {
 }
 
 impl Address {
-    fn new(address: SocketAddr, checks: &[Check]) -> Self {
-        Self { address, health: Health::unknown(checks), offered: false, left: false }
+    fn new(address: SocketAddr, checks: &[Check], combine: Combine) -> Self {
+        Self { address, health: Health::unknown(checks, combine), offered: false, left: false }
     }
 
     fn state(&self) -> MemberState {

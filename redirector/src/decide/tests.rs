@@ -1,7 +1,9 @@
 //! Whole outages in virtual time, and properties over random schedules.
 
 mod addresses;
+mod combining;
 mod damping;
+mod detection;
 mod failover;
 mod first_choice;
 mod health;

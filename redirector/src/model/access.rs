@@ -41,6 +41,14 @@ pub struct Trust {
     pub identity: Option<Identity>,
 }
 
+impl Trust {
+    /// In whom this host trusts; no client certificate.
+    #[must_use]
+    pub fn system() -> Self {
+        Self { authorities: Authorities::System, identity: None }
+    }
+}
+
 /// Whose certificates are believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authorities {

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::RedisErrorKind;
 
 /// The result of one probe.
@@ -62,8 +64,69 @@ pub enum Cause {
     WrongAnswer(String),
     /// It answers well, and is not the primary that the check asks for.
     WrongRole(String),
+    /// Somebody who was asked about the member (its cluster's REST API, a command) says that it is not well.
+    Reported(String),
+    /// Somebody who was asked about the member has trouble of their own, or does not know.
+    Witness(Witness, Box<Cause>),
     /// Something on this host prevented the probe (out of file descriptors, permission).
     Local(String),
+}
+
+/// Kinds of failure that are borne for different times ([`Detect`](super::Detect)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Nothing came back, not even an answer to a SYN; or the network says that there is no way.
+    Silence,
+    /// The host answers, Redis does not: a fork, a slow script, or frozen.
+    Stall,
+    /// The connection was refused, closed or reset.
+    Refused,
+    /// Redis answered with an error.
+    Redis(RedisErrorKind),
+    /// Anything else, such as a wrong answer.
+    Other,
+}
+
+impl Failure {
+    /// Of which kind it is. A time-out tells by its phase: a connection that was opened is a sign of life.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match (&self.cause, self.phase) {
+            (Cause::TimedOut(_), Phase::Connect) | (Cause::Unreachable(_), _) => FailureKind::Silence,
+            (Cause::TimedOut(_), Phase::Tls | Phase::Authenticate | Phase::Command) => FailureKind::Stall,
+            (Cause::Refused | Cause::Closed, _) => FailureKind::Refused,
+            (Cause::Redis(kind, _), _) => FailureKind::Redis(*kind),
+            _ => FailureKind::Other,
+        }
+    }
+
+    /// How long the probe had waited when it gave up; zero when it was answered.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        match self.cause {
+            Cause::TimedOut(after) => after,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// Who is asked about a member, and is not the member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Witness {
+    /// The REST API of its cluster.
+    RestApi,
+    /// A command of the operator's.
+    Command,
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RestApi => "REST API",
+            Self::Command => "command",
+        })
+    }
 }
 
 /// What can be wrong with TLS.
@@ -104,8 +167,37 @@ impl Cause {
         match self {
             Self::Redis(kind, _) => !kind.is_about_credentials(),
             Self::Tls(fault, _) => *fault != TlsFault::Refused,
-            Self::Local(_) => false,
+            Self::Local(_) | Self::Witness(..) => false,
             _ => true,
+        }
+    }
+
+    /// The same when it was not the member that was probed, but `witness`. Only what that one reports is about the
+    /// member then.
+    #[must_use]
+    pub fn of_witness(self, witness: Witness) -> Self {
+        match self {
+            Self::Reported(_) | Self::Witness(..) | Self::Local(_) => self,
+            trouble => Self::Witness(witness, Box::new(trouble)),
+        }
+    }
+
+    /// In words that name the phase where they need it.
+    fn in_words(&self, phase: Phase) -> String {
+        match self {
+            Self::Refused => "connection refused".to_owned(),
+            Self::Unreachable(why) => format!("unreachable: {why}"),
+            Self::TimedOut(after) => {
+                format!("{phase} timed out after {}", humantime::format_duration(*after))
+            }
+            Self::Closed => format!("connection closed during {phase}"),
+            Self::Tls(_, text) => format!("TLS: {text}"),
+            Self::Redis(_, text) => format!("Redis error: {text}"),
+            Self::WrongAnswer(text) => format!("wrong answer: {text}"),
+            Self::WrongRole(text) => format!("wrong role: {text}"),
+            Self::Reported(text) => text.clone(),
+            Self::Witness(who, cause) => format!("{who}: {}", cause.in_words(phase)),
+            Self::Local(why) => format!("probe impossible: {why}"),
         }
     }
 }
@@ -148,19 +240,7 @@ impl fmt::Display for ProbeOutcome {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.cause {
-            Cause::Refused => f.write_str("connection refused"),
-            Cause::Unreachable(why) => write!(f, "unreachable: {why}"),
-            Cause::TimedOut(after) => {
-                write!(f, "{} timed out after {}", self.phase, humantime::format_duration(*after))
-            }
-            Cause::Closed => write!(f, "connection closed during {}", self.phase),
-            Cause::Tls(_, text) => write!(f, "TLS: {text}"),
-            Cause::Redis(_, text) => write!(f, "Redis error: {text}"),
-            Cause::WrongAnswer(text) => write!(f, "wrong answer: {text}"),
-            Cause::WrongRole(text) => write!(f, "wrong role: {text}"),
-            Cause::Local(why) => write!(f, "probe impossible: {why}"),
-        }
+        f.write_str(&self.cause.in_words(self.phase))
     }
 }
 

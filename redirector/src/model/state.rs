@@ -46,13 +46,15 @@ pub enum MemberState {
     Drained,
 }
 
-/// Which of a check's two intervals holds.
+/// Which of a check's intervals holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// [`Check::interval`](super::Check::interval).
     Normal,
     /// [`Check::fast_interval`](super::Check::fast_interval): while in doubt.
     Fast,
+    /// [`Check::down_interval`](super::Check::down_interval): while down for long.
+    Down,
 }
 
 impl fmt::Display for ServiceState {

@@ -47,6 +47,11 @@ impl<D: Dialogue> Kept<D> {
         Ok(())
     }
 
+    /// Whether there is a connection to ask over.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
     /// Returns when the kept connection has ended (and drops it); never, when there is none.
     pub(super) async fn ended(&mut self) {
         match &mut self.connection {

@@ -1,10 +1,20 @@
 //! The connection that every probe opens.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    task_local,
+    time::timeout,
+};
 
-/// Connects to `address`.
+task_local! {
+    /// How long the probe that this task is at waits for the answer to its SYN; `None`: as long as for everything. Only the loop
+    /// of the probes knows it, and only [`open`] needs it; the kinds of checks between them do not.
+    pub(super) static SILENCE: Option<Duration>;
+}
+
+/// Connects to `address`, within [`SILENCE`] if that is set.
 ///
 /// The stream resets when it is dropped (`SO_LINGER` 0) instead of closing in an orderly way. Up to 20 probes a
 /// second would else leave a thousand `TIME_WAIT` sockets, each with a port taken, and every probe of a member
@@ -13,7 +23,7 @@ use tokio::net::{TcpSocket, TcpStream};
 ///
 /// # Errors
 ///
-/// Those of socket(2) and connect(2); [`io::ErrorKind::ConnectionRefused`] also when the socket got connected to
+/// Those of socket(2) and connect(2); [`io::ErrorKind::TimedOut`] after [`SILENCE`]; [`io::ErrorKind::ConnectionRefused`] also when the socket got connected to
 /// itself: on an address of this host the kernel may choose the very port that it connects to as the source, and
 /// TCP's simultaneous open (RFC 9293, 3.5) then succeeds without a server.
 pub(super) async fn open(address: SocketAddr) -> io::Result<TcpStream> {
@@ -23,7 +33,12 @@ pub(super) async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     }?;
     socket.set_nodelay(true)?;
     socket.set_zero_linger()?;
-    let stream = socket.connect(address).await?;
+    let stream = match SILENCE.try_with(|limit| *limit).ok().flatten() {
+        Some(limit) => {
+            timeout(limit, socket.connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)??
+        }
+        None => socket.connect(address).await?,
+    };
     if stream.local_addr()? == address {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }

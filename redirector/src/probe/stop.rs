@@ -8,7 +8,6 @@ use std::{
 
 use libc::{
     EACCES, ECONNABORTED, ECONNREFUSED, ECONNRESET, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, EPIPE,
-    ETIMEDOUT,
 };
 
 use crate::{model::Cause, tls};
@@ -48,6 +47,12 @@ pub(super) fn cause(error: &io::Error, address: SocketAddr, elapsed: Duration) -
     if is_closed(error) {
         return Cause::Closed;
     }
+    if error.kind() == io::ErrorKind::TimedOut {
+        // Whole milliseconds, as the limits are.
+        return Cause::TimedOut(Duration::from_millis(
+            u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        ));
+    }
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return Cause::Refused;
     }
@@ -56,7 +61,6 @@ pub(super) fn cause(error: &io::Error, address: SocketAddr, elapsed: Duration) -
     }
     match error.raw_os_error() {
         Some(ECONNREFUSED) => Cause::Refused,
-        Some(ETIMEDOUT) => Cause::TimedOut(elapsed),
         Some(EHOSTUNREACH | ENETUNREACH | EHOSTDOWN | ENETDOWN) => Cause::Unreachable(error.to_string()),
         // An ICMPv6 "administratively prohibited" or "reject route" from the network arrives as EACCES
         // (net/ipv6/icmp.c, tab_unreach); IPv4's arrives as EHOSTUNREACH.
@@ -76,7 +80,7 @@ fn is_ipv6(address: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use libc::{EADDRNOTAVAIL, EMFILE, ENFILE, EPERM};
+    use libc::{EADDRNOTAVAIL, EMFILE, ENFILE, EPERM, ETIMEDOUT};
 
     use super::*;
 

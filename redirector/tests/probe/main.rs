@@ -25,6 +25,7 @@ fn check(kind: CheckKind) -> Check {
         interval: Duration::from_secs(3600),
         fast_interval: Duration::from_secs(3600),
         timeout: Duration::from_secs(10),
+        jitter_percent: 0,
         fall: 1,
         rise: 1,
         ..Check::of(kind)

@@ -72,23 +72,44 @@ fn keys() {
         ("section of nothing", "[agent]", "[fleet]\n[agent]"),
         ("key that is not built: operator_group", "[agent]", "[agent]\noperator_group = \"redirector\""),
         ("key that is not built: metrics_listen", "[agent]", "[agent]\nmetrics_listen = \"127.0.0.1:9109\""),
-        ("section that is not built: detect", "[[service.check]]", "[service.detect]\n[[service.check]]"),
-        (
-            "section that is not built: rest",
-            "[service.member.redis]",
-            "[service.member.rest]\nurl = \"https://dublin.example.com:9443\"\n[service.member.redis]",
-        ),
         (
             "key that is not built: tls",
             "username = \"probe\"",
             "username = \"probe\"\ntls = { ca_file = \"/etc/ca.pem\" }",
         ),
-        ("profile that is not built", "profile = \"balanced\"", "profile = \"fast\""),
-        ("profile of nothing", "profile = \"balanced\"", "profile = \"quick\""),
-        ("check that is not built", "kind = \"tcp\"", "kind = \"lag\""),
+        ("profile of nothing", "profile = \"fast\"", "profile = \"quick\""),
+        ("check that is not built", "kind = \"tcp\"", "kind = \"keyspace\""),
         ("check of nothing", "kind = \"tcp\"", "kind = \"icmp\""),
     ]);
     insta::assert_snapshot!(table);
+}
+
+#[test]
+fn health() {
+    let table = messages(&[
+        ("combination of nothing", "combine = \"at_least\"", "combine = \"most\""),
+        ("no number to combine with", "at_least = 1", ""),
+        ("more than there are checks that count", "at_least = 1", "at_least = 3"),
+        ("none of them", "at_least = 1", "at_least = 0"),
+        ("a number that nobody asks for", "combine = \"at_least\"", "combine = \"all\""),
+        ("tolerance without unit", "silence_tolerance = \"350ms\"", "silence_tolerance = \"350\""),
+        ("tolerance that is none", "silence_tolerance = \"350ms\"", "silence_tolerance = \"0ms\""),
+        ("tolerance shorter than a hiccup", "stall_tolerance = \"2s\"", "stall_tolerance = \"9ms\""),
+        ("tolerance of a year", "refused_tolerance = \"6s\"", "refused_tolerance = \"1y\""),
+        ("effect of nothing", "effect = \"veto\"", "effect = \"block\""),
+        ("no interval while down", "down_interval = \"3s\"", "down_interval = \"0s\""),
+        ("jitter of more than half", "jitter_percent = 25", "jitter_percent = 51"),
+        ("no probe", "probes = 3", "probes = 0"),
+        ("a round that is longer than the interval", "probe_delay = \"150ms\"", "probe_delay = \"300ms\""),
+        ("policy of nothing", "policy = \"majority\"", "policy = \"most\""),
+    ]);
+    let only_gates = messages_of_files(&[(
+        "no check decides",
+        "[[service]]\nname = \"orders\"\nvips = [\"10.255.0.1:6379\"]\n[[service.check]]\neffect = \"gate\"\n\
+         [[service.check]]\nname = \"seen\"\neffect = \"observe\"\n\
+         [[service.member]]\nname = \"paris\"\nendpoint = \"10.2.1.2:6379\"",
+    )]);
+    insta::assert_snapshot!(table + &only_gates);
 }
 
 #[test]
@@ -351,7 +372,7 @@ fn checks_that_cannot_be() {
         ("error twice", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"OOM\", \"OOM\"]"),
         ("credentials", "counted_errors = [\"LOADING\", \"OOM\"]", "counted_errors = [\"NOPERM\"]"),
         ("empty prefix", "prefix = \"health:\"", "prefix = \"\""),
-        ("value that is gone too early", "expiry = \"90s\"", "expiry = \"1s\""),
+        ("value that is gone too early", "expiry = \"90s\"", "expiry = \"500ms\""),
         ("check that the service does not have", "name = \"quick\"\ntimeout = \"2s\"", "name = \"slow\""),
         ("check without a name", "name = \"quick\"\ntimeout = \"2s\"", "timeout = \"2s\""),
         (

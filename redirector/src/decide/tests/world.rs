@@ -8,8 +8,8 @@ use std::{net::SocketAddr, time::Duration};
 use crate::{
     decide::{Action, AddressView, Core, MemberView, Pace, Resumed, Switch, Time, View},
     model::{
-        Access, Cause, Check, CheckId, CheckKind, Endpoint, Epoch, Failback, FailbackMode, Failure,
-        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Phase, ProbeOutcome,
+        Access, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
+        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Phase, ProbeOutcome, Profile,
         RedisErrorKind, Service, ServiceState, SwitchKind,
     },
 };
@@ -84,6 +84,8 @@ pub(super) fn orders() -> Service {
         initial: Initial::Any,
         initial_timeout: s(5),
         failback: Failback { mode: FailbackMode::Auto, healthy_for: s(60), hold_down: s(30) },
+        profile: Profile::Balanced,
+        combine: Combine::All,
         checks: vec![check()],
         members: vec![member("paris", 100), member("dublin", 50)],
     }
@@ -257,6 +259,7 @@ impl World {
                     + match probed.pace {
                         Pace::Normal => check.interval,
                         Pace::Fast => check.fast_interval,
+                        Pace::Down => check.down_interval,
                     };
             }
         }

@@ -1,0 +1,221 @@
+//! The HTTP client of `lag` and `http`: one `GET` over one connection of its own, with every phase and cause typed.
+//!
+//! No connection is kept. Such a check runs every few seconds, and what it asks (a load balancer, the node that manages a
+//! cluster now) may be somewhere else the next time: a name is looked up, a port opened and a certificate verified each
+//! time, and nothing that ended in between has to be told from a failure. The price is a handshake for each probe, which
+//! is why these checks have longer intervals than those of Redis. Sockets reset when they are dropped, as all of probes.
+//!
+//! Redirects are answers and are not followed, and the environment's proxies are not asked: what was configured is what is
+//! probed. Nothing is read beyond a limit. Time has one limit, the probe's, and its owner keeps it.
+
+use std::{
+    error::Error as _,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{
+    base64, socket,
+    stop::{self, Stop},
+};
+use crate::{
+    model::{Cause, Login, Phase, Tls, Url},
+    quote::quote,
+    resolve::{Resolver, Said},
+    tls::{self, Connector},
+};
+
+/// Longest header section; servers' own limits are 8 to 16 KiB.
+const LONGEST_HEAD: usize = 64 * 1024;
+
+/// Where to ask, and as whom.
+pub(super) struct Client {
+    url: Url,
+    /// The only address that is asked; `None`: those of the URL's host.
+    address: Option<SocketAddr>,
+    /// For `https`; or why it cannot be.
+    tls: Option<Result<Connector, String>>,
+    authorization: Option<HeaderValue>,
+    resolver: Arc<Resolver>,
+}
+
+/// What came back.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    /// As much of it as was wanted.
+    pub(super) body: Vec<u8>,
+    /// Whether there was more.
+    pub(super) is_cut: bool,
+}
+
+impl Client {
+    /// Asks `address`, or else those of the URL's host.
+    pub(super) fn new(url: Url, address: Option<SocketAddr>, tls: Option<&Tls>, login: &Login) -> Self {
+        let tls = url.is_https.then(|| match tls {
+            Some(tls) => Connector::new(tls),
+            None => Err("no TLS settings for an https URL".to_owned()),
+        });
+        Self { url, address, tls, authorization: basic(login), resolver: Arc::default() }
+    }
+
+    /// `GET` of a path with its query, for at most `limit` bytes of body. `phase` tells how far it came.
+    pub(super) async fn get(&self, path: &str, limit: usize, phase: &mut Phase) -> Result<Answer, Stop> {
+        let started = Instant::now();
+        let (stream, address) = self.connect(phase).await?;
+        let fault = |error: io::Error| Stop::Answer(stop::cause(&error, address, started.elapsed()));
+        let request = self.request(path)?;
+        let ended = match &self.tls {
+            None => {
+                *phase = Phase::Command;
+                exchange(stream, request, limit).await
+            }
+            Some(Err(why)) => return Err(Stop::Answer(Cause::Local(why.clone()))),
+            Some(Ok(connector)) => {
+                *phase = Phase::Tls;
+                let stream = connector.connect(&self.url.host, stream).await.map_err(fault)?;
+                *phase = Phase::Command;
+                exchange(stream, request, limit).await
+            }
+        };
+        ended.map_err(|error| match in_io(&error) {
+            Some(error) => Stop::Answer(stop::cause(error, address, started.elapsed())),
+            None => Stop::Answer(of_http(&error)),
+        })
+    }
+
+    /// To the first address that lets it. Each gets its share of what the ones before have left of [`PATIENCE`], so that
+    /// one in a black hole does not hide the others.
+    async fn connect(&self, phase: &mut Phase) -> Result<(TcpStream, SocketAddr), Stop> {
+        *phase = Phase::Resolve;
+        let addresses = self.addresses().await.map_err(Stop::Answer)?;
+        *phase = Phase::Connect;
+        let mut last = Cause::Local("no address".to_owned());
+        for (index, address) in addresses.iter().enumerate() {
+            let started = Instant::now();
+            let opened = socket::open(*address);
+            let is_last = index + 1 == addresses.len();
+            let opened = match is_last {
+                true => Ok(opened.await),
+                false => timeout(PATIENCE, opened).await,
+            };
+            last = match opened {
+                Ok(Ok(stream)) => return Ok((stream, *address)),
+                Ok(Err(error)) => stop::cause(&error, *address, started.elapsed()),
+                Err(_) => Cause::TimedOut(PATIENCE),
+            };
+        }
+        Err(Stop::Answer(last))
+    }
+
+    /// At least one.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, Cause> {
+        if let Some(address) = self.address {
+            return Ok(vec![address]);
+        }
+        if let Ok(ip) = self.url.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, self.url.port)]);
+        }
+        let answer = self.resolver.look_up(&self.url.host).await;
+        let mut found = Vec::new();
+        let mut why = "it has no address".to_owned();
+        for said in [answer.v4, answer.v6] {
+            match said {
+                Said::Addresses(addresses) => found.extend(addresses),
+                Said::Failed(reason) => why = reason,
+                Said::Nothing => {}
+            }
+        }
+        if found.is_empty() {
+            return Err(Cause::Unreachable(format!("the name {} does not resolve: {why}", self.url.host)));
+        }
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, self.url.port)).collect())
+    }
+
+    fn request(&self, path: &str) -> Result<Request<Empty<Bytes>>, Stop> {
+        let mut request = Request::get(path)
+            .header(HOST, self.url.authority())
+            .header(ACCEPT, "application/json, */*")
+            .header(USER_AGENT, concat!("redirector/", env!("CARGO_PKG_VERSION")));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        request.body(Empty::new()).map_err(|error| Stop::Answer(Cause::Local(error.to_string())))
+    }
+}
+
+/// How long an address may take to connect when there is another one.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// RFC 7617; in UTF-8, as Redis Software takes it.
+fn basic(login: &Login) -> Option<HeaderValue> {
+    let password = login.password.as_ref()?;
+    let username = login.username.as_deref().unwrap_or_default();
+    let pair = base64::encode(format!("{username}:{}", password.expose()).as_bytes());
+    // Base64 has no byte that a header may not have.
+    let mut value = HeaderValue::try_from(format!("Basic {pair}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// One request and its answer, over a connection that ends with it.
+async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>, limit: usize) -> hyper::Result<Answer>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut sender, connection) =
+        http1::Builder::new().max_buf_size(LONGEST_HEAD).handshake(TokioIo::new(stream)).await?;
+    let mut answer = pin!(async {
+        let response = sender.send_request(request).await?;
+        read(response, limit).await
+    });
+    tokio::select! {
+        answer = &mut answer => answer,
+        // What it brought, or why it ended, is with the answer.
+        _ = connection => answer.await,
+    }
+}
+
+async fn read(response: Response<Incoming>, limit: usize) -> hyper::Result<Answer> {
+    let mut answer = Answer { status: response.status(), body: Vec::new(), is_cut: false };
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        let room = limit - answer.body.len();
+        answer.body.extend_from_slice(&data[..data.len().min(room)]);
+        if data.len() > room {
+            answer.is_cut = true;
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// The kernel's or TLS's word, if an error came from there: hyper says some of its own in the same type.
+fn in_io(error: &hyper::Error) -> Option<&io::Error> {
+    let error = error.source()?.downcast_ref::<io::Error>()?;
+    (error.raw_os_error().is_some() || stop::is_closed(error) || tls::fault(error).is_some()).then_some(error)
+}
+
+fn of_http(error: &hyper::Error) -> Cause {
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        return Cause::Closed;
+    }
+    Cause::WrongAnswer(format!("not proper HTTP: {}", quote(&error.to_string())))
+}

@@ -1,0 +1,114 @@
+//! How long a probe waits before it gives up.
+//!
+//! A check that passes is in a hurry to notice trouble: its probes are cut short, so that `fall` of them fit into the
+//! tolerance ([`Check::limits`]). But a member may be far away, or take its time with TLS and logins; a limit below what it
+//! always needs would take it down for nothing, and keep it down. So the limits follow what the newest passes took, and
+//! where nothing passed yet, or the check fails already, a probe has its whole time-out. So has always one that does not
+//! ask Redis: a command may take a second today and a tenth of it tomorrow.
+
+use std::time::Duration;
+
+use crate::model::{Check, Limits, ProbeOutcome};
+
+/// Passes that are remembered.
+const REMEMBERED: usize = 8;
+
+/// What one prober has learnt.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// Of probes over a connection that was open already.
+    over_kept: Newest,
+    /// Of probes that opened theirs.
+    over_new: Newest,
+}
+
+impl Patience {
+    /// For the next probe. `failures`: how many rounds have failed in a row.
+    pub(super) fn limits(&self, check: &Check, failures: u32) -> Limits {
+        let (kept, new) = (self.over_kept.longest(), self.over_new.longest());
+        match kept.or(new) {
+            Some(round_trip) if failures < check.fall && check.kind.asks_redis() => {
+                check.limits(round_trip, new.unwrap_or(round_trip))
+            }
+            _ => check.patient_limits(),
+        }
+    }
+
+    /// A probe has ended. `kept`: it had a connection to begin with.
+    pub(super) fn learn(&mut self, outcome: &ProbeOutcome, kept: bool) {
+        if let ProbeOutcome::Passed { latency } = outcome {
+            let newest = if kept { &mut self.over_kept } else { &mut self.over_new };
+            newest.push(*latency);
+        }
+    }
+}
+
+/// The newest durations.
+#[derive(Debug, Default)]
+struct Newest {
+    durations: [Option<Duration>; REMEMBERED],
+    next: usize,
+}
+
+impl Newest {
+    fn push(&mut self, duration: Duration) {
+        self.durations[self.next] = Some(duration);
+        self.next = (self.next + 1) % REMEMBERED;
+    }
+
+    fn longest(&self) -> Option<Duration> {
+        self.durations.iter().flatten().max().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::CheckKind;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn pass(latency: u64) -> ProbeOutcome {
+        ProbeOutcome::Passed { latency: ms(latency) }
+    }
+
+    #[test]
+    fn probes_are_cut_short_between_the_first_pass_and_the_last_failure_that_matters() {
+        let check = Check::of(CheckKind::Ping);
+        let mut patience = Patience::default();
+        let (patient, hasty) = (check.patient_limits(), Limits { silence: Some(ms(75)), answer: ms(334) });
+        assert_eq!(patience.limits(&check, 0), patient);
+        patience.learn(&pass(1), false);
+        for failures in 0..3 {
+            assert_eq!(patience.limits(&check, failures), hasty);
+        }
+        assert_eq!(patience.limits(&check, 3), patient);
+    }
+
+    /// A limit of 75 ms for the handshake would take a member on another continent down, and keep it down.
+    #[test]
+    fn a_member_that_is_far_away_is_given_more_time() {
+        let check = Check::of(CheckKind::Ping);
+        let mut patience = Patience::default();
+        patience.learn(&pass(900), false);
+        for _ in 0..100 {
+            patience.learn(&pass(220), true);
+        }
+        assert_eq!(patience.limits(&check, 0), Limits { silence: Some(ms(440)), answer: ms(1000) });
+    }
+
+    #[test]
+    fn one_slow_answer_is_forgotten_after_eight_quick_ones() {
+        let check = Check::of(CheckKind::Ping);
+        let mut patience = Patience::default();
+        patience.learn(&pass(100), true);
+        for _ in 0..7 {
+            patience.learn(&pass(1), true);
+        }
+        assert_eq!(patience.limits(&check, 0).silence, Some(ms(200)));
+        patience.learn(&pass(1), true);
+        assert_eq!(patience.limits(&check, 0).silence, Some(ms(75)));
+    }
+}
