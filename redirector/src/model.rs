@@ -13,6 +13,7 @@ use std::{
 use serde::Serialize;
 
 mod access;
+mod application;
 mod detect;
 mod outcome;
 mod profile;
@@ -20,6 +21,7 @@ mod redis_error;
 mod rest;
 mod state;
 
+pub use application::Application;
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
 pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict, Witness};
@@ -182,6 +184,8 @@ pub struct Service {
     pub combine: Combine,
     /// At least one, and at least one that counts or vetoes; every check runs against every member. What holds for one member is in [`Member::checks`].
     pub checks: Vec<Check>,
+    /// What is known of the applications.
+    pub application: Application,
     /// At least one; names are unique within the service.
     pub members: Vec<Member>,
 }
@@ -413,6 +417,8 @@ pub struct Member {
     pub weight: u32,
     /// How checks reach and enter it.
     pub access: Access,
+    /// The REST API of the Redis Software cluster that it is in; `None`: it is in none, or nobody said.
+    pub rest: Option<Rest>,
     /// Those of its service in the same order, with what this member overrides.
     pub checks: Vec<Check>,
 }

@@ -15,11 +15,12 @@ use std::{
 use super::*;
 use crate::decide::detection::{self, Trouble};
 use crate::model::{
-    Access, Agent, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
+    Access, Agent, Application, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
     Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown,
     OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
 };
 
+mod application;
 mod host;
 mod properties;
 mod resolving;
@@ -187,11 +188,13 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 },
                 ..Check::of(CheckKind::Ping)
             }],
+            application: Application::default(),
             members: vec![Member {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "10.2.1.2".to_owned(), port: 6379 },
                 weight: 100,
                 access: access("10.2.1.2", Login::default()),
+                rest: None,
                 checks: vec![Check::of(CheckKind::Ping)],
             }],
         }],
@@ -275,6 +278,7 @@ fn every_key_that_is_built_reaches_the_model() {
         profile: Profile::Fast,
         combine: Combine::AtLeast(1),
         checks: checks.clone(),
+        application: Application::default(),
         members: vec![
             Member {
                 name: "paris".to_owned(),
@@ -285,6 +289,7 @@ fn every_key_that_is_built_reaches_the_model() {
                     ..access("redis.paris.example.com", login("probe", "hunter2"))
                 },
                 checks: checks_of_paris,
+                rest: None,
             },
             Member {
                 name: "dublin".to_owned(),
@@ -295,6 +300,7 @@ fn every_key_that_is_built_reaches_the_model() {
                     ..access("redis.dublin.example.com", login("probe", "swordfish"))
                 },
                 checks,
+                rest: None,
             },
         ],
     };

@@ -62,6 +62,7 @@ pub(super) fn member(name: &str, weight: u32) -> Member {
         endpoint: Endpoint { host: "192.0.2.1".to_owned(), port: 6379 },
         weight,
         access: Access::default(),
+        rest: None,
         checks: vec![check()],
     }
 }
@@ -87,6 +88,7 @@ pub(super) fn orders() -> Service {
         profile: Profile::Balanced,
         combine: Combine::All,
         checks: vec![check()],
+        application: Application::default(),
         members: vec![member("paris", 100), member("dublin", 50)],
     }
 }
