@@ -13,5 +13,6 @@ pub mod kept;
 pub mod model;
 pub mod probe;
 mod quote;
+pub mod readiness;
 pub mod resolve;
 pub mod tls;
