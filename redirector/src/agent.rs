@@ -15,6 +15,7 @@ pub mod answers;
 mod clock;
 mod flows;
 mod history;
+mod lookouts;
 mod probers;
 mod report;
 mod tasks;
@@ -27,7 +28,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use self::{clock::Clock, history::History, probers::Probers, tasks::Tasks};
+use self::{clock::Clock, history::History, lookouts::Lookouts, probers::Probers, tasks::Tasks};
 use crate::{
     config::Resolved,
     control::server::{self, Request},
@@ -50,6 +51,7 @@ struct Agent {
     history: History,
     cores: Vec<Core>,
     probers: Probers,
+    lookouts: Lookouts,
     answers: answers::Keeper,
 }
 
@@ -198,6 +200,7 @@ impl Agent {
             clock,
             history,
             probers: Probers::new(reports),
+            lookouts: Lookouts::default(),
         };
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         Ok(agent)
@@ -215,6 +218,7 @@ impl Agent {
         let addresses = self.resolved.addresses(service, member).as_slice();
         self.cores[service.0].on_addresses(self.clock.now(), member, addresses);
         self.probers.set(service, member, &self.config.services[service.0], addresses, tasks);
+        self.lookouts.set(&self.config.services[service.0], member, addresses, tasks);
     }
 
     /// One task for each member whose endpoint is a name.
@@ -345,11 +349,12 @@ impl Agent {
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
                 let count = self.datapath.counter();
                 let (config, clock) = (Arc::clone(&self.config), self.clock);
+                let board = self.lookouts.board().clone();
                 // Counting reads the whole flow table.
                 tokio::task::spawn_blocking(move || match count() {
                     Ok(counts) => {
                         // The client may have gone away meanwhile.
-                        let _gone = reply.send(report::status(&config, &views, &counts, clock));
+                        let _gone = reply.send(report::status(&config, &views, &counts, &board, clock));
                     }
                     Err(error) => tracing::error!("cannot read the maps: {error:#}"),
                 });

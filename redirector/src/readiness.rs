@@ -11,7 +11,7 @@
 
 use std::{net::SocketAddr, time::SystemTime};
 
-use crate::model::{Access, Application, Endpoint, Rest};
+use crate::model::{Access, Application, Endpoint, MemberId, Rest, Service};
 
 pub use board::Board;
 pub use finding::{Finding, Severity};
@@ -46,6 +46,23 @@ pub struct Target {
     pub rest: Option<Rest>,
     /// The service's.
     pub vips: Vec<SocketAddr>,
+}
+
+impl Target {
+    /// A member of `service`.
+    #[must_use]
+    pub fn of(service: &Service, member: MemberId) -> Self {
+        let member = &service.members[member.0];
+        Self {
+            service: service.name.clone(),
+            member: member.name.clone(),
+            endpoint: member.endpoint.clone(),
+            access: member.access.clone(),
+            application: service.application.clone(),
+            rest: member.rest.clone(),
+            vips: service.vips.clone(),
+        }
+    }
 }
 
 /// As humans and programs read it: seconds, UTC.

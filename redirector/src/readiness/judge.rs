@@ -192,17 +192,19 @@ fn unusual<'a, T: PartialEq>(
     of: impl Fn(&'a Facts) -> Option<&'a T>,
 ) -> Option<(&'a T, &'a T, String)> {
     let own = of(&peers[own].facts)?;
-    let having = |value: &T| peers.iter().filter(|peer| of(&peer.facts) == Some(value)).map(|peer| peer.name);
+    let having = |value: &T| -> Vec<&str> {
+        peers.iter().filter(|peer| of(&peer.facts) == Some(value)).map(|peer| peer.name).collect()
+    };
     let values = peers.iter().filter_map(|peer| of(&peer.facts));
     let mut usual = own;
     let mut most = 0;
     for value in values {
-        let number = having(value).count();
+        let number = having(value).len();
         if number > most {
             (usual, most) = (value, number);
         }
     }
-    (usual != own).then(|| (own, usual, having(usual).collect::<Vec<_>>().join(", ")))
+    (usual != own).then(|| (own, usual, having(usual).join(", ")))
 }
 
 #[cfg(test)]
