@@ -21,8 +21,8 @@ mod redis_error;
 mod rest;
 mod state;
 
-pub use application::Application;
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
+pub use application::Application;
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
 pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict, Witness};
 pub use profile::{Defaults, Profile};

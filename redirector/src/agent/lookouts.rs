@@ -49,11 +49,12 @@ impl Lookouts {
             return;
         }
         self.board.expect(&target.service, &target.member, addresses);
-        let what =
-            format!("what looks at the readiness of member {:?} of service {:?}", target.member, target.service);
+        let what = format!(
+            "what looks at the readiness of member {:?} of service {:?}",
+            target.member, target.service
+        );
         let addresses = addresses.to_vec();
-        let task =
-            tasks.spawn(what, readiness::run(target.clone(), addresses.clone(), self.board.clone()));
+        let task = tasks.spawn(what, readiness::run(target.clone(), addresses.clone(), self.board.clone()));
         self.running.insert(name, Running { target, addresses, task });
     }
 

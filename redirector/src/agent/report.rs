@@ -3,7 +3,8 @@
 use super::clock::Clock;
 use crate::{
     control::status::{
-        AddressStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ServiceStatus, Status, SwitchStatus, VERSION,
+        AddressStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ServiceStatus, Status, SwitchStatus,
+        VERSION,
     },
     datapath::Counts,
     decide::{AddressView, MemberView, Switch, View},

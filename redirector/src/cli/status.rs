@@ -319,7 +319,8 @@ mod tests {
     #[test]
     fn what_would_hurt_stands_below_the_members() {
         let mut service = orders();
-        let finding = |severity, text: &str| FindingStatus { kind: "tls".into(), severity, text: text.into() };
+        let finding =
+            |severity, text: &str| FindingStatus { kind: "tls".into(), severity, text: text.into() };
         service.members[1].readiness.findings = vec![
             finding(Severity::Problem, "the member's certificate expired at 2026-11-20T00:00:00Z; renew it"),
             finding(Severity::Warning, "maxmemory is 1 GiB, at paris 2 GiB; raise it\u{1b}[2J"),

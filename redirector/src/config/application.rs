@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    error::Complaint,
-    login,
-    read::Section,
-    tls,
-};
+use super::{error::Complaint, login, read::Section, tls};
 use crate::model::{Application, Login, Member};
 
 /// Shortest time from one look to the next: every look is a whole handshake or two.

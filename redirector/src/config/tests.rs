@@ -15,9 +15,9 @@ use std::{
 use super::*;
 use crate::decide::detection::{self, Trouble};
 use crate::model::{
-    Access, Agent, Application, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
-    Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown,
-    OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
+    Access, Agent, Application, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect,
+    Effect, Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member,
+    OnAllDown, OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
 };
 
 mod application;
@@ -60,6 +60,7 @@ impl Directory {
         let directory = Self(path);
         directory.write("orders.password", b"hunter2\n");
         directory.write("dublin.password", b"swordfish");
+        directory.write("application.password", b"opensesame\n");
         directory.write("empty.password", b"\n");
         directory.write("latin1.password", b"h\xfcnter");
         directory.write("large.password", &[b'x'; 5000]);

@@ -167,9 +167,9 @@ pub(crate) async fn look_up(client: &Client, endpoint: &Endpoint, phase: &mut Ph
     let mut having = databases.iter().filter(|database| database.has(endpoint)).map(|found| found.uid);
     match (having.next(), having.next()) {
         (Some(uid), None) => Ok(uid),
-        (Some(one), Some(other)) => Err(unclear(format!(
-            "databases {one} and {other} both have the endpoint {endpoint}; give `uid`"
-        ))),
+        (Some(one), Some(other)) => {
+            Err(unclear(format!("databases {one} and {other} both have the endpoint {endpoint}; give `uid`")))
+        }
         (None, _) => Err(unclear(format!(
             "no database of the cluster has the endpoint {endpoint} ({}); give its `uid`",
             listed(&databases)

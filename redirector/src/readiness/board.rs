@@ -62,7 +62,8 @@ impl Board {
         let mut services = self.lock();
         let Some(service) = services.get_mut(name) else { return };
         let members = service.members.iter_mut().filter(|known| known.member == member);
-        let Some((_, seen)) = members.flat_map(|known| &mut known.looks).find(|(known, _)| *known == address) else {
+        let Some((_, seen)) = members.flat_map(|known| &mut known.looks).find(|(known, _)| *known == address)
+        else {
             return;
         };
         *seen = Some(look);
@@ -90,7 +91,8 @@ impl Board {
 }
 
 fn log(service: &str, member: &str, before: &[Found], now: &[Found]) {
-    let without = |some: &[Found], found: &Found| !some.iter().any(|known| known.finding.is_like(&found.finding));
+    let without =
+        |some: &[Found], found: &Found| !some.iter().any(|known| known.finding.is_like(&found.finding));
     for found in now.iter().filter(|found| without(before, found)) {
         let (kind, severity) = (found.finding.kind(), found.finding.severity());
         tracing::warn!(service, member, kind, %severity, "not ready for applications: {found}");

@@ -56,7 +56,8 @@ impl Info {
     /// Over nine tenths of the room for clients is taken. `maxclients` is there since Redis 6.2.
     pub(super) fn maxclients(&self) -> Option<Finding> {
         let (connected, most) = (self.number("connected_clients")?, self.number("maxclients")?);
-        (connected.saturating_mul(10) > most.saturating_mul(9)).then_some(Finding::Maxclients { connected, most })
+        (connected.saturating_mul(10) > most.saturating_mul(9))
+            .then_some(Finding::Maxclients { connected, most })
     }
 }
 

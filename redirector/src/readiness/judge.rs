@@ -67,7 +67,8 @@ fn of_member(member: &MemberLooks, compared: Vec<Finding>) -> Readiness {
                 None => findings.push(Found { finding: finding.clone(), at: vec![address] }),
             }
         }
-        unknown.extend(look.unknown.iter().filter(|why| !unknown.contains(*why)).cloned().collect::<Vec<_>>());
+        unknown
+            .extend(look.unknown.iter().filter(|why| !unknown.contains(*why)).cloned().collect::<Vec<_>>());
     }
     let all = member.looks.len();
     findings.iter_mut().filter(|found| found.at.len() == all).for_each(|found| found.at.clear());
@@ -90,9 +91,10 @@ impl Finding {
     pub(super) fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Maxclients { .. }, Self::Maxclients { .. }) => true,
-            (Self::CertificateExpires { of, at, .. }, Self::CertificateExpires { of: other, at: then, .. }) => {
-                of == other && at == then
-            }
+            (
+                Self::CertificateExpires { of, at, .. },
+                Self::CertificateExpires { of: other, at: then, .. },
+            ) => of == other && at == then,
             _ => self == other,
         }
     }
@@ -144,7 +146,8 @@ fn maxmemory(peers: &[Peer<'_>], own: usize) -> Option<Finding> {
     let room = |bytes: u64| if bytes == 0 { u64::MAX } else { bytes };
     let own = peers[own].facts.maxmemory?;
     let known = peers.iter().filter_map(|peer| Some((peer.facts.maxmemory?, peer.name)));
-    let (most, at) = known.max_by_key(|(bytes, _)| room(*bytes))?;
+    // Of equals the first.
+    let (most, at) = known.rev().max_by_key(|(bytes, _)| room(*bytes))?;
     (room(own) < room(most) / 10 * 9).then(|| Finding::Maxmemory { own, most, at: at.to_owned() })
 }
 
@@ -164,7 +167,8 @@ fn version(peers: &[Peer<'_>], own: usize) -> Option<Finding> {
         let version = peer.facts.version.as_deref()?;
         Some((major_and_minor(version)?, version, peer.name))
     });
-    let (newest, text, at) = known.max_by_key(|(numbers, ..)| *numbers)?;
+    // Of equals the first.
+    let (newest, text, at) = known.rev().max_by_key(|(numbers, ..)| *numbers)?;
     let own = peers[own].facts.version.as_deref()?;
     (major_and_minor(own)? < newest).then(|| Finding::Version {
         own: own.to_owned(),

@@ -13,6 +13,7 @@ mod certificates;
 mod credentials;
 mod kinds;
 mod once;
+mod readiness;
 mod run;
 mod server;
 #[path = "../support/temp.rs"]

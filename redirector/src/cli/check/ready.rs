@@ -65,9 +65,8 @@ pub(super) async fn look(config: &Config, resolved: &Resolved) -> Vec<Ready> {
 
 /// A line for each finding and for what is not known; nothing where all is well.
 pub(super) fn write(members: &[Ready], out: &mut impl Write) -> io::Result<()> {
-    let is_silent = |member: &Ready| {
-        member.readiness.findings.is_empty() && member.readiness.ready_unknown.is_empty()
-    };
+    let is_silent =
+        |member: &Ready| member.readiness.findings.is_empty() && member.readiness.ready_unknown.is_empty();
     if members.iter().all(is_silent) {
         return Ok(());
     }
@@ -80,7 +79,11 @@ pub(super) fn write(members: &[Ready], out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "unknown: member {member:?} of service {service:?}: {why}")?;
         }
     }
-    if members.iter().flat_map(|member| &member.readiness.findings).any(|finding| finding.severity == Severity::Problem) {
+    if members
+        .iter()
+        .flat_map(|member| &member.readiness.findings)
+        .any(|finding| finding.severity == Severity::Problem)
+    {
         writeln!(out, "Problems are sure to break applications, and make this command fail.")?;
     }
     writeln!(out)

@@ -82,7 +82,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "ready_every = \"30s\"",
             "tls = {}",
-            "11:1: service \"orders\": unknown key `tls` in [service.application]; it belongs in [[service.check]]",
+            "11:1: service \"orders\": unknown key `tls` in [service.application]; it belongs in [service.redis.tls]",
         ),
     ] {
         assert!(WHOLE.contains(line), "{line}");

@@ -8,9 +8,9 @@ use std::{net::SocketAddr, time::Duration};
 use crate::{
     decide::{Action, AddressView, Core, MemberView, Pace, Resumed, Switch, Time, View},
     model::{
-        Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
-        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Phase, ProbeOutcome, Profile,
-        RedisErrorKind, Service, ServiceState, SwitchKind,
+        Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback,
+        FailbackMode, Failure, FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Phase,
+        ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
     },
 };
 

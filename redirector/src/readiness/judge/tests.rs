@@ -42,12 +42,15 @@ fn maxmemory(bytes: u64) -> Facts {
 
 #[test]
 fn less_memory_than_the_largest_is_found_at_the_smaller() {
-    let words = "maxmemory maxmemory is 1 GiB, at m1 2 GiB; raise it, or this member evicts or refuses writes first";
+    let words =
+        "maxmemory maxmemory is 1 GiB, at m1 2 GiB; raise it, or this member evicts or refuses writes first";
     assert_eq!(found([maxmemory(1 << 30), maxmemory(2 << 30)]), [(0, words.to_owned())]);
     let words = "maxmemory maxmemory is 1 GiB, at m0 without a limit; raise it, or this member evicts or refuses writes \
                  first";
     assert_eq!(found([maxmemory(0), maxmemory(1 << 30), Facts::default()]), [(1, words.to_owned())]);
-    for alike in [[maxmemory(0), maxmemory(0)], [maxmemory(100), maxmemory(91)], [maxmemory(1), Facts::default()]] {
+    for alike in
+        [[maxmemory(0), maxmemory(0)], [maxmemory(100), maxmemory(91)], [maxmemory(1), Facts::default()]]
+    {
         assert!(found(alike.clone()).is_empty(), "{alike:?}");
     }
 }
@@ -66,7 +69,8 @@ fn what_most_members_have_is_usual() {
     let odd = "maxmemory_policy maxmemory-policy is noeviction, at m1, m2 allkeys-lru; set the same at every member";
     let three = [policy("noeviction"), policy("allkeys-lru"), policy("allkeys-lru")];
     assert_eq!(found(three), [(0, odd.to_owned())]);
-    let second = "maxmemory_policy maxmemory-policy is allkeys-lru, at m0 noeviction; set the same at every member";
+    let second =
+        "maxmemory_policy maxmemory-policy is allkeys-lru, at m0 noeviction; set the same at every member";
     assert_eq!(found([policy("noeviction"), policy("allkeys-lru")]), [(1, second.to_owned())]);
 }
 
@@ -83,7 +87,10 @@ fn another_database_is_a_problem() {
     let ready: Vec<_> = judged.iter().map(|readiness| readiness.ready).collect();
     assert_eq!(ready, [Some(true), Some(false), Some(false), Some(true), Some(true)]);
     let words = judged[1].findings[0].to_string();
-    assert!(words.starts_with("it is a member of the Active-Active database two, paris, bern of one"), "{words}");
+    assert!(
+        words.starts_with("it is a member of the Active-Active database two, paris, bern of one"),
+        "{words}"
+    );
     assert!(found([guid(None), guid(None)]).is_empty());
 }
 
@@ -94,7 +101,10 @@ fn a_right_that_is_missing_everywhere_is_a_warning() {
     let severities = |facts: Vec<Facts>| {
         let members: Vec<_> = facts.into_iter().map(|facts| member("m", vec![look(facts)])).collect();
         let judged = judge(&members);
-        judged.iter().map(|one| one.findings.first().map(|found| found.finding.severity())).collect::<Vec<_>>()
+        judged
+            .iter()
+            .map(|one| one.findings.first().map(|found| found.finding.severity()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(severities(vec![may(false), may(true)]), [Some(Severity::Problem), None]);
     assert_eq!(severities(vec![may(false), may(false)]), [Some(Severity::Warning); 2]);
@@ -117,7 +127,9 @@ fn what_holds_at_some_addresses_says_so() {
 
 #[test]
 fn ready_takes_a_look_at_every_address() {
-    let of = |looks: Vec<(SocketAddr, Option<Look>)>| judge(&[MemberLooks { member: "m".to_owned(), looks }]).remove(0);
+    let of = |looks: Vec<(SocketAddr, Option<Look>)>| {
+        judge(&[MemberLooks { member: "m".to_owned(), looks }]).remove(0)
+    };
     let inside = look(Facts::default());
     let outside = Look { is_inside: false, unknown: vec!["no".to_owned()], ..inside.clone() };
     assert_eq!(of(Vec::new()), Readiness::default());
