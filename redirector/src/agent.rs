@@ -15,8 +15,11 @@ pub mod answers;
 mod clock;
 mod flows;
 mod history;
+mod inputs;
 mod lookouts;
+mod orders;
 mod probers;
+mod recorder;
 mod report;
 mod tasks;
 
@@ -28,12 +31,15 @@ use tokio::{
     sync::mpsc,
 };
 
-use self::{clock::Clock, history::History, lookouts::Lookouts, probers::Probers, tasks::Tasks};
+use self::{
+    clock::Clock, history::History, inputs::Punctuality, lookouts::Lookouts, orders::OrdersFile, probers::Probers,
+    recorder::Recorder, tasks::Tasks,
+};
 use crate::{
     config::Resolved,
     control::server::{self, Request},
     datapath::{Claim, Datapath, Learner},
-    decide::{Action, Core, Resumed, Switch},
+    decide::{Action, Core, Resumed, Switch, Time},
     model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
     probe::Report,
     resolve::{Changed, Followed, Resolver, follow},
@@ -49,7 +55,13 @@ struct Agent {
     datapath: Datapath,
     clock: Clock,
     history: History,
+    orders: OrdersFile,
+    /// When somebody wants it.
+    recorder: Option<Recorder>,
+    punctuality: Punctuality,
     cores: Vec<Core>,
+    /// The next deadline of each of them.
+    timers: Vec<Option<Time>>,
     probers: Probers,
     lookouts: Lookouts,
     answers: answers::Keeper,
@@ -102,6 +114,7 @@ pub async fn run(
             biased;
             Some(report) = from_probes.recv() => agent.on_report(&report),
             Some(changed) = from_learner.recv() => agent.on_changed(changed, &mut tasks),
+            // Looks at the clock at least every tick, and so comes round late only if the agent was not scheduled.
             () = agent.sleep_until_deadline() => agent.on_deadline(),
             Some(request) = from_control.recv() => agent.on_request(request),
             // Not an orderly stop: what stays in the kernel serves until the next agent comes.
@@ -169,6 +182,7 @@ impl Agent {
         tasks: &mut Tasks,
     ) -> Result<Self> {
         let clock = Clock;
+        let orders = OrdersFile::read(&config.agent.state_dir);
         let core = |(at, service): (usize, &Service)| {
             let id = ServiceId(at);
             let adopted = datapath.adopted(id);
@@ -186,12 +200,19 @@ impl Agent {
                     "took over what an earlier agent left"
                 );
             }
-            Ok(Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now()))
+            let mut core = Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now());
+            if let Some(orders) = orders.of(service, clock) {
+                tracing::info!(service = service.name, ?orders, "goes on with what operators said");
+                core.take_up(clock.now(), &orders);
+            }
+            Ok(core)
         };
-        let cores = config.services.iter().enumerate().map(core).collect::<Result<_>>()?;
+        let cores = config.services.iter().enumerate().map(core).collect::<Result<Vec<_>>>()?;
         let answers = answers::Keeper::new(&config.agent.state_dir);
         answers.keep(&config, &resolved);
+        let recorder = config.agent.record.as_deref().map(Recorder::new);
         let mut agent = Self {
+            timers: cores.iter().map(Core::next_deadline).collect(),
             cores,
             answers,
             config: Arc::new(config),
@@ -199,6 +220,9 @@ impl Agent {
             datapath,
             clock,
             history,
+            recorder,
+            orders,
+            punctuality: Punctuality::new(clock.now()),
             probers: Probers::new(reports),
             lookouts: Lookouts::default(),
         };
@@ -216,9 +240,10 @@ impl Agent {
     /// What is known of a member's addresses holds from now on.
     fn take_addresses(&mut self, service: ServiceId, member: MemberId, tasks: &mut Tasks) {
         let addresses = self.resolved.addresses(service, member).as_slice();
-        self.cores[service.0].on_addresses(self.clock.now(), member, addresses);
-        self.probers.set(service, member, &self.config.services[service.0], addresses, tasks);
-        self.lookouts.set(&self.config.services[service.0], member, addresses, tasks);
+        let addresses = addresses.to_vec();
+        self.hand_in_addresses(service, member, &addresses);
+        self.probers.set(service, member, &self.config.services[service.0], &addresses, tasks);
+        self.lookouts.set(&self.config.services[service.0], member, &addresses, tasks);
     }
 
     /// One task for each member whose endpoint is a name.
@@ -250,24 +275,8 @@ impl Agent {
         self.take_addresses(service, member, tasks);
     }
 
-    fn on_report(&mut self, report: &Report) {
-        let Report { service, member, address, check, outcome, .. } = report;
-        self.cores[service.0].on_probe(self.clock.now(), *member, *address, *check, outcome);
-    }
-
-    fn on_deadline(&mut self) {
-        let now = self.clock.now();
-        self.cores.iter_mut().for_each(|core| core.on_deadline(now));
-    }
-
     async fn sleep_until_deadline(&self) {
-        /// Sleeps are measured by a clock that stops in suspend, deadlines are not: look again now and then.
-        const AT_MOST: Duration = Duration::from_secs(60);
-
-        match self.cores.iter().filter_map(Core::next_deadline).min() {
-            Some(deadline) => tokio::time::sleep(deadline.since(self.clock.now()).min(AT_MOST)).await,
-            None => std::future::pending().await,
-        }
+        tokio::time::sleep(self.next_wake_up()).await;
     }
 
     /// Does what the cores ask for.
@@ -300,6 +309,9 @@ impl Agent {
                 let service = &self.config.services[id.0];
                 let member = &service.members[member.0].name;
                 tracing::info!(service = service.name, member, %state, reason, "member changed");
+            }
+            other @ (Action::Round { .. } | Action::Answer { .. } | Action::Orders(_)) => {
+                self.act_on_orders(id, other);
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod check;
 pub mod doctor;
 pub mod flows;
 pub mod run;
+pub mod simulate;
 pub mod status;
 mod table;
 
@@ -52,6 +53,7 @@ impl Cli {
                 Verb::Status(args) => status::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Flows(args) => flows::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
+                Verb::Simulate(args) => simulate::run(&args, &mut out, &mut err),
                 Verb::Doctor(args) => doctor::run(&self.socket, &args, &mut out).await,
                 Verb::Uninstall(args) => run::uninstall(&args).await,
             }
@@ -76,6 +78,8 @@ pub enum Verb {
                              configuration; 4 it runs, but not all of it works."
     )]
     Doctor(DoctorArgs),
+    /// Replay what an agent recorded (`[agent] record`), and show every switch with its reason; needs no agent
+    Simulate(SimulateArgs),
     /// Remove programs, maps, pins, device and routes; works without a running agent
     Uninstall(UninstallArgs),
 }
@@ -143,6 +147,17 @@ pub struct CheckArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `simulate`
+#[derive(Clone, Debug, Args)]
+pub struct SimulateArgs {
+    /// The recording
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
     /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

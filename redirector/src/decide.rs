@@ -24,138 +24,62 @@
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use self::{
+    answers::Answers,
     choice::{Choice, Situation, Standing},
+    command::Manual,
     drains::Drains,
+    flap::Flap,
     health::Change,
     leaving::Leaving,
     member::Member,
+    orders::StandingOrders,
+    round::Round,
+    suspicion::Suspicion,
 };
 use crate::model::{
-    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, ProbeOutcome, Service, SwitchKind,
+    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind,
 };
 
+mod action;
+mod answers;
+mod change;
 mod choice;
+mod command;
 pub mod detection;
 mod drains;
+mod explain;
+mod flap;
 mod health;
 mod leaving;
 mod member;
+mod operator;
+mod orders;
+mod proof;
+pub mod record;
+mod resume;
+mod round;
+mod suspicion;
 mod time;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
+pub use action::{Action, Resumed, ResumedSwitch, Switch};
+pub use explain::{
+    AddressExplanation, CheckExplanation, Explanation, MemberExplanation, OrdersExplanation,
+    SwitchExplanation, Timer,
+};
+pub use operator::{Accepted, Command, Refused};
+pub use orders::{Drained, Orders, Pin, Weight};
 pub use time::Time;
 pub use view::{AddressView, MemberView, View};
 
-/// What the caller has to do. To be carried out in the order of [`Core::poll_action`]: what moves traffic comes
-/// before what reports on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Write the decision word, and the floor with it when the policy is [`FlowPolicy::Reset`].
-    Switch(Switch),
-    /// A drain has ended. Flows older than `epoch` on another member than the active one are reset.
-    RaiseFloor {
-        /// Of the switch that began the drain; never above the epoch of the newest switch.
-        epoch: Epoch,
-    },
-    /// New flows to a member may go to these of its addresses. Those that it had and that are not among them were
-    /// removed: no new flow goes there, and their flows go on until [`Action::ResetAddress`], if it comes.
-    Offer {
-        /// Whose addresses.
-        member: MemberId,
-        /// All that it has.
-        addresses: Vec<Offer>,
-    },
-    /// The flows of an address that is not offered any more are reset.
-    ResetAddress {
-        /// Whose address.
-        member: MemberId,
-        /// Which one.
-        address: SocketAddr,
-        /// It is not the member's any more.
-        removed: bool,
-    },
-    /// The probes of an address go over to another interval. Every address begins at [`Pace::Fast`].
-    Pace {
-        /// Whose address.
-        member: MemberId,
-        /// Which one.
-        address: SocketAddr,
-        /// Which interval.
-        pace: Pace,
-    },
-    /// The state of one of several addresses has changed.
-    AddressChanged {
-        /// Whose address.
-        member: MemberId,
-        /// Which one.
-        address: SocketAddr,
-        /// What it is now.
-        state: MemberState,
-        /// Why, in words.
-        reason: String,
-    },
-    /// A member's state has changed.
-    MemberChanged {
-        /// Which one.
-        member: MemberId,
-        /// What it is now.
-        state: MemberState,
-        /// Why, in words.
-        reason: String,
-    },
-}
-
-/// A change of the active member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Switch {
-    /// The member that is left; `None`: none was active.
-    pub from: Option<MemberId>,
-    /// The member that is active now; `None`: new connections are refused.
-    pub to: Option<MemberId>,
-    /// Of this switch, one above the one before.
-    pub epoch: Epoch,
-    /// What happens to the flows of `from`; [`FlowPolicy::Keep`] when there is none to leave.
-    pub policy: FlowPolicy,
-    /// Why the agent moved.
-    pub kind: SwitchKind,
-    /// In words.
-    pub reason: String,
-    /// When.
-    pub at: Time,
-}
-
-/// What an earlier agent left in the kernel (maps) and on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resumed {
-    /// From the decision word. A member that the configuration no longer has is `None`.
-    pub active: Option<MemberId>,
-    /// From the decision word.
-    pub epoch: Epoch,
-    /// Flows below it, on another member than the active one, are reset already.
-    pub floor: Epoch,
-    /// The switch to `epoch`; `None` when the record on disk is missing or of another epoch.
-    pub last: Option<ResumedSwitch>,
-}
-
-/// The newest switch of an earlier agent. Where it went is [`Resumed::active`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResumedSwitch {
-    /// The member that was left.
-    pub from: Option<MemberId>,
-    /// Why the agent moved.
-    pub kind: SwitchKind,
-    /// In words.
-    pub reason: String,
-    /// How long ago.
-    pub age: Duration,
-}
-
 /// Decides for one service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Core {
     service: Service,
     /// In the order of the configuration.
@@ -164,6 +88,12 @@ pub struct Core {
     offered: Vec<Vec<Offer>>,
     /// What the newest [`Action::MemberChanged`] of each member said.
     told: Vec<MemberState>,
+    /// The newest answers of each member's checks.
+    answers: Vec<Answers>,
+    /// How often each member went down lately.
+    flaps: Vec<Flap>,
+    /// When each member failed a round last.
+    rejected: Vec<Option<Time>>,
     standing: Standing,
     epoch: Epoch,
     last: Option<Switch>,
@@ -171,6 +101,13 @@ pub struct Core {
     hold_until: Time,
     drains: Drains,
     leaving: Leaving,
+    /// What an operator has said, and what was last handed out of it.
+    orders: StandingOrders,
+    kept_orders: StandingOrders,
+    /// A switch that an operator asked for.
+    manual: Option<Manual>,
+    round: Option<Round>,
+    suspicion: Suspicion,
     /// The latest time that was handed in.
     now: Time,
     actions: VecDeque<Action>,
@@ -184,18 +121,27 @@ impl Core {
     /// earlier agent had not finished is finished: there may be actions right away.
     #[must_use]
     pub fn new(service: Service, known: &[Vec<Offer>], resumed: Option<Resumed>, now: Time) -> Self {
+        let members = service.members.len();
         let mut core = Self {
             offered: known.to_vec(),
-            told: vec![MemberState::Unknown; service.members.len()],
+            told: vec![MemberState::Unknown; members],
             members: (known.iter().zip(&service.members))
                 .map(|(known, member)| Member::new(known, &member.checks, service.combine, now))
                 .collect(),
+            answers: vec![Answers::default(); members],
+            flaps: vec![Flap::default(); members],
+            rejected: vec![None; members],
             standing: Standing::Choosing { until: Some(now + service.initial_timeout) },
             epoch: Epoch::default(),
             last: None,
             hold_until: now,
             drains: Drains::default(),
             leaving: Leaving::default(),
+            orders: StandingOrders::none(members),
+            kept_orders: StandingOrders::none(members),
+            manual: None,
+            round: None,
+            suspicion: Suspicion::default(),
             now,
             actions: VecDeque::new(),
             service,
@@ -226,6 +172,9 @@ impl Core {
         self.now = self.now.max(now);
         // Before deadlines that have passed meanwhile: a failback must not go to a member known to be down.
         let change = self.members[member.0].on_outcome(self.now, address, check, outcome);
+        if change.is_some() {
+            self.note(member, address, check, outcome);
+        }
         self.carry_on(member, Vec::new());
         if let Some(change) = change {
             self.tell_address(member, address, change);
@@ -244,7 +193,18 @@ impl Core {
         self.now = self.now.max(now);
         let gone =
             self.members[member.0].set_addresses(addresses, &self.service.members[member.0].checks, self.now);
+        self.answers[member.0].retain(addresses);
+        if let Some(round) = self.round.as_mut().filter(|round| round.member == member) {
+            round.retain(addresses);
+        }
         self.carry_on(member, gone);
+    }
+
+    /// The caller was late by `by`: it was not scheduled, or the machine slept. Probes that were under way may have failed by
+    /// that alone, so a member that goes down now is left only when a probe that began since has failed too.
+    pub fn on_late(&mut self, now: Time, by: Duration) {
+        // What was due meanwhile is not done here: first come the reports that wait.
+        self.suspicion.on_late(self.now.max(now), by);
     }
 
     /// Time has passed. May come early, late or twice.
@@ -261,10 +221,12 @@ impl Core {
             Standing::Choosing { until } => until,
             Standing::Active(_) | Standing::Held => None,
         };
-        let failback = self.situation(self.now).next_failback();
+        let moves = self.situation(self.now).next_move().filter(|at| *at > self.now);
+        let round = self.round.as_ref().map(|round| round.until).filter(|at| *at > self.now);
+        let pin = self.orders.pin.as_ref().and_then(|pin| pin.until);
         let ends = [self.drains.next_deadline(), self.leaving.next_deadline()];
         let tolerances = self.members.iter().map(Member::next_deadline);
-        [first_choice, failback].into_iter().chain(ends).chain(tolerances).flatten().min()
+        [first_choice, moves, round, pin].into_iter().chain(ends).chain(tolerances).flatten().min()
     }
 
     /// Whether the first choice is still to be made, and its time is not over.
@@ -304,9 +266,8 @@ impl Core {
 
     /// Reports on a member, if its state is new.
     fn tell_member(&mut self, member: MemberId) {
-        let changed = &self.members[member.0];
-        if changed.state() != self.told[member.0] {
-            let (state, reason) = (changed.state(), changed.reason());
+        let (state, reason) = self.shown(member);
+        if state != self.told[member.0] {
             self.told[member.0] = state;
             self.actions.push_back(Action::MemberChanged { member, state, reason });
         }
@@ -321,6 +282,17 @@ impl Core {
         if let Some(pace) = change.pace {
             self.actions.push_back(Action::Pace { member, address, pace });
         }
+    }
+
+    /// The state of a member as people see it, and why.
+    fn shown(&self, member: MemberId) -> (MemberState, String) {
+        let health = &self.members[member.0];
+        if self.orders.is_drained(member) {
+            let reason =
+                format!("taken out by an operator; its checks say {}: {}", health.state(), health.reason());
+            return (MemberState::Drained, reason);
+        }
+        (health.state(), health.reason())
     }
 
     /// Says which addresses of a member are offered, and leaves those that are not because they are down.
@@ -360,11 +332,18 @@ impl Core {
     /// Drains come last, because the switch may reset them, or begin one that takes no time.
     fn settle(&mut self) {
         let changed = self.end_tolerances();
+        self.count_flaps();
         if let Standing::Choosing { until } = &mut self.standing {
             *until = until.filter(|until| *until > self.now);
         }
-        if let Some(choice) = self.situation(self.now).choose() {
-            self.switch(choice);
+        self.expire_orders();
+        self.suspect();
+        self.look_after_manual();
+        self.end_round();
+        match self.situation(self.now).choose() {
+            Some(choice) if self.is_proven(&choice) => self.switch(choice),
+            Some(_) => {}
+            None => self.round = None,
         }
         if let Some(epoch) = self.drains.take_ended(self.now) {
             self.actions.push_back(Action::RaiseFloor { epoch });
@@ -373,6 +352,7 @@ impl Core {
             let removed = !self.offered[member.0].iter().any(|offer| offer.address == address);
             self.actions.push_back(Action::ResetAddress { member, address, removed });
         }
+        self.keep_orders();
         for (member, address, change) in changed {
             self.tell_member(member);
             self.tell_address(member, address, change);
@@ -380,21 +360,18 @@ impl Core {
     }
 
     fn situation(&self, now: Time) -> Situation<'_> {
-        Situation {
-            service: &self.service,
-            members: &self.members,
-            standing: self.standing,
-            hold_until: self.hold_until,
-            now,
-        }
+        Situation { core: self, now }
     }
 
-    fn switch(&mut self, Choice { to, kind, reason }: Choice) {
+    fn switch(&mut self, Choice { to, kind, reason, .. }: Choice) {
         let from = self.standing.active();
-        let policy = policy(&self.service, from, kind);
+        let policy = self.policy(from, kind);
         self.epoch = self.epoch.next();
         self.standing = to.map_or(Standing::Held, Standing::Active);
-        self.hold_until = self.now + self.service.failback.hold_down;
+        self.suspicion.on_switch();
+        if kind != SwitchKind::Manual {
+            self.hold_until = self.now + self.service.failback.hold_down;
+        }
         match policy {
             FlowPolicy::Reset => self.drains.supersede(),
             FlowPolicy::Drain => self.drains.begin(self.now, self.epoch, self.service.drain_timeout),
@@ -403,41 +380,25 @@ impl Core {
         let switch = Switch { from, to, epoch: self.epoch, policy, kind, reason, at: self.now };
         self.last = Some(switch.clone());
         self.actions.push_back(Action::Switch(switch));
-    }
-
-    fn resume(&mut self, resumed: Resumed) {
-        let Resumed { active, epoch, floor, last } = resumed;
-        self.epoch = epoch;
-        if let Some(active) = active {
-            self.standing = Standing::Active(active);
-        }
-        let Some(ResumedSwitch { from, kind, reason, age }) = last else {
-            return;
-        };
-        let rest_of = |whole: Duration| whole.saturating_sub(age);
-        if kind != SwitchKind::Manual {
-            self.hold_until = self.now + rest_of(self.service.failback.hold_down);
-        }
-        let policy = policy(&self.service, from, kind);
-        if floor < epoch {
-            match policy {
-                // The earlier agent died between the decision and the floor.
-                FlowPolicy::Reset => self.actions.push_back(Action::RaiseFloor { epoch }),
-                FlowPolicy::Drain => self.drains.begin(self.now, epoch, rest_of(self.service.drain_timeout)),
-                FlowPolicy::Keep => {}
+        // The round of another switch, which waits, goes on.
+        self.round.take_if(|round| {
+            self.manual.as_ref().is_none_or(|manual| manual.to != round.member || to == Some(manual.to))
+        });
+        if let Some(manual) = self.manual.take_if(|manual| to == Some(manual.to)) {
+            self.pin(&manual);
+            if !manual.force {
+                self.actions.push_back(Action::Answer { result: Ok(()) });
             }
         }
-        let at = self.now.ago(age);
-        self.last = Some(Switch { from, to: active, epoch, policy, kind, reason, at });
     }
-}
 
-/// What a switch does to the flows of the member that it leaves. An operator's leaves a member that lives, as a
-/// failback does.
-fn policy(service: &Service, from: Option<MemberId>, kind: SwitchKind) -> FlowPolicy {
-    match (from, kind) {
-        (None, _) | (_, SwitchKind::Initial) => FlowPolicy::Keep,
-        (Some(_), SwitchKind::Failover) => service.on_failover,
-        (Some(_), SwitchKind::Failback | SwitchKind::Manual) => service.on_failback,
+    /// What a switch does to the flows of the member that it leaves. An operator's leaves a member that lives, as a
+    /// failback does, unless that one is down.
+    fn policy(&self, from: Option<MemberId>, kind: SwitchKind) -> FlowPolicy {
+        let (Some(from), true) = (from, kind != SwitchKind::Initial) else { return FlowPolicy::Keep };
+        if kind == SwitchKind::Failover || self.members[from.0].state() == MemberState::Down {
+            return self.service.on_failover;
+        }
+        self.service.on_failback
     }
 }

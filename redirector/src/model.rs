@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 mod access;
 mod application;
@@ -48,6 +48,8 @@ pub struct Agent {
     pub control_socket: PathBuf,
     /// Directory for what must survive a restart and is no map (the last switch of each service).
     pub state_dir: PathBuf,
+    /// File that everything is written to that is handed in to the decisions, for `simulate`; `None`: nothing is.
+    pub record: Option<PathBuf>,
 }
 
 /// `[datapath]`
@@ -132,15 +134,15 @@ pub enum OnStop {
 pub struct ServiceId(pub usize);
 
 /// Index of a member in its [`Service::members`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MemberId(pub usize);
 
 /// Index of a check in its [`Service::checks`] and [`Member::checks`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CheckId(pub usize);
 
 /// Grows by one with each switch of a service. 0: nothing was ever chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
 
 impl Epoch {
@@ -158,7 +160,7 @@ impl fmt::Display for Epoch {
 }
 
 /// `[[service]]`: one database as applications see it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     /// Unique; letters, digits, `-`, `_` and `.`, at most 63 bytes.
     pub name: String,
@@ -191,7 +193,8 @@ pub struct Service {
 }
 
 /// What a switch does to the flows of the member that was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FlowPolicy {
     /// They are reset at once.
     Reset,
@@ -202,7 +205,8 @@ pub enum FlowPolicy {
 }
 
 /// What a service does when every member is down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnAllDown {
     /// The active member stays: the observer may be the one that is cut off.
     Stay,
@@ -211,7 +215,8 @@ pub enum OnAllDown {
 }
 
 /// How many members must be up before the first choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Initial {
     /// One is enough, once every member has a verdict.
     Any,
@@ -222,7 +227,7 @@ pub enum Initial {
 }
 
 /// `[service.failback]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failback {
     /// Whether the agent returns to a better member by itself.
     pub mode: FailbackMode,
@@ -230,10 +235,14 @@ pub struct Failback {
     pub healthy_for: Duration,
     /// Pause after any automatic switch; never delays leaving a member that is down.
     pub hold_down: Duration,
+    /// After this time half of how often a member went down lately is forgotten; each time beyond the first lengthens
+    /// `healthy_for`. Zero: nothing is remembered.
+    pub flap_half_life: Duration,
 }
 
 /// Who returns to a better member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FailbackMode {
     /// The agent, by the rules of [`Failback`].
     Auto,
@@ -244,11 +253,12 @@ pub enum FailbackMode {
 }
 
 /// `[[service.check]]`
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// Unique within its service; the same alphabet as a service's name. That of its kind, if none is written.
     pub name: String,
-    /// What a probe does.
+    /// What a probe does. Not recorded: nothing is decided by it, and it may hold what is nobody's business.
+    #[serde(skip, default = "CheckKind::unrecorded")]
     pub kind: CheckKind,
     /// What its verdict is good for.
     pub effect: Effect,
@@ -281,7 +291,8 @@ pub struct Check {
 }
 
 /// The role that a member must have to pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Nobody asks.
     Any,
@@ -290,6 +301,12 @@ pub enum Role {
 }
 
 impl Check {
+    /// How long a verdict can take, from the start of its first probe.
+    #[must_use]
+    pub fn longest_probe(&self) -> Duration {
+        self.probe_delay.max(self.timeout) * (self.probes - 1) + self.timeout
+    }
+
     /// A check of this kind with everything else as the contract has it, where a configuration says nothing.
     #[must_use]
     pub fn of(kind: CheckKind) -> Self {
@@ -347,6 +364,11 @@ pub enum CheckKind {
 }
 
 impl CheckKind {
+    /// Stands for the kind of a check that was read from a recording: no probe is made there.
+    fn unrecorded() -> Self {
+        Self::Tcp
+    }
+
     /// The name that the configuration uses.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -394,8 +416,9 @@ impl CheckKind {
         }
     }
 
-    /// Whether trouble of this kind at a member's address makes its probes fail. The kernel of a frozen process still
-    /// completes handshakes. What a web server or a command sees nobody can know, and is not counted on.
+    /// Whether trouble of this kind at a member's own address makes its probes fail. The kernel of a frozen process still
+    /// completes handshakes; a check that asks somebody else (a REST API, a command) sees none of them. The worst cases of
+    /// `check`, and how long a probe waits, follow from it.
     #[must_use]
     pub fn sees(&self, trouble: FailureKind) -> bool {
         match self {
@@ -407,7 +430,7 @@ impl CheckKind {
 }
 
 /// `[[service.member]]`
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     /// Unique within its service; the same alphabet as a service's name.
     pub name: String,
@@ -415,7 +438,8 @@ pub struct Member {
     pub endpoint: Endpoint,
     /// The healthy member with the highest weight is active; at least 1.
     pub weight: u32,
-    /// How checks reach and enter it.
+    /// How checks reach and enter it. Not recorded.
+    #[serde(skip)]
     pub access: Access,
     /// The REST API of the Redis Software cluster that it is in; `None`: it is in none, or nobody said.
     pub rest: Option<Rest>,
@@ -427,7 +451,7 @@ pub struct Member {
 pub const MAX_ADDRESSES: usize = 16;
 
 /// An address of a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The address.
     pub address: SocketAddr,
@@ -436,7 +460,7 @@ pub struct Offer {
 }
 
 /// `host:port` as written. A host name resolves to addresses, at start and whenever an answer is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// A name or an address, without brackets.
     pub host: String,

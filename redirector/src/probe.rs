@@ -85,7 +85,7 @@ pub struct Report {
 /// A round is [`Check::probes`] probes that make one verdict, mostly one. The first round starts at once. The next one
 /// starts an interval after the *start* of the one before, or when that one has ended, whichever is later: a probe never
 /// overlaps itself. `pace` says which interval holds ([`Rhythm`]); a change takes effect at once, also in the middle of a
-/// wait. Dropping the sender of `pace` keeps its last value.
+/// wait. The same pace said again asks for a round now. Dropping the sender of `pace` keeps its last value.
 ///
 /// When a kept connection ends between two rounds, the next one starts at once: a crash is seen when it happens,
 /// not an interval later. A round that was started so does not start another one in the same way, so a member that
@@ -152,7 +152,7 @@ async fn rest(
                 return false;
             }
             // When the sender is gone the pattern does not match, and the other branches go on.
-            Ok(()) = pace.changed() => {}
+            Ok(()) = pace.changed() => if *pace.borrow() == now { return false },
         }
     }
 }

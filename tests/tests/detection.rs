@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use redirector_tests::{
-    Agent, AgentConfig, Application, Lab, Member, Scenario, slowness, wait_until, with_and_without_offloads,
+    Agent, AgentConfig, Lab, Load, Member, Scenario, VIP_PORT, VIP_V4, Workers, slowness, wait_until,
+    with_and_without_offloads,
 };
 
 const START: Duration = Duration::from_secs(10);
@@ -28,13 +29,13 @@ with_and_without_offloads! {
     restarts_are_borne,
 }
 
-/// What happens to a member, and how it ends.
-type Fault = (&'static str, fn(&Lab, &Member) -> Result<()>, fn(&Lab, &Member) -> Result<()>);
+/// What happens to a member, the words for it, and how it ends.
+type Fault = (&'static str, &'static str, fn(&Lab, &Member) -> Result<()>, fn(&Lab, &Member) -> Result<()>);
 
 const FAULTS: [Fault; 3] = [
-    ("crash", |_, member| member.crash(), |_, member| member.start()),
-    ("silence", Lab::black_hole, Lab::heal),
-    ("stall", |_, member| member.freeze(), |_, member| member.thaw()),
+    ("crash", "connection refused", |_, member| member.crash(), |_, member| member.start()),
+    ("silence", "connect timed out", Lab::black_hole, Lab::heal),
+    ("stall", "command timed out", |_, member| member.freeze(), |_, member| member.thaw()),
 ];
 
 fn fast(scenario: Scenario) {
@@ -55,16 +56,21 @@ fn config(lab: &Lab, profile: &str) -> AgentConfig {
 /// `worst`: as computed for crash, silence and stall, in milliseconds.
 fn sees(lab: &Lab, profile: &str, worst: [u64; 3]) -> Result<()> {
     let agent = lab.agent(&config(lab, profile))?;
-    for ((name, strike, undo), worst) in FAULTS.into_iter().zip(worst) {
+    agent.wait_active("m1", START)?;
+    let workers = Workers::start(lab.app(), Load::new(4, (VIP_V4, VIP_PORT)))?;
+    for ((name, words, strike, undo), worst) in FAULTS.into_iter().zip(worst) {
         let mut measured = Vec::new();
         for round in 0..ROUNDS {
             agent.wait_active("m1", START)?;
-            let application = Application::start(lab, 2, "m1")?;
+            workers.wait_served_by("m1", Instant::now(), START)?;
             // Anywhere between two probes.
             thread::sleep(Duration::from_millis(u64::from(round) * 137));
             let since = Instant::now();
             strike(lab, lab.member("m1"))?;
-            measured.push(application.wait_served_by("m2", since)?);
+            measured.push(workers.wait_served_by("m2", since, START)?);
+            let status = agent.status()?;
+            let reason = status["services"][0]["last_switch"]["reason"].to_string();
+            ensure!(reason.contains(words), "{name}: {reason}");
             undo(lab, lab.member("m1"))?;
         }
         eprintln!(

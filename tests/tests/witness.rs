@@ -176,6 +176,33 @@ fn lag_only_gates() {
     });
 }
 
+/// A member that came back is returned to when its cluster says that it has caught up, not before.
+#[test]
+fn lag_holds_a_failback_until_the_member_has_caught_up() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let apis = [Api::start(lab)?, Api::start(lab)?];
+        let config = lag(lab, &apis, "")?.failback(Duration::from_millis(300), Duration::from_millis(100));
+        let agent = lab.agent(&config)?;
+        agent.wait_active("m1", START)?;
+        apis[0].says(BEHIND);
+        lab.member("m1").crash()?;
+        agent.wait_active("m2", SOON)?;
+
+        lab.member("m1").start()?;
+        wait_until("the first member is up again, and behind", SOON, || {
+            let reason = reason_of_m1(&agent);
+            reason.contains("ping ok") && reason.contains("gate lag: database 7 is not available")
+        })?;
+        thread::sleep(LONG);
+        let now = service(&agent)?;
+        ensure!(now["active"] == "m2", "{now:#}");
+
+        apis[0].says(AVAILABLE);
+        agent.wait_active("m1", SOON)?;
+        Ok(())
+    });
+}
+
 /// A command that is sure moves; one that is not, or hangs on to something, does not.
 #[test]
 fn a_command_decides() {

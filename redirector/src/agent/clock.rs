@@ -23,6 +23,12 @@ impl Clock {
         SystemTime::now() - self.now().since(moment)
     }
 
+    /// The time of day of a moment that is still to come, in the same form as [`Self::rfc3339`].
+    pub(super) fn rfc3339_ahead(self, moment: Time) -> String {
+        let at = SystemTime::now() + moment.since(self.now());
+        humantime::format_rfc3339_millis(at).to_string()
+    }
+
     /// The same for people and scripts: RFC 3339, UTC, with milliseconds.
     pub(super) fn rfc3339(self, moment: Time) -> String {
         humantime::format_rfc3339_millis(self.system_time(moment)).to_string()

@@ -71,6 +71,14 @@ impl Probers {
         }
     }
 
+    /// Every prober of a member probes once, now. One that is probing already does not begin another one: its answer is as new.
+    pub(super) fn ask(&self, service: ServiceId, member: MemberId) {
+        for running in self.running.get(&(service, member)).into_iter().flat_map(HashMap::values) {
+            // The same pace said again.
+            running.pace.send_modify(|_| ());
+        }
+    }
+
     /// The probers of an address go over to another interval.
     pub(super) fn pace(&self, service: ServiceId, member: MemberId, address: SocketAddr, pace: Pace) {
         let running = self.running.get(&(service, member)).and_then(|member| member.get(&address));

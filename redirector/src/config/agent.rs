@@ -48,6 +48,7 @@ fn agent(section: &Section<'_>) -> Agent {
         control_socket: control_socket
             .map_or_else(|| "/run/redirector/control.sock".into(), |path| path.value),
         state_dir: state_dir.map_or_else(|| "/var/lib/redirector".into(), |path| path.value),
+        record: section.text("record", |text| absolute("record", text)).map(|path| path.value),
     }
 }
 

@@ -84,6 +84,8 @@ pub(super) fn of_member(member: &Section<'_>, service: &[Check]) -> Vec<Check> {
             section.fault(name.at, Complaint::new(cause, "put the keys into one section"));
         }
         *check = timing(&section, check.clone());
+        only_keys_of(&section, check.kind.name());
+        witness::other_target(&section, &mut check.kind);
         expires_late_enough(&section, check, name.at);
     }
     checks

@@ -89,6 +89,7 @@ fn failback(section: &Section<'_>, profile: Profile) -> Failback {
         mode: section.word("mode", &modes, &[]).unwrap_or(FailbackMode::Auto),
         healthy_for: time(section, "healthy_for", Duration::ZERO, defaults.healthy_for),
         hold_down: time(section, "hold_down", Duration::ZERO, defaults.hold_down),
+        flap_half_life: time(section, "flap_half_life", Duration::ZERO, Duration::from_secs(600)),
     }
 }
 

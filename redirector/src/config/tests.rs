@@ -134,6 +134,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
         agent: Agent {
             control_socket: "/run/redirector/control.sock".into(),
             state_dir: "/var/lib/redirector".into(),
+            record: None,
         },
         datapath: Datapath {
             device: "redirector0".to_owned(),
@@ -165,6 +166,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 mode: FailbackMode::Auto,
                 healthy_for: Duration::from_secs(60),
                 hold_down: Duration::from_secs(30),
+                flap_half_life: Duration::from_secs(600),
             },
             profile: Profile::Balanced,
             combine: Combine::All,
@@ -275,6 +277,7 @@ fn every_key_that_is_built_reaches_the_model() {
             mode: FailbackMode::Manual,
             healthy_for: Duration::from_secs(120),
             hold_down: Duration::ZERO,
+            flap_half_life: Duration::from_secs(300),
         },
         profile: Profile::Fast,
         combine: Combine::AtLeast(1),
@@ -308,7 +311,11 @@ fn every_key_that_is_built_reaches_the_model() {
     let config = Directory::new().parse(FULL).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(
         config.agent,
-        Agent { control_socket: "/run/other/control.sock".into(), state_dir: "/var/lib/other".into() }
+        Agent {
+            control_socket: "/run/other/control.sock".into(),
+            state_dir: "/var/lib/other".into(),
+            record: Some("/var/lib/other/record.jsonl".into()),
+        }
     );
     let datapath = Datapath {
         device: "redirector1".to_owned(),
@@ -352,6 +359,7 @@ fn a_profile_says_what_is_not_written_and_no_more() {
             mode: FailbackMode::Auto,
             healthy_for: defaults.healthy_for,
             hold_down: defaults.hold_down,
+            flap_half_life: Duration::from_secs(600),
         };
         assert_eq!(service.failback, expected);
         assert_eq!(service.initial_timeout, defaults.initial_timeout);
@@ -441,9 +449,17 @@ fn the_examples_in_messages_are_legal() {
             return;
         }
         text += &format!("{}\n", section.header);
+        // Where an http check asks is overridden in the checks named after these keys.
+        let is_elsewhere = |key: &str| {
+            section.header == "[[service.member.check]]" && ["url", "path", "port"].contains(&key)
+        };
         // It excludes `password_file`.
-        for (_, example) in section.built.iter().filter(|(key, _)| *key != "password_credential") {
-            text += &format!("{}\n", example.replace("/etc/redirector/", ""));
+        for (key, example) in section.built.iter().filter(|(key, _)| *key != "password_credential") {
+            if is_elsewhere(key) {
+                text += &format!("{}\nname = {key:?}\n{example}\n", section.header);
+            } else {
+                text += &format!("{}\n", example.replace("/etc/redirector/", ""));
+            }
         }
     });
     let directory = Directory::new();

@@ -53,14 +53,54 @@ pub(super) fn http(section: &Section<'_>) -> CheckKind {
     if let Some(at) = section.place_of("port").filter(|_| section.has("url")) {
         section.fault(at, Complaint::new("`port` beside `url`", "write it into the URL"));
     }
-    // With a fault nothing is let out, and any target will do.
-    let target = target.unwrap_or_else(|| HttpTarget::Path { path: "/".to_owned(), port: None });
+    // With a fault nothing is let out: one of the right sort will do for what members override of it.
+    let target = target.unwrap_or_else(|| {
+        let path = "/".to_owned();
+        if section.has("url") {
+            HttpTarget::Url(Url { is_https: true, host: String::new(), port: 443, path })
+        } else {
+            HttpTarget::Path { path, port: None }
+        }
+    });
     CheckKind::Http(Http {
         tls: tls_of(section, &target),
         target,
         status: section.text("status", statuses).map_or_else(|| vec![200..=200], |status| status.value),
         contains: section.text("contains", contains).map(|text| text.value),
     })
+}
+
+/// What a member overrides of an `http` check: where its server is. A URL stays one, and a path.
+pub(super) fn other_target(section: &Section<'_>, kind: &mut CheckKind) {
+    let CheckKind::Http(http) = kind else { return };
+    let (kept, others): (_, &[_]) = match http.target {
+        HttpTarget::Url(_) => ("url", &["path", "port"]),
+        HttpTarget::Path { .. } => ("path", &["url"]),
+    };
+    for key in others {
+        if let Some(at) = section.place_of(key) {
+            let cause = format!("`{key}` overrides nothing of a check with `{kept}`");
+            section.fault(at, Complaint::new(cause, format!("give another `{kept}`, or remove it")));
+        }
+    }
+    match &mut http.target {
+        HttpTarget::Url(old) => {
+            let Some(url) = section.text("url", |text| url::url("url", text)) else { return };
+            *old = url.value;
+            http.tls = old.is_https.then(|| http.tls.take().unwrap_or_else(system));
+        }
+        HttpTarget::Path { path, port: at } => {
+            if let Some(other) = section.text("path", |text| url::path("path", text)) {
+                *path = other.value;
+            }
+            *at = port(section).or(*at);
+        }
+    }
+}
+
+/// Believes whom this host believes.
+fn system() -> Tls {
+    Tls { server_name: None, trust: Trust::system().into() }
 }
 
 fn port(section: &Section<'_>) -> Option<u16> {
@@ -80,7 +120,7 @@ fn tls_of(section: &Section<'_>, target: &HttpTarget) -> Option<Tls> {
         }
         HttpTarget::Url(_) => Some(match keys {
             Some(keys) => tls::within(Some(keys), None, section, None)?,
-            None => Tls { server_name: None, trust: Trust::system().into() },
+            None => system(),
         }),
         HttpTarget::Path { .. } => tls::within(keys, None, section, None),
     }

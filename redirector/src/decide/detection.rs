@@ -3,7 +3,8 @@
 //!
 //! Pure functions over the configuration. They follow one prober through its worst schedule: the trouble begins just after
 //! a probe has passed. `decide/tests/detection.rs` runs core and probers through it, and through others, in virtual time.
-//! What is not in it: the time that the agent itself takes (about a millisecond), and a host that is too busy.
+//! What is not in it: the time that the agent itself takes (about a millisecond), a host that is too busy, and a crash within
+//! the `interval` after the kept connection was ended by something else, which is seen only when that interval is over.
 
 use std::time::Duration;
 

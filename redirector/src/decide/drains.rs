@@ -6,15 +6,17 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::time::Time;
 use crate::model::Epoch;
 
 /// A queue by deadline. The core's time never goes back and all drains of a service last equally long, so
 /// the order of the switches is the order of the deadlines.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Drains(VecDeque<Drain>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Drain {
     deadline: Time,
     /// Of the switch that began it.

@@ -15,14 +15,16 @@
 //! Gates and checks that are only observed have no part in it. A gate is asked by the choice of another member
 //! ([`Health::gate`]).
 
-use self::check::{CheckHealth, CheckState};
+pub(super) use self::check::{CheckHealth, CheckState};
+use serde::{Deserialize, Serialize};
+
 use super::time::Time;
 use crate::model::{Check, CheckId, Combine, Effect, MemberState, Pace, ProbeOutcome};
 
 mod check;
 
 /// One address of a member as its checks see it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Health {
     /// In the order of the configuration, as everywhere in the core.
     checks: Vec<CheckHealth>,
@@ -83,6 +85,34 @@ impl Health {
     /// When a check fails unless it passes before.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.checks.iter().filter_map(CheckHealth::fails_at).min()
+    }
+
+    /// The checks are others now: each was the one of its `origin` before and goes on counting, or is new and unknown.
+    pub(super) fn set_checks(
+        &mut self,
+        checks: &[Check],
+        origins: &[Option<CheckId>],
+        combine: Combine,
+        now: Time,
+    ) -> Change {
+        let carried = |(check, origin): (&Check, &Option<CheckId>)| match origin {
+            Some(origin) => self.checks[origin.0].with_settings_of(check),
+            None => CheckHealth::unknown(check),
+        };
+        self.checks = checks.iter().zip(origins).map(carried).collect();
+        self.combine = combine;
+        self.on_deadline(now)
+    }
+
+    /// The checks of a round: all that are not only observed, and whether a failure would be new.
+    pub(super) fn asked_in_a_round(&self) -> impl Iterator<Item = (CheckId, bool)> {
+        let numbered = self.checks.iter().enumerate().filter(|(_, check)| check.effect != Effect::Observe);
+        numbered.map(|(number, check)| (CheckId(number), check.state() == CheckState::Passing))
+    }
+
+    /// Every check, for people.
+    pub(super) fn checks(&self) -> &[CheckHealth] {
+        &self.checks
     }
 
     pub(super) fn state(&self) -> MemberState {

@@ -2,14 +2,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::time::Time;
 use crate::model::MemberId;
 
 /// Few, so a list: at most all addresses of all members of a service, and those that were removed lately.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Leaving(Vec<Left>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Left {
     deadline: Time,
     member: MemberId,
@@ -29,6 +31,12 @@ impl Leaving {
     /// The address gets new flows again.
     pub(super) fn forget(&mut self, member: MemberId, address: SocketAddr) {
         self.0.retain(|left| (left.member, left.address) != (member, address));
+    }
+
+    /// Members have other numbers now; those that are `None` are gone, and with them what they had.
+    pub(super) fn renumber(&mut self, number: impl Fn(MemberId) -> Option<MemberId>) {
+        let renumbered = |left: Left| Some(Left { member: number(left.member)?, ..left });
+        self.0 = self.0.drain(..).filter_map(renumbered).collect();
     }
 
     /// When the next one ends.

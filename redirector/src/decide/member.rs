@@ -14,6 +14,8 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     health::{Change, Health},
     time::Time,
@@ -21,7 +23,7 @@ use super::{
 use crate::model::{Check, CheckId, Combine, MemberState, Offer, ProbeOutcome};
 
 /// One member as its checks see it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Member {
     /// As the caller gave them.
     addresses: Vec<Address>,
@@ -33,7 +35,7 @@ pub(super) struct Member {
     checked_at: Option<Time>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Address {
     address: SocketAddr,
     health: Health,
@@ -154,6 +156,11 @@ impl Member {
         (self.state == MemberState::Up).then_some(self.since)
     }
 
+    /// Since when [`Self::state`] holds without a break.
+    pub(super) fn since(&self) -> Time {
+        self.since
+    }
+
     /// When the newest probe ended.
     pub(super) fn checked_at(&self) -> Option<Time> {
         self.checked_at
@@ -202,6 +209,31 @@ impl Member {
             let why = known.health.gate()?;
             Some(if self.addresses.len() == 1 { why } else { format!("{}: {why}", known.address) })
         })
+    }
+
+    /// What a round of checks asks: every check at every address that is up, and whether a failure there would be new.
+    pub(super) fn asked_in_a_round(&self) -> impl Iterator<Item = (SocketAddr, CheckId, bool)> {
+        let up = self.addresses.iter().filter(|known| known.state() == MemberState::Up);
+        up.flat_map(|known| {
+            let asked = |(check, must_pass)| (known.address, check, must_pass);
+            known.health.asked_in_a_round().map(asked)
+        })
+    }
+
+    /// The checks are others now: each was the one of its `origin` before, or is new. What that has changed.
+    pub(super) fn set_checks(
+        &mut self,
+        checks: &[Check],
+        origins: &[Option<CheckId>],
+        combine: Combine,
+        now: Time,
+    ) -> Vec<(SocketAddr, Change)> {
+        self.combine = combine;
+        let set =
+            |known: &mut Address| (known.address, known.health.set_checks(checks, origins, combine, now));
+        let changes = self.addresses.iter_mut().map(set).collect();
+        self.judge(now);
+        changes
     }
 
     /// Each address with its health and whether it is offered.

@@ -2,6 +2,8 @@
 
 use std::{ops::Add, time::Duration};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// A moment, as the time that passed since an origin of the caller's choice.
 ///
 /// The agent takes the boot of the machine (`CLOCK_BOOTTIME`: it goes on during suspend, [`std::time::Instant`]
@@ -30,6 +32,20 @@ impl Add<Duration> for Time {
     /// Saturates: a configured "for ever" is a moment that never comes.
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
+    }
+}
+
+/// In nanoseconds.
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A moment that never comes is far beyond 584 years.
+        serializer.serialize_u64(u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        u64::deserialize(deserializer).map(|nanos| Self(Duration::from_nanos(nanos)))
     }
 }
 

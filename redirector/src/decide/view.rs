@@ -18,6 +18,12 @@ pub struct View {
     pub since: Option<Time>,
     /// The newest switch.
     pub last: Option<Switch>,
+    /// The member that an operator has pinned.
+    pub pinned: Option<MemberId>,
+    /// Whether an operator stopped automatic switches.
+    pub paused: bool,
+    /// Why this host suspects itself, in words.
+    pub suspicion: Option<String>,
     /// In the order of the configuration.
     pub members: Vec<MemberView>,
 }
@@ -25,10 +31,14 @@ pub struct View {
 /// A member at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberView {
-    /// What its checks say.
+    /// What its checks say, or that it was taken out by an operator.
     pub state: MemberState,
     /// Why, in words: `ping ok in 0.3 ms`, `ping: connection refused (1 of 3)`.
     pub reason: String,
+    /// What its checks say, also of one that was taken out.
+    pub checks: MemberState,
+    /// Its weight now.
+    pub weight: u32,
     /// When the newest probe ended.
     pub checked_at: Option<Time>,
     /// Whether it could become active now, or is active and up.
@@ -64,11 +74,14 @@ impl Core {
             epoch: self.epoch,
             since: self.last.as_ref().map(|switch| switch.at),
             last: self.last.clone(),
+            pinned: self.orders.pin.as_ref().map(|pin| pin.member),
+            paused: self.orders.paused,
+            suspicion: self.suspicion_in_words(now.max(self.now)),
             members: self.member_views(now.max(self.now)),
         }
     }
 
-    fn state(&self) -> ServiceState {
+    pub(super) fn state(&self) -> ServiceState {
         let Some(active) = self.standing.active() else {
             return ServiceState::Held;
         };
@@ -88,9 +101,12 @@ impl Core {
         let situation = self.situation(now);
         let view = |(index, member): (usize, &Member)| {
             let eligible_reason = situation.obstacle(MemberId(index));
+            let (state, reason) = self.shown(MemberId(index));
             MemberView {
-                state: member.state(),
-                reason: member.reason(),
+                state,
+                reason,
+                checks: member.state(),
+                weight: self.service.members[index].weight,
                 checked_at: member.checked_at(),
                 eligible: eligible_reason.is_none(),
                 eligible_reason,

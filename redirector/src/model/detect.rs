@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Check, FailureKind, RedisErrorKind};
 
 /// What the verdict of a check is good for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// Takes part in [`Combine`].
     #[default]
@@ -39,7 +42,8 @@ impl Effect {
 }
 
 /// Which of the checks that count must pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Combine {
     /// All of them.
     #[default]
@@ -63,7 +67,8 @@ impl Combine {
 }
 
 /// How many of several probes must pass to make one verdict. Those that are inconclusive are left out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// All of them.
     #[default]
@@ -75,7 +80,7 @@ pub enum Policy {
 }
 
 /// `[service.detect]`: how long which kind of trouble is borne.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detect {
     /// Nothing comes back, or the network says that there is no way; at least 10 ms.
     pub silence_tolerance: Duration,

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::RedisErrorKind;
 
 /// The result of one probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ProbeOutcome {
     /// The member answered as it should.
     Passed {
@@ -22,7 +23,7 @@ pub enum ProbeOutcome {
 }
 
 /// Why a probe did not pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// How far the probe came.
     pub phase: Phase,
@@ -31,7 +32,8 @@ pub struct Failure {
 }
 
 /// The steps of a probe, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Looking a name up.
     Resolve,
@@ -46,7 +48,8 @@ pub enum Phase {
 }
 
 /// What stopped a probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// A reset answered the SYN.
     Refused,
@@ -130,7 +133,8 @@ impl fmt::Display for Witness {
 }
 
 /// What can be wrong with TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TlsFault {
     /// The member's certificate has expired.
     Expired,
@@ -149,7 +153,8 @@ pub enum TlsFault {
 }
 
 /// What an outcome says about the member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Counts for it.
     Pass,

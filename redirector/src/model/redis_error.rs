@@ -1,7 +1,10 @@
 //! Redis's error replies by kind, and which of them say that the member serves nobody.
 
+use serde::{Deserialize, Serialize};
+
 /// Redis's error replies, told apart by their first word, or by their text where the first word is `ERR`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RedisErrorKind {
     /// `LOADING`: reads its data set into memory, or takes it over from its primary.
     Loading,

@@ -47,7 +47,8 @@ pub enum MemberState {
 }
 
 /// Which of a check's intervals holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Pace {
     /// [`Check::interval`](super::Check::interval).
     Normal,

@@ -3,7 +3,8 @@
 //! No connection is kept. Such a check runs every few seconds, and what it asks (a load balancer, the node that manages a
 //! cluster now) may be somewhere else the next time: a name is looked up, a port opened and a certificate verified each
 //! time, and nothing that ended in between has to be told from a failure. The price is a handshake for each probe, which
-//! is why these checks have longer intervals than those of Redis. Sockets reset when they are dropped, as all of probes.
+//! is why these checks have longer intervals than those of Redis. A connection that brought its answer is closed in order,
+//! any other is reset, as those of all probes.
 //!
 //! Redirects are answers and are not followed, and the environment's proxies are not asked: what was configured is what is
 //! probed. Nothing is read beyond a limit. Time has one limit, the probe's, and its owner keeps it.
@@ -12,6 +13,7 @@ use std::{
     error::Error as _,
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,9 +24,10 @@ use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
-    header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT},
+    header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -81,6 +84,7 @@ impl Client {
         let (stream, address) = self.connect(phase).await?;
         let fault = |error: io::Error| Stop::Answer(stop::cause(&error, address, started.elapsed()));
         let request = self.request(path)?;
+        let socket = stream.as_fd().try_clone_to_owned().map_err(fault)?;
         let ended = match &self.tls {
             None => {
                 *phase = Phase::Command;
@@ -94,6 +98,10 @@ impl Client {
                 exchange(stream, request, limit).await
             }
         };
+        if ended.as_ref().is_ok_and(|answer| !answer.is_cut) {
+            // Servers log a reset as an error. What it is not set for is reset all the same.
+            let _ = set_socket_linger(&socket, None);
+        }
         ended.map_err(|error| match in_io(&error) {
             Some(error) => Stop::Answer(stop::cause(error, address, started.elapsed())),
             None => Stop::Answer(of_http(&error)),
@@ -151,6 +159,7 @@ impl Client {
     fn request(&self, path: &str) -> Result<Request<Empty<Bytes>>, Stop> {
         let mut request = Request::get(path)
             .header(HOST, self.url.authority())
+            .header(CONNECTION, "close")
             .header(ACCEPT, "application/json, */*")
             .header(USER_AGENT, concat!("redirector/", env!("CARGO_PKG_VERSION")));
         if let Some(authorization) = &self.authorization {
@@ -159,6 +168,9 @@ impl Client {
         request.body(Empty::new()).map_err(|error| Stop::Answer(Cause::Local(error.to_string())))
     }
 }
+
+/// How long the end of a connection may take whose answer is there.
+const GOODBYE: Duration = Duration::from_millis(50);
 
 /// How long an address may take to connect when there is another one.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -185,11 +197,17 @@ where
         let response = sender.send_request(request).await?;
         read(response, limit).await
     });
-    tokio::select! {
+    let mut connection = pin!(connection);
+    let answer = tokio::select! {
         answer = &mut answer => answer,
         // What it brought, or why it ended, is with the answer.
-        _ = connection => answer.await,
+        _ = &mut connection => return answer.await,
+    }?;
+    if !answer.is_cut {
+        // TLS says good-bye.
+        let _ = timeout(GOODBYE, connection).await;
     }
+    Ok(answer)
 }
 
 async fn read(response: Response<Incoming>, limit: usize) -> hyper::Result<Answer> {

@@ -3,12 +3,12 @@
 //! A check that passes is in a hurry to notice trouble: its probes are cut short, so that `fall` of them fit into the
 //! tolerance ([`Check::limits`]). But a member may be far away, or take its time with TLS and logins; a limit below what it
 //! always needs would take it down for nothing, and keep it down. So the limits follow what the newest passes took, and
-//! where nothing passed yet, or the check fails already, a probe has its whole time-out. So has always one that does not
-//! ask Redis: a command may take a second today and a tenth of it tomorrow.
+//! where nothing passed yet, or the check fails already, a probe has its whole time-out. So it has in checks that do not
+//! watch the member's own address: they would notice nothing sooner.
 
 use std::time::Duration;
 
-use crate::model::{Check, Limits, ProbeOutcome};
+use crate::model::{Check, FailureKind, Limits, ProbeOutcome};
 
 /// Passes that are remembered.
 const REMEMBERED: usize = 8;
@@ -26,10 +26,9 @@ impl Patience {
     /// For the next probe. `failures`: how many rounds have failed in a row.
     pub(super) fn limits(&self, check: &Check, failures: u32) -> Limits {
         let (kept, new) = (self.over_kept.longest(), self.over_new.longest());
+        let hurries = failures < check.fall && check.kind.sees(FailureKind::Silence);
         match kept.or(new) {
-            Some(round_trip) if failures < check.fall && check.kind.asks_redis() => {
-                check.limits(round_trip, new.unwrap_or(round_trip))
-            }
+            Some(round_trip) if hurries => check.limits(round_trip, new.unwrap_or(round_trip)),
             _ => check.patient_limits(),
         }
     }

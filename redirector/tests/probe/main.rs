@@ -19,6 +19,7 @@ mod server;
 #[path = "../support/temp.rs"]
 mod temp;
 mod tls;
+mod waits;
 
 /// A check that is patient in everything: each test shortens what it is about.
 fn check(kind: CheckKind) -> Check {

@@ -76,6 +76,39 @@ fn every_key_reaches_the_model() {
 }
 
 #[test]
+fn a_member_may_have_a_server_of_its_own() {
+    let config = Directory::new().parse(WITNESS).unwrap_or_else(|error| panic!("{error}"));
+    let mut expected = checks();
+    for (check, target) in expected[2..].iter_mut().zip([
+        HttpTarget::Url(Url { is_https: false, ..url("10.3.1.9", 80, "/dublin") }),
+        HttpTarget::Path { path: "/healthz".to_owned(), port: Some(8443) },
+    ]) {
+        let CheckKind::Http(http) = &mut check.kind else { panic!("{check:?}") };
+        http.target = target;
+        http.tls = http.tls.take().filter(|_| check.name == "sidecar");
+    }
+    expected.iter_mut().for_each(|check| of("cork", "10.3.1.2", &mut check.kind));
+    assert_eq!(config.services[0].members[1].checks, expected);
+}
+
+/// Turns the check of one member into that of another.
+fn of(member: &str, host: &str, kind: &mut CheckKind) {
+    match kind {
+        CheckKind::Lag(lag) => {
+            let of = lag.of.as_mut().expect("a check of a member");
+            of.endpoint.host = host.to_owned();
+            (of.rest.tls, of.rest.uid) = (None, None);
+            of.rest.url = Url { is_https: false, ..url("10.3.1.2", 8080, "/") };
+        }
+        CheckKind::Exec(exec) => {
+            let of = exec.of.as_mut().expect("a check of a member");
+            (of.member, of.endpoint.host) = (member.to_owned(), host.to_owned());
+        }
+        _ => {}
+    }
+}
+
+#[test]
 fn what_is_not_said_has_its_default() {
     let text = format!(
         "{MINIMAL}[service.member.rest]\nurl = \"http://127.0.0.1:8080\"\nusername = \"v\"\npassword_file = \"orders.password\"\n\
@@ -201,6 +234,14 @@ fn wrong_values() {
             "server_name = \"dublin example\"",
         ),
         ("uid of zero", "uid = 7", "uid = 0"),
+        ("path for a url", "path = \"/healthz\"", "url = \"http://127.0.0.1\""),
+        ("port for a url", "url = \"http://10.3.1.9/dublin\"", "port = 80"),
+        ("key that is not overridden", "url = \"http://10.3.1.9/dublin\"", "contains = \"x\""),
+        (
+            "target of another kind",
+            "name = \"sidecar\"\npath = \"/healthz\"",
+            "name = \"exec\"\npath = \"/healthz\"",
+        ),
         ("key of nothing", "uid = 7", "uid = 7\npassword = \"hunter2\""),
     ];
     let directory = Directory::new();

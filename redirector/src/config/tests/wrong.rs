@@ -181,6 +181,11 @@ fn agent_and_datapath() {
         ("range that starts too low", "port_range = \"1024-1024\"", "port_range = \"1023-2000\""),
         ("range that ends before it starts", "port_range = \"1024-1024\"", "port_range = \"3000-2000\""),
         ("range beyond the last port", "port_range = \"1024-1024\"", "port_range = \"3000-65536\""),
+        (
+            "recording beside the configuration",
+            "record = \"/var/lib/other/record.jsonl\"",
+            "record = \"record.jsonl\"",
+        ),
         ("word of nothing", "on_stop = \"detach\"", "on_stop = \"leave\""),
         ("boolean for a word", "on_stop = \"detach\"", "on_stop = true"),
     ]);
@@ -228,6 +233,7 @@ fn services() {
         ("time without end", "initial_timeout = \"7s\"", "initial_timeout = \"100years\""),
         ("time that is empty", "initial_timeout = \"7s\"", "initial_timeout = \"\""),
         ("failback of nothing", "mode = \"manual\"", "mode = \"slow\""),
+        ("half-life of nothing", "flap_half_life = \"5m\"", "flap_half_life = \"slow\""),
         ("no member", "[[service.member]]\nname = \"paris\"\nendpoint = \"[fd00:2::2]:6379\"", ""),
         ("check without interval", "interval = \"500ms\"", "interval = \"0s\""),
         ("fast_interval of zero", "fast_interval = \"20ms\"", "fast_interval = \"0ms\""),

@@ -24,32 +24,35 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     decide::time::Time,
     model::{Check, Detect, Effect, Failure, FailureKind, ProbeOutcome, RedisErrorKind, Verdict},
 };
 
-#[derive(Clone, Debug)]
-pub(super) struct CheckHealth {
-    pub(super) name: String,
-    pub(super) effect: Effect,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::decide) struct CheckHealth {
+    pub(in crate::decide) name: String,
+    pub(in crate::decide) effect: Effect,
     pub(super) interval: Duration,
     pub(super) down_interval: Duration,
-    fall: u32,
-    rise: u32,
+    pub(in crate::decide) fall: u32,
+    pub(in crate::decide) rise: u32,
     detect: Detect,
     state: CheckState,
     /// Consecutive, up to now. One of the two is 0.
-    passes: u32,
-    failures: u32,
+    pub(in crate::decide) passes: u32,
+    pub(in crate::decide) failures: u32,
     clocks: Clocks,
     newest: Option<ProbeOutcome>,
     /// The newest failure that counted.
     failure: Option<Failure>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CheckState {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::decide) enum CheckState {
     Unknown,
     Passing,
     Failing,
@@ -71,6 +74,19 @@ impl CheckHealth {
             clocks: Clocks::default(),
             newest: None,
             failure: None,
+        }
+    }
+
+    /// The same check with other times and thresholds: what was counted goes on.
+    pub(super) fn with_settings_of(&self, check: &Check) -> Self {
+        Self {
+            state: self.state,
+            passes: self.passes,
+            failures: self.failures,
+            clocks: self.clocks,
+            newest: self.newest.clone(),
+            failure: self.failure.clone(),
+            ..Self::unknown(check)
         }
     }
 
@@ -104,7 +120,7 @@ impl CheckHealth {
     }
 
     /// When the check fails unless it passes before; `None`: it does already, or there are not enough failures.
-    pub(super) fn fails_at(&self) -> Option<Time> {
+    pub(in crate::decide) fn fails_at(&self) -> Option<Time> {
         let is_open = self.state != CheckState::Failing && self.failures >= self.fall;
         self.clocks.end(&self.detect).filter(|_| is_open)
     }
@@ -116,7 +132,7 @@ impl CheckHealth {
         }
     }
 
-    pub(super) fn state(&self) -> CheckState {
+    pub(in crate::decide) fn state(&self) -> CheckState {
         self.state
     }
 
@@ -141,7 +157,7 @@ impl CheckHealth {
     }
 
     /// The newest outcome, and how far a count has come.
-    pub(super) fn reason(&self) -> String {
+    pub(in crate::decide) fn reason(&self) -> String {
         let (name, Some(newest)) = (&self.name, &self.newest) else {
             return "no verdict yet".to_owned();
         };
@@ -191,7 +207,7 @@ fn in_a_row(failures: u32) -> String {
 }
 
 /// Since when there has been trouble of which kind, in the series of failures that goes on now.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Clocks {
     silence: Option<Time>,
     stall: Option<Time>,

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::world::*;
 use crate::{
-    decide::{Pace, Time, health::Health},
-    model::{Check, CheckId, Combine, Effect, MemberState, ProbeOutcome, Service},
+    decide::{Time, health::Health},
+    model::{Check, CheckId, Combine, Effect, MemberState, Pace, ProbeOutcome, Service},
 };
 
 fn checks(effects: &[Effect]) -> Vec<Check> {

@@ -15,8 +15,12 @@ fn failed_over(service: Service) -> World {
 }
 
 fn failback(healthy_for: u64, hold_down: u64) -> Service {
-    let failback =
-        Failback { mode: FailbackMode::Auto, healthy_for: s(healthy_for), hold_down: s(hold_down) };
+    let failback = Failback {
+        mode: FailbackMode::Auto,
+        healthy_for: s(healthy_for),
+        hold_down: s(hold_down),
+        flap_half_life: s(0),
+    };
     Service { failback, ..orders() }
 }
 
@@ -34,7 +38,7 @@ fn a_better_member_is_returned_to_after_healthy_for() {
 
 #[test]
 fn a_break_begins_healthy_for_anew() {
-    let mut world = failed_over(orders());
+    let mut world = failed_over(failback(60, 30));
     world.is(PARIS, Alive).run(s(50)).is(PARIS, Dead).run(s(2)).assert_state(PARIS, MemberState::Down);
     let revival = world.now;
     world.is(PARIS, Alive).run(s(120));

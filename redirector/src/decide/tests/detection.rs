@@ -11,8 +11,8 @@ use crate::{
         detection::{self, Trouble},
     },
     model::{
-        Cause, Check, CheckId, CheckKind, Combine, Detect, Effect, Failure, MemberId, MemberState, Pace,
-        Phase, Policy, ProbeOutcome, Profile, Service,
+        Cause, Check, CheckId, CheckKind, Combine, Detect, Effect, Failure, FailureKind, MemberId,
+        MemberState, Pace, Phase, Policy, ProbeOutcome, Profile, Service,
     },
 };
 
@@ -379,4 +379,89 @@ fn an_answer_that_comes_with_the_end_of_the_tolerance_counts() {
     world.now = start + ms(300);
     world.probe(PARIS, &pass()).assert_state(PARIS, MemberState::Up);
     assert_eq!(world.core.next_deadline(), None);
+}
+
+/// One outcome, this many milliseconds after the one before.
+#[derive(Clone, Debug)]
+struct Ended {
+    after: u64,
+    outcome: ProbeOutcome,
+}
+
+fn ended() -> impl Strategy<Value = Ended> {
+    let answered = prop::sample::select(vec![
+        pass(),
+        fail(),
+        fail(),
+        ProbeOutcome::Failed(Failure { phase: Phase::Command, cause: Cause::WrongAnswer("?".to_owned()) }),
+    ]);
+    let waited = (1_u64..400, any::<bool>())
+        .prop_map(|(waited, stall)| if stall { stalled(waited) } else { silent(waited) });
+    (1_u64..400, prop_oneof![2 => answered, 3 => waited]).prop_map(|(after, outcome)| {
+        // A probe does not begin before the one before it has ended.
+        let waited = match &outcome {
+            ProbeOutcome::Failed(failure) => failure.waited(),
+            _ => Duration::ZERO,
+        };
+        Ended { after: after.max(u64::try_from(waited.as_millis()).unwrap()), outcome }
+    })
+}
+
+/// Looks back over all failures since the last pass: whether there are enough, and one kind of them has lasted too long.
+fn is_too_much(series: &[(Time, Failure)], check: &Check, now: Time) -> bool {
+    let kinds = [FailureKind::Silence, FailureKind::Stall, FailureKind::Refused, FailureKind::Other];
+    let lasts = |kind: FailureKind| {
+        let since_sign_of_life = match kind {
+            FailureKind::Silence => {
+                series.iter().rposition(|(_, failure)| failure.kind() != kind).map_or(0, |at| at + 1)
+            }
+            _ => 0,
+        };
+        let first = series[since_sign_of_life..].iter().find(|(_, failure)| failure.kind() == kind);
+        first.is_some_and(|(at, failure)| at.ago(failure.waited()) + check.detect.tolerance(kind) <= now)
+    };
+    series.len() >= check.fall as usize && kinds.into_iter().any(lasts)
+}
+
+proptest! {
+    /// The clocks of a check against a look back over its whole history, at every outcome and every deadline.
+    #[test]
+    fn tolerances_equal_a_look_back_over_the_history(
+        fall in 1_u32..5,
+        tolerances in (10_u64..900, 10_u64..900, 0_u64..900),
+        history in prop::collection::vec(ended(), 0..40),
+    ) {
+        let (silence, stall, refused) = tolerances;
+        let detect = Detect {
+            silence_tolerance: ms(silence),
+            stall_tolerance: ms(stall),
+            refused_tolerance: ms(refused),
+        };
+        let check = Check { fall, rise: 1, detect, ..check() };
+        let mut world = World::new(with_checks(orders(), vec![check.clone()]));
+        world.probe(PARIS, &pass()).probe(DUBLIN, &pass());
+        let mut series: Vec<(Time, Failure)> = Vec::new();
+        let mut down = false;
+        for Ended { after, outcome } in history {
+            let at = world.now + ms(after);
+            while let Some(deadline) = world.core.next_deadline().filter(|deadline| *deadline < at) {
+                let just_before = Time(deadline.0 - Duration::from_nanos(1));
+                prop_assert!(down || !is_too_much(&series, &check, just_before), "too late");
+                world.core.on_deadline(deadline);
+                down |= is_too_much(&series, &check, deadline);
+                prop_assert_eq!(world.member(PARIS).state == MemberState::Down, down);
+            }
+            world.now = at;
+            world.probe(PARIS, &outcome);
+            match outcome {
+                ProbeOutcome::Failed(failure) => series.push((at, failure)),
+                _ => {
+                    series.clear();
+                    down = false;
+                }
+            }
+            down |= is_too_much(&series, &check, at);
+            prop_assert_eq!(world.member(PARIS).state == MemberState::Down, down);
+        }
+    }
 }

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::world::*;
 use crate::{
-    decide::{Action, Pace},
-    model::{Check, CheckId, CheckKind, MemberState, Service},
+    decide::Action,
+    model::{Check, CheckId, CheckKind, MemberState, Pace, Service},
 };
 
 #[test]

@@ -6,11 +6,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    decide::{Action, AddressView, Core, MemberView, Pace, Resumed, Switch, Time, View},
+    decide::{
+        Accepted, Action, AddressView, Command, Core, MemberView, Refused, Resumed, Switch, Time, View,
+    },
     model::{
-        Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback,
-        FailbackMode, Failure, FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Phase,
-        ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
+        Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
+        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace, Phase, ProbeOutcome,
+        Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
     },
 };
 
@@ -84,7 +86,12 @@ pub(super) fn orders() -> Service {
         on_all_down: OnAllDown::Stay,
         initial: Initial::Any,
         initial_timeout: s(5),
-        failback: Failback { mode: FailbackMode::Auto, healthy_for: s(60), hold_down: s(30) },
+        failback: Failback {
+            mode: FailbackMode::Auto,
+            healthy_for: s(60),
+            hold_down: s(30),
+            flap_half_life: s(600),
+        },
         profile: Profile::Balanced,
         combine: Combine::All,
         checks: vec![check()],
@@ -126,6 +133,8 @@ struct Probed {
     condition: Condition,
     pace: Pace,
     next_probe: Time,
+    /// A round asked for a probe while one was made.
+    asked: bool,
 }
 
 impl World {
@@ -166,6 +175,40 @@ impl World {
         world.run(s(10));
         world.done.clear();
         world
+    }
+
+    /// An operator wants something.
+    pub(super) fn order(&mut self, command: &Command) -> Result<Accepted, Refused> {
+        let answer = self.core.on_operator(self.now, command);
+        self.drain_actions();
+        answer
+    }
+
+    /// What came of the switches that waited for their rounds.
+    pub(super) fn answers(&self) -> Vec<Result<(), Refused>> {
+        let answer = |(_, action): &(Time, Action)| match action {
+            Action::Answer { result } => Some(result.clone()),
+            _ => None,
+        };
+        self.done.iter().filter_map(answer).collect()
+    }
+
+    /// The agent was not scheduled for `by`, and notices it.
+    pub(super) fn late(&mut self, by: Duration) -> &mut Self {
+        self.sleep(by);
+        self.core.on_late(self.now, by);
+        self
+    }
+
+    /// A reload; new members have no address yet.
+    pub(super) fn reload(&mut self, service: Service, origins: &[Option<MemberId>]) -> &mut Self {
+        self.core.set_service(self.now, service.clone(), origins);
+        let mut old: Vec<_> = std::mem::take(&mut self.members).into_iter().map(Some).collect();
+        let carried = |from: &Option<MemberId>| from.and_then(|from| old[from.0].take()).unwrap_or_default();
+        self.members = origins.iter().map(carried).collect();
+        self.service = service;
+        self.drain_actions();
+        self
     }
 
     /// From now on.
@@ -252,11 +295,15 @@ impl World {
                     NeverProbed => None,
                 };
                 let address = probed.address;
+                self.members[member][number].asked = false;
                 if let Some(outcome) = outcome {
                     self.probe_address(MemberId(member), address, &outcome);
                 }
                 let check = &self.service.checks[0];
                 let probed = &mut self.members[member][number];
+                if probed.asked {
+                    continue;
+                }
                 probed.next_probe = self.now
                     + match probed.pace {
                         Pace::Normal => check.interval,
@@ -274,6 +321,11 @@ impl World {
                 let probed = all.iter_mut().find(|probed| probed.address == address).expect("it is probed");
                 assert_ne!(probed.pace, pace, "a pace is said only when it changes");
                 probed.pace = pace;
+            }
+            if let Action::Round { member } = action {
+                for probed in &mut self.members[member.0] {
+                    (probed.next_probe, probed.asked) = (self.now, true);
+                }
             }
             self.done.push((self.now, action));
         }
@@ -342,6 +394,11 @@ impl World {
     }
 
     #[track_caller]
+    pub(super) fn the_last_switch(&self) -> &Switch {
+        self.switches().last().expect("there was a switch")
+    }
+
+    #[track_caller]
     pub(super) fn assert_active(&self, member: MemberId, state: ServiceState) {
         let view = self.view();
         assert_eq!((view.active, view.state), (Some(member), state));
@@ -374,6 +431,6 @@ impl World {
 
 impl Probed {
     fn new(address: SocketAddr, now: Time) -> Self {
-        Self { address, condition: Alive, pace: Pace::Fast, next_probe: now }
+        Self { address, condition: Alive, pace: Pace::Fast, next_probe: now, asked: false }
     }
 }

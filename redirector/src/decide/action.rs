@@ -1,0 +1,125 @@
+//! What goes out of the core, [`Action`], and what an earlier agent left for it, [`Resumed`].
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Orders, Refused, Time};
+use crate::model::{Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, SwitchKind};
+
+/// What the caller has to do. To be carried out in the order of [`Core::poll_action`]: what moves traffic comes
+/// before what reports on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Write the decision word, and the floor with it when the policy is [`FlowPolicy::Reset`].
+    Switch(Switch),
+    /// A drain has ended. Flows older than `epoch` on another member than the active one are reset.
+    RaiseFloor {
+        /// Of the switch that began the drain; never above the epoch of the newest switch.
+        epoch: Epoch,
+    },
+    /// New flows to a member may go to these of its addresses. Those that it had and that are not among them were
+    /// removed: no new flow goes there, and their flows go on until [`Action::ResetAddress`], if it comes.
+    Offer {
+        /// Whose addresses.
+        member: MemberId,
+        /// All that it has.
+        addresses: Vec<Offer>,
+    },
+    /// The flows of an address that is not offered any more are reset.
+    ResetAddress {
+        /// Whose address.
+        member: MemberId,
+        /// Which one.
+        address: SocketAddr,
+        /// It is not the member's any more.
+        removed: bool,
+    },
+    /// Every check of a member is asked once, now: before it is gone to, or before it is believed to be down.
+    Round {
+        /// Whom.
+        member: MemberId,
+    },
+    /// What came of a switch that waited for its round ([`Accepted::Waits`](super::Accepted::Waits)); an
+    /// [`Action::Switch`] of kind manual stands before an `Ok`.
+    Answer {
+        /// It was made, or not.
+        result: Result<(), Refused>,
+    },
+    /// What an operator has said and still holds is this now: to be kept for the next agent ([`Core::take_up`](super::Core::take_up)).
+    Orders(Orders),
+    /// The probes of an address go over to another interval. Every address begins at [`Pace::Fast`].
+    Pace {
+        /// Whose address.
+        member: MemberId,
+        /// Which one.
+        address: SocketAddr,
+        /// Which interval.
+        pace: Pace,
+    },
+    /// The state of one of several addresses has changed.
+    AddressChanged {
+        /// Whose address.
+        member: MemberId,
+        /// Which one.
+        address: SocketAddr,
+        /// What it is now.
+        state: MemberState,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A member's state has changed.
+    MemberChanged {
+        /// Which one.
+        member: MemberId,
+        /// What it is now.
+        state: MemberState,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// A change of the active member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// The member that is left; `None`: none was active.
+    pub from: Option<MemberId>,
+    /// The member that is active now; `None`: new connections are refused.
+    pub to: Option<MemberId>,
+    /// Of this switch, one above the one before.
+    pub epoch: Epoch,
+    /// What happens to the flows of `from`; [`FlowPolicy::Keep`] when there is none to leave.
+    pub policy: FlowPolicy,
+    /// Why the agent moved.
+    pub kind: SwitchKind,
+    /// In words.
+    pub reason: String,
+    /// When.
+    pub at: Time,
+}
+
+/// What an earlier agent left in the kernel (maps) and on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// From the decision word. A member that the configuration no longer has is `None`.
+    pub active: Option<MemberId>,
+    /// From the decision word.
+    pub epoch: Epoch,
+    /// Flows below it, on another member than the active one, are reset already.
+    pub floor: Epoch,
+    /// The switch to `epoch`; `None` when the record on disk is missing or of another epoch.
+    pub last: Option<ResumedSwitch>,
+}
+
+/// The newest switch of an earlier agent. Where it went is [`Resumed::active`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumedSwitch {
+    /// The member that was left.
+    pub from: Option<MemberId>,
+    /// Why the agent moved.
+    pub kind: SwitchKind,
+    /// In words.
+    pub reason: String,
+    /// How long ago.
+    pub age: Duration,
+}

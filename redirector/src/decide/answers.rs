@@ -1,0 +1,127 @@
+//! The newest answer of every check at every address of a member: when it came, and whether it was a failure.
+//!
+//! Health counts answers; this remembers when they came. Three questions are answered from it: is a verdict fresh, has a
+//! round of checks come back, and was a verdict confirmed after a moment at which the observer was suspected.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Time;
+use crate::model::{Check, CheckId, Verdict};
+
+/// Of one member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Answers(Vec<AtAddress>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct AtAddress {
+    address: SocketAddr,
+    /// In the order of the configuration.
+    checks: Vec<Option<Answer>>,
+}
+
+/// The newest answer of one check at one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Answer {
+    pub(super) at: Time,
+    pub(super) verdict: Verdict,
+    /// Whether it, or one before it, said anything about the member.
+    was_conclusive: bool,
+    /// Whether the check can make the address up or down.
+    decides: bool,
+    /// When the failures up to now began without a pass between them.
+    failing_since: Option<Time>,
+    /// When the failure before the newest one came.
+    failed_before: Option<Time>,
+}
+
+impl Answers {
+    /// An answer has come.
+    pub(super) fn note(
+        &mut self,
+        now: Time,
+        checks: &[Check],
+        address: SocketAddr,
+        check: CheckId,
+        verdict: Verdict,
+    ) {
+        let position = self.0.iter().position(|known| known.address == address);
+        let position = position.unwrap_or_else(|| {
+            self.0.push(AtAddress { address, checks: vec![None; checks.len()] });
+            self.0.len() - 1
+        });
+        let slot = &mut self.0[position].checks[check.0];
+        let (since, newest, was_conclusive) = slot.as_ref().map_or((None, None, false), |old| {
+            let newest = (old.verdict == Verdict::Fail).then_some(old.at).or(old.failed_before);
+            (old.failing_since, newest, old.was_conclusive)
+        });
+        let (failing_since, failed_before) = match verdict {
+            Verdict::Pass => (None, None),
+            Verdict::Fail => (since.or(Some(now)), newest),
+            Verdict::Inconclusive => (since, newest),
+        };
+        *slot = Some(Answer {
+            at: now,
+            verdict,
+            was_conclusive: was_conclusive || verdict != Verdict::Inconclusive,
+            decides: checks[check.0].effect.decides(),
+            failing_since,
+            failed_before,
+        });
+    }
+
+    /// Addresses that are gone are forgotten.
+    pub(super) fn retain(&mut self, addresses: &[SocketAddr]) {
+        self.0.retain(|known| addresses.contains(&known.address));
+    }
+
+    /// The checks are others now: each was the one of its `origin` before, or is new.
+    pub(super) fn rearrange(&mut self, origins: &[Option<CheckId>]) {
+        for at in &mut self.0 {
+            let old = std::mem::take(&mut at.checks);
+            at.checks = origins.iter().map(|origin| *old.get((*origin)?.0)?).collect();
+        }
+    }
+
+    /// The newest answer of a check at an address.
+    pub(super) fn of(&self, address: SocketAddr, check: CheckId) -> Option<&Answer> {
+        self.0.iter().find(|known| known.address == address)?.checks.get(check.0)?.as_ref()
+    }
+
+    /// Whether every check at `address` has answered within its own interval and time-out.
+    pub(super) fn are_fresh(&self, now: Time, address: SocketAddr, checks: &[Check]) -> bool {
+        let mut deciding = checks.iter().enumerate().filter(|(_, check)| check.effect.decides());
+        deciding.all(|(number, check)| {
+            self.of(address, CheckId(number))
+                .is_some_and(|answer| now.since(answer.at) <= check.interval + check.longest_probe())
+        })
+    }
+
+    /// Since when no address has answered as it should; `None`: one has, or nothing is known yet.
+    pub(super) fn failing_since(&self) -> Option<Time> {
+        let at_address = |at: &AtAddress| at.deciding().filter_map(|answer| answer.failing_since).min();
+        let is_known = |at: &&AtAddress| at.deciding().any(|answer| answer.was_conclusive);
+        self.0.iter().filter(is_known).map(at_address).reduce(|one, other| Some(one?.max(other?)))?
+    }
+
+    /// Whether a probe that began after `moment` has failed: of two failures after it, the first may have been under way.
+    pub(super) fn confirmed_failing(&self, moment: Time) -> bool {
+        let confirms = |answer: &Answer| {
+            answer.verdict == Verdict::Fail && answer.failed_before.is_some_and(|before| before >= moment)
+        };
+        self.0.iter().flat_map(AtAddress::deciding).any(confirms)
+    }
+}
+
+impl AtAddress {
+    fn deciding(&self) -> impl Iterator<Item = &Answer> {
+        self.checks.iter().flatten().filter(|answer| answer.decides)
+    }
+}
+
+/// How old the answer of any of these checks may be, at most, while nothing is wrong.
+pub(super) fn longest_wait<'a>(checks: impl Iterator<Item = &'a Check>) -> Duration {
+    let wait = |check: &Check| check.interval.max(check.down_interval) + check.longest_probe();
+    checks.filter(|check| check.effect.decides()).map(wait).max().unwrap_or_default()
+}

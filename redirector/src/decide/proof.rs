@@ -1,0 +1,81 @@
+//! What the core remembers of answers beyond their count, and the round that proves a candidate.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{
+    Action, Core, answers,
+    choice::Choice,
+    round::{Progress, Round},
+};
+use crate::model::{CheckId, MemberId, MemberState, ProbeOutcome};
+
+/// A candidate that failed its round is not asked again at once.
+pub(super) const PAUSE_AFTER_ROUND: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Remembers when an answer came.
+    pub(super) fn note(
+        &mut self,
+        member: MemberId,
+        address: SocketAddr,
+        check: CheckId,
+        outcome: &ProbeOutcome,
+    ) {
+        let checks = &self.service.members[member.0].checks;
+        self.answers[member.0].note(self.now, checks, address, check, outcome.verdict());
+        if let Some(round) = self.round.as_mut().filter(|round| round.member == member) {
+            round.hear(address, check, &checks[check.0].name, outcome);
+        }
+    }
+
+    /// Members went down or came up.
+    pub(super) fn count_flaps(&mut self) {
+        let half_life = self.service.failback.flap_half_life;
+        for (number, (flap, member)) in self.flaps.iter_mut().zip(&self.members).enumerate() {
+            // What an operator does to a member that he took out is no flapping.
+            let counts = !self.orders.is_drained(MemberId(number));
+            flap.look(self.now, member.state(), half_life, counts);
+        }
+    }
+
+    /// Whether nothing more has to be asked before this choice is carried out. Asks for it, if it was not yet.
+    pub(super) fn is_proven(&mut self, choice: &Choice) -> bool {
+        let Some(to) = choice.to.filter(|_| choice.round) else { return true };
+        let checks = &self.service.members[to.0].checks;
+        if let Some(round) = self.round.as_ref().filter(|round| round.member == to) {
+            return round.progress(self.now, checks) == Progress::Passed;
+        }
+        self.round = Some(Round::begin(self.now, to, &self.members[to.0], checks));
+        self.actions.push_back(Action::Round { member: to });
+        false
+    }
+
+    /// A round that has failed rejects its member, for a while.
+    pub(super) fn end_round(&mut self) {
+        let Some(round) = &self.round else { return };
+        let member = round.member;
+        let Progress::Failed(why) = round.progress(self.now, &self.service.members[member.0].checks) else {
+            return;
+        };
+        self.round = None;
+        self.rejected[member.0] = Some(self.now);
+        if self.manual.as_ref().is_some_and(|manual| manual.to == member) {
+            self.call_off(&format!("its round of checks failed: {why}"));
+        }
+    }
+
+    /// Whether the newest answers of `member` are those of probes that were due: at one of the addresses that are up, every
+    /// check has answered within its interval and time-out.
+    pub(super) fn is_fresh(&self, member: MemberId) -> bool {
+        let checks = &self.service.members[member.0].checks;
+        let fresh = |address| self.answers[member.0].are_fresh(self.now, address, checks);
+        self.members[member.0]
+            .addresses()
+            .any(|(address, health, _)| health.state() == MemberState::Up && fresh(address))
+    }
+
+    /// Within this time every probe of every member has come round: interval and time-out of the slowest check.
+    pub(super) fn window(&self) -> Duration {
+        answers::longest_wait(self.service.members.iter().flat_map(|member| &member.checks))
+    }
+}

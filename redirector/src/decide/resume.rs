@@ -1,0 +1,35 @@
+//! Going on where an earlier agent stopped.
+
+use std::time::Duration;
+
+use super::{Action, Core, Resumed, ResumedSwitch, Switch, choice::Standing};
+use crate::model::{FlowPolicy, SwitchKind};
+
+impl Core {
+    /// Takes over the active member, and finishes what the switch to it had begun.
+    pub(super) fn resume(&mut self, resumed: Resumed) {
+        let Resumed { active, epoch, floor, last } = resumed;
+        self.epoch = epoch;
+        if let Some(active) = active {
+            self.standing = Standing::Active(active);
+        }
+        let Some(ResumedSwitch { from, kind, reason, age }) = last else {
+            return;
+        };
+        let rest_of = |whole: Duration| whole.saturating_sub(age);
+        if kind != SwitchKind::Manual {
+            self.hold_until = self.now + rest_of(self.service.failback.hold_down);
+        }
+        let policy = self.policy(from, kind);
+        if floor < epoch {
+            match policy {
+                // The earlier agent died between the decision and the floor.
+                FlowPolicy::Reset => self.actions.push_back(Action::RaiseFloor { epoch }),
+                FlowPolicy::Drain => self.drains.begin(self.now, epoch, rest_of(self.service.drain_timeout)),
+                FlowPolicy::Keep => {}
+            }
+        }
+        let at = self.now.ago(age);
+        self.last = Some(Switch { from, to: active, epoch, policy, kind, reason, at });
+    }
+}
