@@ -24,12 +24,14 @@ use core::net::{IpAddr, SocketAddr};
 use crate::addr::{Addr, Port, Tuple};
 
 /// Version of everything in this crate that a pinned map holds. Part of every map's name.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Services of one host.
-pub const MAX_SERVICES: u32 = 256;
+pub const MAX_SERVICES: u32 = 1024;
 /// Members of all services together.
-pub const MAX_MEMBERS: u32 = 1024;
+pub const MAX_MEMBERS: u32 = 4096;
+/// VIPs of all services together, and addresses that they have.
+pub const MAX_VIPS: u32 = 4096;
 /// Addresses of one member, IPv4 and IPv6 together.
 pub const SLOTS: u32 = 16;
 /// Source addresses of one slot.

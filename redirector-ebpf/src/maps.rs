@@ -11,7 +11,7 @@ use redirector_common::{
     flow::{Flow, Standing, Stub},
     layout::{
         Continuation, FragmentKey, Fragments, MAX_FRAGMENTS, MAX_HALF_OPEN_SOURCES, MAX_MEMBERS,
-        MAX_SERVICES, Meta, Name, SLOTS, Service, Slot, SourceKey, VipKey, slot_index,
+        MAX_SERVICES, MAX_VIPS, Meta, Name, SLOTS, Service, Slot, SourceKey, VipKey, slot_index,
     },
     outcome::{Count, Outcome, counter_index},
 };
@@ -21,57 +21,57 @@ use crate::kernel;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_NOEXIST: u64 = 1;
 
-#[map(name = "vips_v2")]
-static VIPS: HashMap<VipKey, u32> = HashMap::with_max_entries(1024, 0);
+#[map(name = "vips_v3")]
+static VIPS: HashMap<VipKey, u32> = HashMap::with_max_entries(MAX_VIPS, 0);
 
-#[map(name = "vip_addrs_v2")]
-static VIP_ADDRESSES: HashMap<Addr, u32> = HashMap::with_max_entries(1024, 0);
+#[map(name = "vip_addrs_v3")]
+static VIP_ADDRESSES: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_VIPS, 0);
 
-#[map(name = "decisions_v2")]
+#[map(name = "decisions_v3")]
 static DECISIONS: Array<u64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
-#[map(name = "services_v2")]
+#[map(name = "services_v3")]
 static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, 0);
 
-#[map(name = "floors_v2")]
+#[map(name = "floors_v3")]
 static FLOORS: Array<u64> = Array::with_max_entries(MAX_MEMBERS, BPF_F_MMAPABLE);
 
-#[map(name = "slots_v2")]
+#[map(name = "slots_v3")]
 static SLOT_TABLE: Array<Slot> = Array::with_max_entries(MAX_MEMBERS * SLOTS, 0);
 
 /// The agent sets the size that the configuration asks for. Allocated in advance: no allocation on the packet path.
-#[map(name = "flows_v2")]
+#[map(name = "flows_v3")]
 static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(262_144, 0);
 
 /// As many stubs as flows.
-#[map(name = "replies_v2")]
+#[map(name = "replies_v3")]
 static REPLIES: HashMap<Tuple, Stub> = HashMap::with_max_entries(262_144, 0);
 
-#[map(name = "half_open_v2")]
+#[map(name = "half_open_v3")]
 static HALF_OPEN: HashMap<SourceKey, i64> = HashMap::with_max_entries(MAX_HALF_OPEN_SOURCES, 0);
 
-#[map(name = "half_open_sums_v2")]
+#[map(name = "half_open_sums_v3")]
 static HALF_OPEN_SUMS: Array<i64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
-#[map(name = "fragments_v2")]
+#[map(name = "fragments_v3")]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragments> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 
-#[map(name = "l3_devices_v2")]
+#[map(name = "l3_devices_v3")]
 static L3_DEVICES: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
 
-#[map(name = "continuations_v2")]
+#[map(name = "continuations_v3")]
 static CONTINUATIONS: ProgramArray = ProgramArray::with_max_entries(16, 0);
 
-#[map(name = "outcomes_v2")]
+#[map(name = "outcomes_v3")]
 static OUTCOMES: PerCpuArray<Count> =
     PerCpuArray::with_max_entries((MAX_MEMBERS + 1) * Outcome::ALL.len() as u32, 0);
 
 /// Not for programs: the agent keeps here which id belongs to which name.
-#[map(name = "names_v2")]
+#[map(name = "names_v3")]
 static NAMES: Array<Name> = Array::with_max_entries(MAX_SERVICES + MAX_MEMBERS, 0);
 
 /// Not for programs: whose maps these are.
-#[map(name = "meta_v2")]
+#[map(name = "meta_v3")]
 static META: Array<Meta> = Array::with_max_entries(1, 0);
 
 /// A new flow and its stub are put together here: a program's stack has 512 bytes.

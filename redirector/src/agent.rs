@@ -13,17 +13,30 @@
 
 pub mod answers;
 mod clock;
+mod cores;
 mod flows;
 mod history;
 mod inputs;
 mod lookouts;
+mod moves;
+mod names;
+mod observer;
+mod operator;
 mod orders;
 mod probers;
+mod readiness;
 mod recorder;
+mod reload;
 mod report;
+mod scrape;
 mod tasks;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -32,21 +45,42 @@ use tokio::{
 };
 
 use self::{
-    clock::Clock, history::History, inputs::Punctuality, lookouts::Lookouts, orders::OrdersFile, probers::Probers,
-    recorder::Recorder, tasks::Tasks,
+    clock::Clock,
+    cores::Cores,
+    history::History,
+    inputs::Punctuality,
+    lookouts::Lookouts,
+    moves::Moves,
+    names::Names,
+    observer::Observer,
+    operator::Operators,
+    orders::OrdersFile,
+    probers::Probers,
+    readiness::Readiness,
+    recorder::Recorder,
+    reload::{Order, Reloads},
+    tasks::Tasks,
 };
 use crate::{
     config::Resolved,
-    control::server::{self, Request},
-    datapath::{Claim, Datapath, Learner},
-    decide::{Action, Core, Resumed, Switch, Time},
+    control::{
+        access::Access,
+        server::{self, Request},
+    },
+    datapath::{Claim, Datapath, Notice, peer_groups},
+    decide::{Action, Core, Resumed, Switch},
+    fitting::Fitting,
     model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
     probe::Report,
-    resolve::{Changed, Followed, Resolver, follow},
+    resolve::{Changed, Resolver},
+    telemetry::{self, Event, Events, Metrics},
 };
 
 /// Reports, changes and requests that may wait. Probers wait when the agent lags; nothing is lost.
 const QUEUE: usize = 64;
+
+/// How long a stopping agent lets its last event reach those who follow.
+const LAST_WORDS: Duration = Duration::from_millis(5);
 
 /// A running agent.
 struct Agent {
@@ -56,178 +90,174 @@ struct Agent {
     clock: Clock,
     history: History,
     orders: OrdersFile,
+    operators: Operators,
     /// When somebody wants it.
     recorder: Option<Recorder>,
     punctuality: Punctuality,
-    cores: Vec<Core>,
-    /// The next deadline of each of them.
-    timers: Vec<Option<Time>>,
+    cores: Cores,
     probers: Probers,
     lookouts: Lookouts,
     answers: answers::Keeper,
+    observer: Observer,
 }
 
-/// Runs until SIGTERM or SIGINT. Needs a tokio runtime on one thread.
-pub async fn run(
-    config: Config,
-    resolved: Resolved,
-    resolver: Arc<Resolver>,
-    kernel_log: bool,
-) -> Result<()> {
+/// Runs until SIGTERM or SIGINT, and reads `file` again at SIGHUP. Needs a tokio runtime on one thread.
+pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_log: bool) -> Result<()> {
     // Before anything is made: a signal from here on is a clean stop.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
 
+    let Fitting { config, resolved, warnings, .. } = fitting;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let config = Arc::new(config);
     let claim = Claim::take(&config.datapath).await?;
     // Before anything else is made: where another agent answers, nothing changes.
-    let listener = match server::bind(&config.agent.control_socket) {
-        Ok(listener) => listener,
+    let listeners = || {
+        let control = server::bind(&config.agent.control_socket)?;
+        let metrics = config.agent.metrics_listen.map(telemetry::server::bind).transpose()?;
+        Ok((control, metrics))
+    };
+    let (listener, metrics_listener) = match listeners() {
+        Ok(listeners) => listeners,
         Err(error) => {
             claim.give_back().await;
             return Err(error);
         }
     };
+    let metrics = Metrics::default();
+    let events = Events::open(&config.agent.state_dir, metrics.clone());
     let datapath = Datapath::start(claim, &config, &resolved, kernel_log).await?;
     let history = History::read(&config.agent.state_dir);
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
     let mut tasks = Tasks::default();
-    let mut agent = Agent::new(config, resolved, datapath, history, reports, &mut tasks)?;
-    let (changes, from_resolver) = mpsc::channel(QUEUE);
-    let (learnt, mut from_learner) = mpsc::channel(QUEUE);
-    tasks.spawn(
-        "what learns how addresses are reached",
-        learn(agent.datapath.learner(), from_resolver, learnt),
-    );
+    events.emit(Event::Started {
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        services: config.services.len(),
+    });
+    let observer = Observer::new(events.clone(), metrics);
+    let mut agent = Agent::new(config, resolved, datapath, history, reports, observer, &mut tasks);
+    let mut notices = agent.datapath.notices();
+    let source = names::Source { resolver: Arc::clone(&resolver), events: events.clone() };
+    let mut names = agent.follow_names(&source, &mut tasks);
     tasks.spawn("what follows the network", agent.datapath.follow());
-    agent.follow_names(&resolver, &changes, &mut tasks);
     let (requests, mut from_control) = mpsc::channel(QUEUE);
-    tasks.spawn("the control socket", server::serve(listener, requests));
+    let access = Access::new(agent.config.agent.operator_group.as_deref(), peer_groups);
+    tasks.spawn("the control socket", server::serve(listener, access, requests));
     tasks.spawn("the thread that resets stale flows", agent.datapath.sweeper_ended());
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    let mut reloads = Reloads::new(file.to_owned(), source);
+    let (asks, mut from_metrics) = mpsc::channel(QUEUE);
+    if let Some(listener) = metrics_listener {
+        tasks.spawn("the listener for metrics", telemetry::server::serve(listener, asks));
+    }
     let mut readiness = Readiness::announce(&agent.config);
 
     loop {
         agent.carry_out();
-        readiness.look(&agent.cores);
+        readiness.look(&agent.cores, &events);
         tokio::select! {
             // What moves traffic comes first.
             biased;
-            Some(report) = from_probes.recv() => agent.on_report(&report),
-            Some(changed) = from_learner.recv() => agent.on_changed(changed, &mut tasks),
+            Some(report) = from_probes.recv() => agent.on_report(report),
+            Some(changed) = names.changed() => agent.on_changed(changed, &mut tasks),
             // Looks at the clock at least every tick, and so comes round late only if the agent was not scheduled.
             () = agent.sleep_until_deadline() => agent.on_deadline(),
-            Some(request) = from_control.recv() => agent.on_request(request),
+            Some(notice) = notices.recv() => agent.on_notice(notice),
+            Some(request) = from_control.recv() => match request {
+                Request::Reload { asked, who, reply } => {
+                    agent.order(Order::request(asked, who, reply), &mut reloads, &readiness);
+                }
+                request => agent.on_request(request),
+            },
+            step = reloads.next() => agent.on_step(step, &mut reloads, &readiness, &mut names, &mut tasks),
+            Some(()) = hangup.recv() => agent.order(Order::signal(), &mut reloads, &readiness),
+            Some(ask) = from_metrics.recv() => agent.on_ask(ask),
             // Not an orderly stop: what stays in the kernel serves until the next agent comes.
             error = tasks.failed() => return Err(error),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
-    let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    tracing::info!(on_stop = ?agent.config.datapath.on_stop, "stopping");
+    readiness::tell(&[sd_notify::NotifyState::Stopping]);
+    events.emit(Event::Stopping { on_stop: agent.config.datapath.on_stop });
+    // So that those who follow hear of it.
+    tokio::time::sleep(LAST_WORDS).await;
     // Ends the probers, what follows names, and the control socket.
-    drop(tasks);
+    drop((tasks, reloads));
     agent.datapath.stop().await
-}
-
-/// Tells systemd when others may count on the VIPs: every service has an active member, taken over or chosen, or its
-/// time for the first choice is over.
-struct Readiness {
-    is_told: bool,
-}
-
-impl Readiness {
-    /// The first choice may take longer than systemd waits.
-    fn announce(config: &Config) -> Self {
-        const REST_OF_THE_START: Duration = Duration::from_secs(10);
-
-        let longest = config.services.iter().map(|service| service.initial_timeout).max().unwrap_or_default();
-        let time = u32::try_from((longest + REST_OF_THE_START).as_micros()).unwrap_or(u32::MAX);
-        // Nobody may be listening: the agent runs without systemd too.
-        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(time)]);
-        Self { is_told: false }
-    }
-
-    fn look(&mut self, cores: &[Core]) {
-        if self.is_told || cores.iter().any(Core::waits_for_first_choice) {
-            return;
-        }
-        self.is_told = true;
-        tracing::info!("ready");
-        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    }
-}
-
-/// Finds out how new addresses are reached before anything is sent there. Not in the agent's own task: the kernel may take
-/// its time to answer, and a switch does not wait for that.
-async fn learn(learner: Learner, mut from: mpsc::Receiver<Changed>, to: mpsc::Sender<Changed>) {
-    while let Some(changed) = from.recv().await {
-        let Changed { service, member, addresses } = &changed;
-        if let Err(error) = learner.learn(*service, *member, addresses.as_slice()).await {
-            tracing::warn!(%addresses, "how they are reached is not known: {error:#}");
-        }
-        if to.send(changed).await.is_err() {
-            return;
-        }
-    }
 }
 
 impl Agent {
     fn new(
-        config: Config,
+        config: Arc<Config>,
         resolved: Resolved,
         datapath: Datapath,
         history: History,
         reports: mpsc::Sender<Report>,
+        observer: Observer,
         tasks: &mut Tasks,
-    ) -> Result<Self> {
-        let clock = Clock;
+    ) -> Self {
         let orders = OrdersFile::read(&config.agent.state_dir);
-        let core = |(at, service): (usize, &Service)| {
-            let id = ServiceId(at);
-            let adopted = datapath.adopted(id);
-            let resumed = (adopted.epoch.0 > 0).then(|| Resumed {
-                active: adopted.active,
-                epoch: adopted.epoch,
-                floor: adopted.floor,
-                last: history.resume(service, adopted.epoch),
-            });
-            if let Some(resumed) = &resumed {
-                tracing::info!(
-                    service = service.name,
-                    active = resumed.active.map(|member| service.members[member.0].name.as_str()),
-                    epoch = resumed.epoch.0,
-                    "took over what an earlier agent left"
-                );
-            }
-            let mut core = Core::new(service.clone(), &datapath.addresses(id)?, resumed, clock.now());
-            if let Some(orders) = orders.of(service, clock) {
-                tracing::info!(service = service.name, ?orders, "goes on with what operators said");
-                core.take_up(clock.now(), &orders);
-            }
-            Ok(core)
-        };
-        let cores = config.services.iter().enumerate().map(core).collect::<Result<Vec<_>>>()?;
         let answers = answers::Keeper::new(&config.agent.state_dir);
         answers.keep(&config, &resolved);
         let recorder = config.agent.record.as_deref().map(Recorder::new);
         let mut agent = Self {
-            timers: cores.iter().map(Core::next_deadline).collect(),
-            cores,
+            cores: Cores::default(),
             answers,
-            config: Arc::new(config),
+            config,
             resolved,
             datapath,
-            clock,
+            clock: Clock,
             history,
             recorder,
             orders,
-            punctuality: Punctuality::new(clock.now()),
+            operators: Operators::default(),
+            punctuality: Punctuality::new(Clock.now()),
             probers: Probers::new(reports),
             lookouts: Lookouts::default(),
+            observer,
         };
+        // To the agent, all services are new.
+        let moves =
+            Moves::between(&Config { services: Vec::new(), ..Config::clone(&agent.config) }, &agent.config);
+        agent.renumber_cores(&moves);
+        agent.probers.rename(&moves);
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
-        Ok(agent)
+        agent
+    }
+
+    /// A core for a service that is new to this agent, over what an earlier one left of it.
+    fn new_core(&self, at: usize, service: &Service) -> Core {
+        let id = ServiceId(at);
+        let adopted = self.datapath.adopted(id);
+        let resumed = (adopted.epoch.0 > 0).then(|| Resumed {
+            active: adopted.active,
+            epoch: adopted.epoch,
+            floor: adopted.floor,
+            last: self.history.resume(service, adopted.epoch),
+        });
+        if let Some(resumed) = &resumed {
+            self.observer.events.emit(Event::TookOver {
+                service: service.name.clone(),
+                active: resumed.active.map(|member| service.members[member.0].name.clone()),
+                epoch: resumed.epoch.0,
+            });
+        }
+        let known = self.datapath.addresses(id).unwrap_or_else(|error| {
+            tracing::error!(service = service.name, "what the maps hold of it cannot be read: {error:#}");
+            vec![Vec::new(); service.members.len()]
+        });
+        let mut core = Core::new(service.clone(), &known, resumed, self.clock.now());
+        if let Some(orders) = self.orders.of(service, self.clock) {
+            tracing::info!(service = service.name, ?orders, "goes on with what operators said");
+            core.take_up(self.clock.now(), &orders);
+        }
+        core
+    }
+
+    fn follow_names(&self, source: &names::Source, tasks: &mut Tasks) -> Names {
+        Names::follow(source, &self.config, &self.resolved, self.datapath.learner(), tasks)
     }
 
     fn each_member(&mut self, mut with: impl FnMut(&mut Self, ServiceId, MemberId)) {
@@ -241,35 +271,22 @@ impl Agent {
     fn take_addresses(&mut self, service: ServiceId, member: MemberId, tasks: &mut Tasks) {
         let addresses = self.resolved.addresses(service, member).as_slice();
         let addresses = addresses.to_vec();
+        self.observer.takes_up();
+        self.observer.addresses(service, member, &addresses);
         self.hand_in_addresses(service, member, &addresses);
         self.probers.set(service, member, &self.config.services[service.0], &addresses, tasks);
         self.lookouts.set(&self.config.services[service.0], member, &addresses, tasks);
     }
 
-    /// One task for each member whose endpoint is a name.
-    fn follow_names(&mut self, resolver: &Arc<Resolver>, changes: &mpsc::Sender<Changed>, tasks: &mut Tasks) {
-        self.each_member(|agent, service, member| {
-            let endpoint = &agent.config.services[service.0].members[member.0].endpoint;
-            if endpoint.literal().is_some() {
-                return;
-            }
-            let name = format!("what follows the addresses of {endpoint}");
-            let known = agent.resolved.addresses(service, member).clone();
-            let followed = Followed { config: Arc::clone(&agent.config), service, member, known };
-            tasks.spawn(name, follow(Arc::clone(resolver), followed, changes.clone()));
-        });
-    }
-
     fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
         let config = &self.config.services[service.0];
-        tracing::info!(
-            service = config.name,
-            member = config.members[member.0].name,
-            from = %self.resolved.addresses(service, member),
-            to = %addresses,
-            left_out = addresses.left_out,
-            "the endpoint has other addresses"
-        );
+        self.observer.events.emit(Event::AddressesChanged {
+            service: config.name.clone(),
+            member: config.members[member.0].name.clone(),
+            from: self.resolved.addresses(service, member).to_string(),
+            to: addresses.to_string(),
+            left_out: addresses.left_out,
+        });
         self.resolved.replace(service, member, addresses);
         self.answers.keep(&self.config, &self.resolved);
         self.take_addresses(service, member, tasks);
@@ -281,10 +298,8 @@ impl Agent {
 
     /// Does what the cores ask for.
     fn carry_out(&mut self) {
-        for at in 0..self.cores.len() {
-            while let Some(action) = self.cores[at].poll_action() {
-                self.act(ServiceId(at), action);
-            }
+        while let Some((service, action)) = self.cores.poll_action() {
+            self.act(service, action);
         }
     }
 
@@ -293,7 +308,8 @@ impl Agent {
             Action::Switch(switch) => self.switch(id, &switch),
             Action::RaiseFloor { epoch } => {
                 self.datapath.raise_floor(id, epoch);
-                tracing::info!(service = self.config.services[id.0].name, epoch = epoch.0, "drain ended");
+                let service = self.config.services[id.0].name.clone();
+                self.observer.events.emit(Event::DrainEnded { service, epoch: epoch.0 });
             }
             Action::Offer { member, addresses } => self.offer(id, member, &addresses),
             Action::ResetAddress { member, address, removed } => {
@@ -301,14 +317,12 @@ impl Agent {
             }
             Action::Pace { member, address, pace } => self.probers.pace(id, member, address, pace),
             Action::AddressChanged { member, address, state, reason } => {
-                let service = &self.config.services[id.0];
-                let member = &service.members[member.0].name;
-                tracing::info!(service = service.name, member, %address, %state, reason, "address changed");
+                let (service, member) = self.names(id, member);
+                self.observer.events.emit(Event::AddressChanged { service, member, address, state, reason });
             }
             Action::MemberChanged { member, state, reason } => {
-                let service = &self.config.services[id.0];
-                let member = &service.members[member.0].name;
-                tracing::info!(service = service.name, member, %state, reason, "member changed");
+                let (service, member) = self.names(id, member);
+                self.observer.events.emit(Event::MemberChanged { service, member, state, reason });
             }
             other @ (Action::Round { .. } | Action::Answer { .. } | Action::Orders(_)) => {
                 self.act_on_orders(id, other);
@@ -318,43 +332,60 @@ impl Agent {
 
     fn switch(&mut self, id: ServiceId, switch: &Switch) {
         self.datapath.switch(id, switch.to, switch.epoch);
+        let stored = Instant::now();
         if switch.policy == FlowPolicy::Reset {
             self.datapath.raise_floor(id, switch.epoch);
         }
         let service = &self.config.services[id.0];
-        let name = |member: Option<MemberId>| member.map(|member| service.members[member.0].name.as_str());
-        tracing::warn!(
-            service = service.name,
-            from = name(switch.from),
-            to = name(switch.to),
-            epoch = switch.epoch.0,
-            kind = %switch.kind,
-            flows = ?switch.policy,
-            reason = switch.reason,
-            "switch"
-        );
+        self.observer.switched(id, service, switch, stored);
         self.history.record(service, switch, self.clock.system_time(switch.at));
     }
 
-    fn offer(&mut self, service: ServiceId, member: MemberId, addresses: &[Offer]) {
-        if let Err(error) = self.datapath.offer(service, member, addresses) {
-            let service = &self.config.services[service.0];
-            let member = &service.members[member.0].name;
-            tracing::error!(service = service.name, member, "its addresses are not in the maps: {error:#}");
-        }
+    fn offer(&mut self, id: ServiceId, member: MemberId, addresses: &[Offer]) {
+        let made = self.datapath.offer(id, member, addresses);
+        let (service, member) = self.names(id, member);
+        self.observer.events.emit(match made {
+            Ok(()) => {
+                let those = |offered| {
+                    let wanted = addresses.iter().filter(move |offer| offer.offered == offered);
+                    wanted.map(|offer| offer.address).collect()
+                };
+                Event::Offered { service, member, offered: those(true), left_out: those(false) }
+            }
+            Err(error) => {
+                let message = format!("its addresses are not in the maps: {error:#}");
+                Event::Error { service: Some(service), member: Some(member), message }
+            }
+        });
     }
 
-    fn reset_address(&mut self, service: ServiceId, member: MemberId, address: SocketAddr, removed: bool) {
-        let name = &self.config.services[service.0].name;
-        match self.datapath.reset_address(service, member, address, removed) {
-            Ok(()) => tracing::info!(service = name, %address, "its flows are reset"),
+    fn reset_address(&mut self, id: ServiceId, member: MemberId, address: SocketAddr, removed: bool) {
+        let made = self.datapath.reset_address(id, member, address, removed);
+        let (service, member) = self.names(id, member);
+        self.observer.events.emit(match made {
+            Ok(()) => Event::AddressReset { service, member, address, removed },
             Err(error) => {
-                tracing::error!(service = name, %address, "its flows are not reset: {error:#}");
+                let message = format!("the flows of {address} are not reset: {error:#}");
+                Event::Error { service: Some(service), member: Some(member), message }
+            }
+        });
+    }
+
+    fn on_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Restored(what) => self.observer.events.emit(Event::NetworkRestored { what }),
+            Notice::Swept(swept) => {
+                let (datapath, config, cores) = (&self.datapath, &self.config, &self.cores);
+                self.observer.swept(&swept, |id| {
+                    let (service, member) = datapath.owner(id)?;
+                    let (named, epoch) = (&config.services[service.0], cores[service.0].epoch().0);
+                    Some((named.name.clone(), named.members[member.0].name.clone(), epoch))
+                });
             }
         }
     }
 
-    fn on_request(&self, request: Request) {
+    fn on_request(&mut self, request: Request) {
         match request {
             Request::Status { reply } => {
                 let now = self.clock.now();
@@ -385,6 +416,14 @@ impl Agent {
                     });
                 }
             }
+            Request::Operate { service, asked, who, reply } => self.on_operate(service, asked, who, reply),
+            // The run loop's own.
+            Request::Reload { reply, .. } => drop(reply),
+            Request::Explain { service, reply } => drop(reply.send(self.explain(&service))),
+            Request::Denied(operation) => self.put_on_record(operation),
+            Request::Events { selection, reply } => {
+                let _gone = reply.send(self.subscribe(selection));
+            }
             Request::Totals { filter, reply } => {
                 let (list, config) = (self.datapath.list(), Arc::clone(&self.config));
                 if let Err(unknown) = flows::known(&config, &filter) {
@@ -399,5 +438,11 @@ impl Agent {
                 });
             }
         }
+    }
+
+    /// Service and member, as the configuration calls them.
+    fn names(&self, service: ServiceId, member: MemberId) -> (String, String) {
+        let service = &self.config.services[service.0];
+        (service.name.clone(), service.members[member.0].name.clone())
     }
 }

@@ -4,11 +4,19 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::control::flows::{Clients, FlowState};
+use crate::{
+    control::flows::{Clients, FlowState},
+    telemetry::events::Since,
+};
 
 pub mod check;
 pub mod doctor;
+pub mod events;
+pub mod explain;
 pub mod flows;
+pub mod member;
+pub mod operator;
+pub mod reload;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -52,6 +60,20 @@ impl Cli {
                 Verb::Run(args) => run::run(&args).await,
                 Verb::Status(args) => status::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Flows(args) => flows::run(&self.socket, &args, &mut out, &mut err).await,
+                Verb::Explain(args) => explain::run(&self.socket, &args, &mut out, &mut err).await,
+                Verb::Switch(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
+                Verb::Release(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
+                Verb::Drain(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
+                Verb::Undrain(args) => operator::run(&self.socket, args, &mut out, &mut err).await,
+                Verb::Pause(args) => {
+                    operator::run(&self.socket, operator::Change::pause(args), &mut out, &mut err).await
+                }
+                Verb::Resume(args) => {
+                    operator::run(&self.socket, operator::Change::resume(args), &mut out, &mut err).await
+                }
+                Verb::Member(verb) => member::run(&self.socket, verb, &mut out, &mut err).await,
+                Verb::Reload(args) => reload::run(&self.socket, args, &mut out, &mut err).await,
+                Verb::Events(args) => events::run(&self.socket, &args, &mut out, &mut err).await,
                 Verb::Check(args) => check::run(&args, &mut out).await,
                 Verb::Simulate(args) => simulate::run(&args, &mut out, &mut err),
                 Verb::Doctor(args) => doctor::run(&self.socket, &args, &mut out).await,
@@ -70,6 +92,27 @@ pub enum Verb {
     Status(StatusArgs),
     /// Show the connections through the VIPs, or how many there are
     Flows(FlowsArgs),
+    /// Say why a member is active, since when, and what would change it; or why one connection is where it is
+    Explain(explain::ExplainArgs),
+    /// Make a member active, after asking its checks, and keep it so
+    Switch(operator::SwitchArgs),
+    /// End the pin of a switch: the best member may become active again
+    Release(operator::ReleaseArgs),
+    /// Take a member out: it does not become active, and if it is, another one does
+    Drain(operator::DrainArgs),
+    /// Take a member back that was taken out
+    Undrain(operator::UndrainArgs),
+    /// Stop automatic switching, failover too
+    Pause(operator::PauseArgs),
+    /// Start automatic switching again
+    Resume(operator::PauseArgs),
+    /// Change a member
+    #[command(subcommand)]
+    Member(member::MemberVerb),
+    /// Read the configuration file again: shows what differs, and applies it whole or not at all
+    Reload(reload::ReloadArgs),
+    /// Show what happened, and with --follow what happens
+    Events(EventsArgs),
     /// Validate the configuration and run every check once; touches nothing
     Check(CheckArgs),
     /// Say what this host has, what is in the way, and what to do; needs no running agent and changes nothing that stays
@@ -137,6 +180,23 @@ pub struct FlowsArgs {
     #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "totals")]
     pub limit: u64,
     /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `events`
+#[derive(Clone, Debug, Default, Args)]
+pub struct EventsArgs {
+    /// Go on with what comes, until the agent stops; without --since only that
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only events from then on: how long ago, such as 10m, or a moment in UTC, such as 2026-11-21T20:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Since>,
+    /// Only those about this service
+    #[arg(long, value_name = "SERVICE", value_parser = service_name)]
+    pub service: Option<String>,
+    /// Format of the output; json is a document on each line
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }

@@ -25,6 +25,7 @@ mod conflict;
 mod detect;
 mod error;
 mod files;
+mod fixed;
 mod host;
 mod keys;
 mod login;
@@ -86,6 +87,22 @@ pub fn defaults_of_the_host() -> (model::Agent, model::Datapath) {
     (agent, datapath)
 }
 
+/// Reads the name of a member (or service) that is not in a file.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub fn member_name(text: &str) -> Result<String, (String, String)> {
+    address::name(text).map_err(Complaint::into_words)
+}
+
+/// Reads an endpoint that is not in a file.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub fn endpoint(text: &str) -> Result<model::Endpoint, (String, String)> {
+    address::endpoint(text).map_err(Complaint::into_words)
+}
+
 fn read_text(path: &Path) -> Result<String, Error> {
     let bytes = fs::read(path).map_err(|error| {
         Error::from(Fault::at_path(
@@ -125,7 +142,7 @@ fn parse_with(path: &Path, text: &str, credentials: Option<PathBuf>) -> Result<L
     conflict::check(&drafts);
 
     document.finish()?;
-    let places = Places::new(&document, &written, &drafts);
+    let places = Places::new(&document, &root, &written, &drafts);
     let services = drafts.into_iter().map(|draft| draft.service).collect();
     Ok(Loaded { config: model::Config { agent, datapath, services }, places })
 }

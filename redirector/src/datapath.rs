@@ -8,6 +8,7 @@
 //! | `network` | VIP device, routes |
 //! | `routes` | what the ways to the members mean for slots, uplinks and the VIPs' routes |
 //! | `follow`, `events`, `pace` | keeping all of this in step with a network that changes |
+//! | `change` | from one configuration to the next: the start, and every reload |
 //! | `claim`, `pins` | whose pins these are: taken over, repaired or refused; uninstalling |
 //! | `programs` | loading |
 //! | `attach`, `links` | where programs run, by tcx links or by filters of clsact |
@@ -17,8 +18,10 @@
 //! | `flows` | reading the flow table, deleting from it |
 //! | `collect` | forgetting flows that nobody uses any more |
 //! | `list` | flows as people see them |
+//! | `peer` | who is at the other end of a Unix socket |
 //! | `clock` | the clock that the times of flows are on |
 //! | `memory` | what the maps take |
+//! | `notice` | what its threads tell the agent |
 //! | `bpf` | `bpf(2)`, as far as aya lacks it |
 //! | `sockets` | `SOCK_DESTROY` |
 //! | `sweep` | resetting what a switch made stale |
@@ -31,6 +34,7 @@
 
 mod attach;
 mod bpf;
+mod change;
 mod claim;
 mod clock;
 mod collect;
@@ -44,7 +48,9 @@ mod list;
 mod maps;
 mod memory;
 pub mod network;
+mod notice;
 mod pace;
+mod peer;
 mod pins;
 mod preflight;
 pub mod programs;
@@ -55,11 +61,10 @@ mod sockets;
 mod sweep;
 
 use std::{
-    collections::{HashMap, HashSet},
     net::SocketAddr,
     os::fd::AsFd as _,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -68,26 +73,30 @@ use redirector_common::{
     layout,
     outcome::{Count, Outcome},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 pub use self::{
+    change::{Ending, Prepared, Preparer},
     claim::{Claim, uninstall},
     collect::Collected,
     host::{Path, Survey, survey},
     list::{FlowList, ListedFlow},
     memory::{kernel_memory, map_sizes},
+    notice::{Notice, Swept, SweptFlows},
+    peer::peer_groups,
     preflight::check_ports,
 };
 
 use self::{
+    change::Leaving,
     clock::Clock,
-    collect::Collector,
+    collect::{Collector, Limit},
     events::Events,
     follow::{Follower, Loaded, Parts},
     maps::{Maps, Steering},
     network::Network,
-    registry::{Assignment, Ids, Retired},
-    routes::{Reach, View},
+    registry::Ids,
+    routes::{Reach, View, Wanted},
     slots::Slots,
     sweep::{Sweeper, lock},
 };
@@ -111,8 +120,8 @@ pub struct Adopted {
 pub struct Datapath {
     claim: Claim,
     config: model::Datapath,
-    on_stop: OnStop,
     ids: Ids,
+    leaving: Vec<Leaving>,
     steering: Arc<Steering>,
     slots: Arc<Slots>,
     maps: Arc<Mutex<Maps>>,
@@ -125,6 +134,8 @@ pub struct Datapath {
     events: Option<Events>,
     collector: Collector,
     clock: Clock,
+    /// `None`: given to the agent.
+    notices: Option<mpsc::UnboundedReceiver<Notice>>,
 }
 
 impl Datapath {
@@ -132,8 +143,20 @@ impl Datapath {
     ///
     /// When it fails, whatever it made itself is removed again; what an earlier agent left stays. That the
     /// configuration fits the host ([`survey`]) is the caller's to find out.
-    pub async fn start(claim: Claim, config: &Config, resolved: &Resolved, kernel_log: bool) -> Result<Self> {
-        match Self::build(claim.clone(), config, resolved, kernel_log).await {
+    pub async fn start(
+        claim: Claim,
+        config: &Arc<Config>,
+        resolved: &Resolved,
+        kernel_log: bool,
+    ) -> Result<Self> {
+        let started = async {
+            let mut datapath = Self::open(claim.clone(), config, kernel_log).await?;
+            let prepared = datapath.preparer().prepare(config, resolved).await?;
+            datapath.begin(&prepared)?;
+            datapath.end(prepared)?.finish().await?;
+            Ok(datapath)
+        };
+        match started.await {
             Ok(datapath) => Ok(datapath),
             Err(error) => {
                 claim.give_back().await;
@@ -142,25 +165,21 @@ impl Datapath {
         }
     }
 
-    async fn build(claim: Claim, config: &Config, resolved: &Resolved, kernel_log: bool) -> Result<Self> {
-        let (network, pins) = (&claim.network, claim.pin_dir.path());
+    /// The VIP device, programs that run nowhere yet, and the maps. No service is known.
+    async fn open(claim: Claim, config: &Config, kernel_log: bool) -> Result<Self> {
         // Whatever changes from here on is looked at again.
         let events = Events::open()?;
-        let reach = Arc::new(Reach::new(config, resolved));
-        let addresses = reach.addresses();
         // What may fail because of the host comes before anything changes.
         claim.refuse_taken_device().await?;
 
         let way = attach::Way::choose(config.datapath.attach)?;
         claim.repair()?;
-        let localnet = follow::leads_to_loopback(&addresses);
-        let ensured = network.ensure_device(&config.datapath.device, localnet).await?;
+        let ensured = claim.network.ensure_device(&config.datapath.device, false).await?;
         if !ensured.done.is_empty() && !claim.device_is_new {
             tracing::warn!("the VIP device {}: {}", config.datapath.device, ensured.done.join("; "));
         }
-        let device = ensured.device;
-        let settings = programs::Settings::new(&config.datapath, device, kernel_log);
-        let mut loaded = Loaded::load(settings, pins.to_owned(), way)?;
+        let settings = programs::Settings::new(&config.datapath, ensured.device, kernel_log);
+        let mut loaded = Loaded::load(settings, claim.pin_dir.path().to_owned(), way)?;
         let mut maps = Maps::take(loaded.programs())?;
         claim::sign(&mut maps)?;
         if maps.max_flows != config.datapath.max_flows {
@@ -171,57 +190,27 @@ impl Datapath {
                 config.datapath.max_flows
             );
         }
-
-        let Assignment { ids, retired, new_members, written } = Ids::assign(config, &maps.names()?)?;
-        retire(&mut maps, &retired)?;
-        forget_strangers(&maps.steering, config, &ids);
-        new_members.iter().for_each(|member| maps.steering.reset_floor(*member));
-        // Names last: a free id has nothing left of whom it belonged to, also after a kill in between.
-        for (index, name) in written {
-            maps.set_name(index, name)?;
-        }
-        let view = follow::look(network, config, &ids, &maps.slots, &addresses).await?;
-        view.routes.keys().for_each(|address| reach.set_way(*address, view.way(*address)));
-        // Which addresses members have is the core's to say; how they are reached may have changed.
-        maps.slots.reroute(ids.members(), |address| reach.way(address))?;
-        let vips = config.services.iter().enumerate().flat_map(|(at, service)| {
-            let id = ids.service(ServiceId(at));
-            service.vips.iter().map(move |vip| (*vip, id))
-        });
-        let vips: HashMap<_, _> = vips.collect();
-        maps.set_vips(&vips)?;
-        maps.set_l3_devices(&view.without_headers())?;
-
-        let before = follow::still_used(network, &maps, &view, attach::uplinks(pins)?).await?;
-        let uplinks = follow::uplinks(network, config, &view, &before).await?;
-        loaded.attach(device, &uplinks)?;
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
         let maps = Arc::new(Mutex::new(maps));
-        // Whatever is stale already: an agent that died between a switch and its sweep, or a member or VIP that is gone.
-        // Its resets need the routes that are there.
-        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), &vips)?);
+        let (notices, told) = mpsc::unbounded_channel();
+        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), notices.clone())?);
         let clock = Clock::new(programs::classifier(loaded.programs(), programs::CLOCK)?.fd()?.as_fd())?;
-        let (timeouts, cap) = (&config.datapath.idle_timeouts, settings.half_open.per_service);
-        let collector = Collector::start(Arc::clone(&maps), clock.clone(), timeouts, cap)?;
-        let parts = Parts {
-            network: network.clone(),
-            config: config.clone(),
-            ids: ids.clone(),
+        let limit = Limit { timeouts: config.datapath.idle_timeouts, cap: settings.half_open.per_service };
+        let collector = Collector::start(Arc::clone(&maps), clock.clone(), limit)?;
+        let reach = Arc::new(Reach::new(Wanted::nothing(config)));
+        let follower = Follower::new(Parts {
+            network: claim.network.clone(),
             reach: Arc::clone(&reach),
             slots: Arc::clone(&slots),
             maps: Arc::clone(&maps),
             sweeper: Arc::clone(&sweeper),
             loaded,
-        };
-        let mut follower = Follower::new(parts, &view, device, uplinks);
-        let routes = view.vip_routes(config, &addresses, device.index);
-        let addresses: HashSet<_> = routes.keys().copied().collect();
-        follower.route_vips(routes, Instant::now()).await?;
-        network.remove_other_routes(device.index, &addresses).await?;
+            notices,
+        });
         Ok(Self {
-            on_stop: config.datapath.on_stop,
             config: config.datapath.clone(),
-            ids,
+            ids: Ids::default(),
+            leaving: Vec::new(),
             steering,
             slots,
             maps,
@@ -232,6 +221,7 @@ impl Datapath {
             events: Some(events),
             collector,
             clock,
+            notices: Some(told),
             claim,
         })
     }
@@ -267,7 +257,6 @@ impl Datapath {
             network: self.claim.network.clone(),
             reach: Arc::clone(&self.reach),
             changed: Arc::clone(&self.addresses_changed),
-            config: self.config.clone(),
         }
     }
 
@@ -334,10 +323,22 @@ impl Datapath {
     /// Makes flows of every member but the active one stale if they are older than `epoch`, and resets them.
     pub fn raise_floor(&self, service: ServiceId, epoch: Epoch) {
         let active = self.steering.decision(self.ids.service(service)).active;
-        for member in self.ids.members_of(service).filter(|member| active != Some(*member)) {
+        let members = self.ids.members_of(service).chain(self.ids.leaving(service));
+        for member in members.filter(|member| active != Some(*member)) {
             self.steering.raise_floor(member, u64::from(epoch.0));
         }
         self.sweeper.sweep();
+    }
+
+    /// What its threads and tasks tell, from the start on. To be called once: later there is nothing to hear.
+    pub fn notices(&mut self) -> mpsc::UnboundedReceiver<Notice> {
+        self.notices.take().unwrap_or_else(|| mpsc::unbounded_channel().1)
+    }
+
+    /// Whose id in the kernel this is; `None`: nobody's any more.
+    #[must_use]
+    pub fn owner(&self, member: u16) -> Option<(ServiceId, MemberId)> {
+        self.ids.services().find_map(|service| Some((service, self.ids.member_of(service, member)?)))
     }
 
     /// Waits for the end of the thread that resets stale flows, which is to come with that of the datapath only.
@@ -353,19 +354,24 @@ impl Datapath {
         move || {
             let table = lock(&maps).flows.clone();
             let mut flows = vec![0; layout::MAX_MEMBERS as usize];
+            let start = Instant::now();
             table.for_each(|_, flow| flows[usize::from(flow.member)] += 1)?;
-            let maps = lock(&maps);
+            let counted_in = start.elapsed();
+            let (counts, max_flows) = {
+                let maps = lock(&maps);
+                (maps.outcomes(), maps.max_flows)
+            };
             let mut outcomes = Vec::new();
             for outcome in Outcome::ALL {
-                let mut sum = maps.count(*outcome, None)?;
+                let mut sum = counts.count(*outcome, None)?;
                 for member in ids.members() {
-                    let count = maps.count(*outcome, Some(member))?;
+                    let count = counts.count(*outcome, Some(member))?;
                     sum.packets += count.packets;
                     sum.bytes += count.bytes;
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes, collected })
+            Ok(Counts { ids, flows, outcomes, collected, max_flows, counted_in })
         }
     }
 
@@ -378,7 +384,7 @@ impl Datapath {
     /// Ends the agent's part: `keep` leaves everything in the kernel as it is, `detach` removes it.
     pub async fn stop(self) -> Result<()> {
         let Claim { network, pin_dir, device, .. } = &self.claim;
-        match self.on_stop {
+        match self.config.on_stop {
             OnStop::Keep => Ok(()),
             OnStop::Detach => {
                 // Nothing is restored any more.
@@ -396,7 +402,6 @@ pub struct Learner {
     network: Network,
     reach: Arc<Reach>,
     changed: Arc<Notify>,
-    config: model::Datapath,
 }
 
 impl Learner {
@@ -405,7 +410,9 @@ impl Learner {
     /// # Errors
     /// When the kernel does not answer.
     pub async fn learn(&self, service: ServiceId, member: MemberId, addresses: &[SocketAddr]) -> Result<()> {
-        let view = View::look(&self.network, &self.config, addresses.iter().map(SocketAddr::ip)).await?;
+        let wanted = self.reach.wanted();
+        let addresses_only = addresses.iter().map(SocketAddr::ip);
+        let view = View::look(&self.network, &wanted.config.datapath, addresses_only).await?;
         for address in addresses {
             self.reach.set_way(address.ip(), view.way(address.ip()));
         }
@@ -424,6 +431,10 @@ pub struct Counts {
     pub outcomes: Vec<(Outcome, Count)>,
     /// Flows that were collected.
     pub collected: Arc<Collected>,
+    /// How many flows there is room for.
+    pub max_flows: u32,
+    /// How long reading the flow table took.
+    pub counted_in: Duration,
 }
 
 impl Counts {
@@ -432,21 +443,10 @@ impl Counts {
     pub fn flows(&self, service: ServiceId, member: MemberId) -> u64 {
         self.flows[usize::from(self.ids.member(service, member))]
     }
-}
 
-/// Takes services and members out that the configuration does not have any more. Their flows become stale.
-fn retire(maps: &mut Maps, retired: &Retired) -> Result<()> {
-    retired.services.iter().for_each(|service| maps.steering.hold(*service));
-    retired.members.iter().try_for_each(|member| maps.slots.empty(*member))
-}
-
-/// Holds every service whose active member is not its own any more: the id may be given to a member of another
-/// service, and its clients would be sent there.
-fn forget_strangers(steering: &Steering, config: &Config, ids: &Ids) {
-    for service in (0..config.services.len()).map(ServiceId) {
-        let id = ids.service(service);
-        if steering.decision(id).active.is_some_and(|active| ids.member_of(service, active).is_none()) {
-            steering.hold(id);
-        }
+    /// Flows of all members, also of those that the configuration does not have any more.
+    #[must_use]
+    pub fn all_flows(&self) -> u64 {
+        self.flows.iter().sum()
     }
 }

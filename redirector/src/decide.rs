@@ -235,6 +235,18 @@ impl Core {
         matches!(self.standing, Standing::Choosing { until: Some(_) })
     }
 
+    /// Of the newest switch.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Where new connections go; `None`: they are refused.
+    #[must_use]
+    pub fn active(&self) -> Option<MemberId> {
+        self.standing.active()
+    }
+
     /// The next thing to do. To be called until it returns `None`, after [`Self::new`] and after every `on_…`.
     #[must_use]
     pub fn poll_action(&mut self) -> Option<Action> {

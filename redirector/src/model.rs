@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 mod access;
 mod application;
 mod detect;
+mod difference;
 mod outcome;
 mod profile;
 mod redis_error;
@@ -24,6 +25,7 @@ mod state;
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use application::Application;
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
+pub use difference::{Change, Difference, Kind, ServiceDifference};
 pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict, Witness};
 pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;
@@ -46,8 +48,13 @@ pub struct Config {
 pub struct Agent {
     /// Unix socket that the command line talks to.
     pub control_socket: PathBuf,
-    /// Directory for what must survive a restart and is no map (the last switch of each service).
+    /// Directory for what must survive a restart and is no map (the last switch of each service, recent events).
     pub state_dir: PathBuf,
+    /// Group whose members may change things over the control socket, beside root. `None`: nothing is written, and it
+    /// is `redirector`, if there is such a group.
+    pub operator_group: Option<String>,
+    /// Where metrics are read, over HTTP; its port is not 0. `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// File that everything is written to that is handed in to the decisions, for `simulate`; `None`: nothing is.
     pub record: Option<PathBuf>,
 }
@@ -121,7 +128,8 @@ pub enum Attach {
 }
 
 /// What a stopping agent does with its programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnStop {
     /// Programs, maps and device stay: traffic goes on with the last decision.
     Keep,
@@ -186,7 +194,8 @@ pub struct Service {
     pub combine: Combine,
     /// At least one, and at least one that counts or vetoes; every check runs against every member. What holds for one member is in [`Member::checks`].
     pub checks: Vec<Check>,
-    /// What is known of the applications.
+    /// What is known of the applications. No part of a recording: it decides nothing.
+    #[serde(skip)]
     pub application: Application,
     /// At least one; names are unique within the service.
     pub members: Vec<Member>,
@@ -202,6 +211,16 @@ pub enum FlowPolicy {
     Drain,
     /// They go on.
     Keep,
+}
+
+impl fmt::Display for FlowPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Reset => "reset",
+            Self::Drain => "drain",
+            Self::Keep => "keep",
+        })
+    }
 }
 
 /// What a service does when every member is down.
@@ -442,6 +461,7 @@ pub struct Member {
     #[serde(skip)]
     pub access: Access,
     /// The REST API of the Redis Software cluster that it is in; `None`: it is in none, or nobody said.
+    #[serde(skip)]
     pub rest: Option<Rest>,
     /// Those of its service in the same order, with what this member overrides.
     pub checks: Vec<Check>,

@@ -46,9 +46,15 @@ pub(crate) mod stop;
 mod tcp;
 mod vote;
 
+/// Tells probers apart. Services, members and checks may get other numbers while a prober runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ProberId(pub u64);
+
 /// What one prober needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
+    /// Which prober this is.
+    pub prober: ProberId,
     /// Service that the member belongs to.
     pub service: ServiceId,
     /// Member that is probed.
@@ -66,6 +72,8 @@ pub struct Target {
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
+    /// From [`Target::prober`]. What the other numbers meant when it was started, they may not mean any more.
+    pub prober: ProberId,
     /// From [`Target::service`].
     pub service: ServiceId,
     /// From [`Target::member`].
@@ -76,7 +84,9 @@ pub struct Report {
     pub check: CheckId,
     /// What the probe found.
     pub outcome: ProbeOutcome,
-    /// When the probe ended.
+    /// When the probe began.
+    pub started: Instant,
+    /// When it ended.
     pub at: Instant,
 }
 
@@ -91,7 +101,7 @@ pub struct Report {
 /// not an interval later. A round that was started so does not start another one in the same way, so a member that
 /// closes every connection after one answer is probed at most twice an interval.
 pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc::Sender<Report>) {
-    let Target { service, member, check_id, check, address, access } = target;
+    let Target { prober: id, service, member, check_id, check, address, access } = target;
     let mut prober = Prober::new(&check, address, access);
     let (mut patience, mut rhythm) = (Patience::default(), Rhythm::new());
     let mut early = false;
@@ -105,7 +115,16 @@ pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc:
             Verdict::Inconclusive => failures,
         };
         rhythm.ended(&check, &outcome, failures);
-        let report = Report { service, member, address, check: check_id, outcome, at: Instant::now() };
+        let report = Report {
+            prober: id,
+            service,
+            member,
+            address,
+            check: check_id,
+            outcome,
+            started,
+            at: Instant::now(),
+        };
         if reports.send(report).await.is_err() {
             return;
         }
@@ -126,7 +145,9 @@ async fn round(prober: &mut Prober, check: &Check, patience: &mut Patience, fail
         let started = Instant::now();
         let kept = prober.is_connected();
         let outcome = prober.probe(patience.limits(check, failures)).await;
-        patience.learn(&outcome, kept);
+        if patience.learn(check, failures, &outcome, kept) {
+            prober.disconnect();
+        }
         if let Some(decisive) = vote.count(outcome) {
             return decisive;
         }
@@ -266,6 +287,16 @@ impl Prober {
             Kind::Ping(kept) => kept.is_connected(),
             Kind::Echo(kept) => kept.is_connected(),
             Kind::SetGet(kept) => kept.is_connected(),
+        }
+    }
+
+    /// Lets go of the connection that is kept, if there is one.
+    fn disconnect(&mut self) {
+        match &mut self.kind {
+            Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {}
+            Kind::Ping(kept) => kept.disconnect(),
+            Kind::Echo(kept) => kept.disconnect(),
+            Kind::SetGet(kept) => kept.disconnect(),
         }
     }
 }

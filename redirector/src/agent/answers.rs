@@ -31,21 +31,26 @@ impl Keeper {
 
     /// Keeps the addresses of all endpoints that are names.
     pub(super) fn keep(&self, config: &Config, resolved: &Resolved) {
-        let mut hosts: BTreeMap<_, BTreeSet<IpAddr>> = BTreeMap::new();
-        for (at, service) in config.services.iter().enumerate() {
-            for (number, member) in service.members.iter().enumerate() {
-                if member.endpoint.literal().is_some() {
-                    continue;
-                }
-                let addresses = resolved.addresses(ServiceId(at), MemberId(number));
-                // Services with VIPs of different IP versions keep different ones.
-                let host = hosts.entry(member.endpoint.host.clone()).or_default();
-                host.extend(addresses.iter().map(|address| address.ip()));
-            }
-        }
-        if !hosts.is_empty() {
-            let answers = hosts.into_iter().map(|(host, ips)| (host, ips.into_iter().collect()));
-            self.0.write(answers.collect());
+        let answers = of(config, resolved);
+        if !answers.is_empty() {
+            self.0.write(answers);
         }
     }
+}
+
+/// The addresses of all endpoints that are names.
+pub(super) fn of(config: &Config, resolved: &Resolved) -> Answers {
+    let mut hosts: BTreeMap<_, BTreeSet<IpAddr>> = BTreeMap::new();
+    for (at, service) in config.services.iter().enumerate() {
+        for (number, member) in service.members.iter().enumerate() {
+            if member.endpoint.literal().is_some() {
+                continue;
+            }
+            let addresses = resolved.addresses(ServiceId(at), MemberId(number));
+            // Services with VIPs of different IP versions keep different ones.
+            let host = hosts.entry(member.endpoint.host.clone()).or_default();
+            host.extend(addresses.iter().map(|address| address.ip()));
+        }
+    }
+    hosts.into_iter().map(|(host, ips)| (host, ips.into_iter().collect())).collect()
 }

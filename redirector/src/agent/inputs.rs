@@ -1,12 +1,15 @@
 //! Everything that is handed in to a core goes through here, so that it can be recorded; and what its new actions ask of the
 //! agent.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use super::Agent;
+use super::{Agent, probers::Subject};
 use crate::{
     decide::{
-        Accepted, Action, Command, Core, Orders, Refused, Time,
+        Accepted, Action, Command, Orders, Refused, Time,
         record::{Input, nanos},
     },
     model::{MemberId, ServiceId},
@@ -43,25 +46,24 @@ impl Agent {
     pub(super) fn look_at_the_clock(&mut self) {
         let now = self.clock.now();
         let Some(late) = self.punctuality.look(now) else { return };
-        tracing::warn!(
-            late_ms = late.as_millis(),
-            "the agent was not scheduled for a while, or the machine slept: a member that went down since is left only \
-             when another probe has failed too"
-        );
+        self.observer.late(late);
         for at in 0..self.cores.len() {
             self.note(now, ServiceId(at), || Input::Late(nanos(late)));
-            self.cores[at].on_late(now, late);
-            self.set_timer(ServiceId(at));
+            self.cores.of(ServiceId(at)).on_late(now, late);
         }
     }
 
-    pub(super) fn on_report(&mut self, report: &Report) {
+    pub(super) fn on_report(&mut self, report: Report) {
         self.look_at_the_clock();
-        let Report { service, member, address, check, outcome, .. } = report;
+        // A prober that was ended may have said something just before.
+        let Some(subject) = self.probers.subject(report.prober) else { return };
+        let Subject { service, member, address, check } = subject;
+        let report = Report { service, member, address, check, ..report };
+        self.observer.takes_up_report(&self.config, &report);
+        let outcome = &report.outcome;
         let now = self.clock.now();
-        self.note(now, *service, || Input::Probe(*member, *address, *check, outcome.into()));
-        self.cores[service.0].on_probe(now, *member, *address, *check, outcome);
-        self.set_timer(*service);
+        self.note(now, service, || Input::Probe(member, address, check, outcome.into()));
+        self.cores.of(service).on_probe(now, member, address, check, outcome);
     }
 
     pub(super) fn hand_in_addresses(
@@ -72,32 +74,30 @@ impl Agent {
     ) {
         let now = self.clock.now();
         self.note(now, service, || Input::Addresses(member, addresses.to_vec()));
-        self.cores[service.0].on_addresses(now, member, addresses);
-        self.set_timer(service);
+        self.cores.of(service).on_addresses(now, member, addresses);
     }
 
     pub(super) fn on_deadline(&mut self) {
         self.look_at_the_clock();
+        self.observer.takes_up();
         let now = self.clock.now();
-        for at in 0..self.cores.len() {
-            if self.timers[at].is_some_and(|deadline| deadline <= now) {
-                self.note(now, ServiceId(at), || Input::Deadline);
-                self.cores[at].on_deadline(now);
-                self.set_timer(ServiceId(at));
-            }
+        while let Some(service) = self.cores.take_due(now) {
+            self.note(now, service, || Input::Deadline);
+            self.cores.of(service).on_deadline(now);
+        }
+        if let Err(error) = self.datapath.dismiss_leaving() {
+            tracing::error!(
+                "the flows of members that were removed are not reset: {error:#}; restart the agent"
+            );
         }
     }
 
-    /// When the next deadline of any core is, but no later than the next look at the clock.
+    /// When the next deadline of any core is, or of a member that leaves, but no later than the next look at the clock.
     pub(super) fn next_wake_up(&self) -> Duration {
-        let deadline = self.timers.iter().flatten().min();
+        let core = self.cores.next_deadline().map(|deadline| deadline.since(self.clock.now()));
+        let leaving = self.datapath.next_dismissal().map(|at| at.saturating_duration_since(Instant::now()));
         // Sleeps are measured by a clock that stops in suspend, deadlines are not: another reason to look now and then.
-        deadline.map_or(TICK, |deadline| deadline.since(self.clock.now()).min(TICK))
-    }
-
-    /// Something was handed in to a core. With hundreds of them, each is asked for its deadline only then.
-    pub(super) fn set_timer(&mut self, service: ServiceId) {
-        self.timers[service.0] = self.cores[service.0].next_deadline();
+        core.into_iter().chain(leaving).fold(TICK, Duration::min)
     }
 
     /// An operator wants something of a service. The actions that follow are carried out when the loop comes round.
@@ -106,17 +106,15 @@ impl Agent {
     ///
     /// It is refused, and nothing has changed.
     pub(super) fn on_command(&mut self, service: ServiceId, command: &Command) -> Result<Accepted, Refused> {
+        self.observer.takes_up();
         let now = self.clock.now();
         self.note(now, service, || Input::Operator(command.clone()));
-        let answer = self.cores[service.0].on_operator(now, command);
-        self.set_timer(service);
-        answer
+        self.cores.of(service).on_operator(now, command)
     }
 
-    /// A reload has changed what services there are, or one of them ([`Core::set_service`]): timers are set, and a recording
+    /// A reload has changed what services there are, or one of them ([`crate::decide::Core::set_service`]): a recording
     /// begins anew.
     pub(super) fn cores_are_others(&mut self) {
-        self.timers = self.cores.iter().map(Core::next_deadline).collect();
         if let Some(recorder) = &mut self.recorder {
             recorder.begin_anew();
         }
@@ -127,13 +125,7 @@ impl Agent {
         match action {
             Action::Round { member } => self.probers.ask(id, member),
             Action::Orders(orders) => self.keep(id, orders),
-            Action::Answer { result } => {
-                let service = &self.config.services[id.0].name;
-                match result {
-                    Ok(()) => tracing::info!(service, "the switch that an operator asked for is made"),
-                    Err(refused) => tracing::warn!(service, "{refused}"),
-                }
-            }
+            Action::Answer { result } => self.on_answer(id, result),
             _ => {}
         }
     }
@@ -145,7 +137,6 @@ impl Agent {
     /// Records what is about to be handed in. `input` is only made when somebody records.
     fn note(&mut self, now: Time, service: ServiceId, input: impl FnOnce() -> Input) {
         let Self { recorder: Some(recorder), config, cores, .. } = self else { return };
-        let cores: &[Core] = cores;
         recorder.note(now, service.0, input(), &config.services, cores);
     }
 }

@@ -1,12 +1,15 @@
 //! Who looks at the readiness of members: one task for each, coming and going with the member's addresses.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+};
 
 use tokio::task::AbortHandle;
 
 use super::tasks::Tasks;
 use crate::{
-    model::{MemberId, Service},
+    model::{Config, MemberId, Service},
     readiness::{self, Board, Target},
 };
 
@@ -56,6 +59,17 @@ impl Lookouts {
         let addresses = addresses.to_vec();
         let task = tasks.spawn(what, readiness::run(target.clone(), addresses.clone(), self.board.clone()));
         self.running.insert(name, Running { target, addresses, task });
+    }
+
+    /// Nobody looks any more at members that `config` does not have, and what was seen there is forgotten.
+    pub(super) fn keep(&mut self, config: &Config) {
+        let known: HashSet<_> = (config.services.iter())
+            .flat_map(|service| {
+                service.members.iter().map(|member| (service.name.as_str(), member.name.as_str()))
+            })
+            .collect();
+        self.running.retain(|(service, member), _| known.contains(&(service.as_str(), member.as_str())));
+        self.board.retain(|service, member| known.contains(&(service, member)));
     }
 
     /// What they saw.

@@ -1,4 +1,4 @@
-//! The probers that run: one for each check of each address, coming and going with the addresses.
+//! The probers that run: one for each check of each address, coming and going with the addresses and the checks.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -7,32 +7,80 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::tasks::Tasks;
+use super::{moves::Moves, tasks::Tasks};
 use crate::{
     model::{CheckId, MemberId, Pace, Service, ServiceId},
-    probe::{self, Report, Target},
+    probe::{self, ProberId, Report, Target},
 };
 
 /// All of them.
 pub(super) struct Probers {
-    running: HashMap<(ServiceId, MemberId), HashMap<SocketAddr, Running>>,
+    /// By service and member.
+    members: Vec<Vec<Addresses>>,
+    /// What each prober probes, by the numbers of the configuration that holds now.
+    subjects: HashMap<ProberId, Subject>,
     reports: mpsc::Sender<Report>,
+    started: u64,
+}
+
+type Addresses = HashMap<SocketAddr, Running>;
+
+/// What a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Subject {
+    pub(super) service: ServiceId,
+    pub(super) member: MemberId,
+    pub(super) address: SocketAddr,
+    pub(super) check: CheckId,
 }
 
 /// The probers of one address.
 struct Running {
     /// Tells them which interval holds.
     pace: watch::Sender<Pace>,
-    checks: Vec<AbortHandle>,
+    /// In the order of the checks.
+    probers: Vec<Prober>,
+}
+
+/// A prober that runs, until it is dropped.
+struct Prober {
+    target: Target,
+    task: AbortHandle,
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Running {
+    fn new() -> Self {
+        Self { pace: watch::channel(Pace::Fast).0, probers: Vec::new() }
+    }
 }
 
 impl Probers {
     /// None yet. They will report to `reports`.
     pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
-        Self { running: HashMap::new(), reports }
+        Self { members: Vec::new(), subjects: HashMap::new(), reports, started: 0 }
     }
 
-    /// Probes these addresses of a member from now on, and no others. One that was probed already goes on.
+    /// Services and members have other numbers from now on. Those that are gone are probed no more. To be followed by
+    /// [`Self::set`] for each member.
+    pub(super) fn rename(&mut self, moves: &Moves) {
+        let mut before: Vec<Vec<Option<Addresses>>> =
+            self.members.drain(..).map(|members| members.into_iter().map(Some).collect()).collect();
+        self.members = moves.each_service(|old, members| {
+            let mut take = |member: &Option<MemberId>| before[old?.0].get_mut((*member)?.0)?.take();
+            members.iter().map(|member| take(member).unwrap_or_default()).collect()
+        });
+        // Filled again by `set`: whatever is said by those that are gone is about nothing.
+        self.subjects.clear();
+    }
+
+    /// Probes these addresses of a member from now on, with the checks that it has, and no others. A prober that would do
+    /// the same as before goes on.
     pub(super) fn set(
         &mut self,
         service_id: ServiceId,
@@ -41,39 +89,49 @@ impl Probers {
         addresses: &[SocketAddr],
         tasks: &mut Tasks,
     ) {
-        let running = self.running.entry((service_id, member_id)).or_default();
-        running.retain(|address, probers| {
-            let stays = addresses.contains(address);
-            if !stays {
-                probers.checks.iter().for_each(AbortHandle::abort);
-            }
-            stays
-        });
+        let mut before = std::mem::take(&mut self.members[service_id.0][member_id.0]);
+        let member = &service.members[member_id.0];
         for address in addresses {
-            running.entry(*address).or_insert_with(|| {
-                let (sender, pace) = watch::channel(Pace::Fast);
-                let checks = service.members[member_id.0].checks.iter().enumerate().map(|(index, check)| {
-                    let target = Target {
-                        service: service_id,
-                        member: member_id,
-                        check_id: CheckId(index),
-                        check: check.clone(),
-                        address: *address,
-                        access: service.members[member_id.0].access.clone(),
-                    };
-                    let member = &service.members[member_id.0].name;
-                    let name =
-                        format!("the prober of {address} of member {member:?} of service {:?}", service.name);
-                    tasks.spawn(name, probe::run(target, pace.clone(), self.reports.clone()))
-                });
-                Running { checks: checks.collect(), pace: sender }
-            });
+            let mut running = before.remove(address).unwrap_or_else(Running::new);
+            let mut earlier = std::mem::take(&mut running.probers);
+            for (index, check) in member.checks.iter().enumerate() {
+                let target = Target {
+                    prober: ProberId::default(),
+                    service: service_id,
+                    member: member_id,
+                    check_id: CheckId(index),
+                    check: check.clone(),
+                    address: *address,
+                    access: member.access.clone(),
+                };
+                let same = earlier.iter().position(|prober| does_the_same(&prober.target, &target));
+                let prober = match same {
+                    Some(at) => earlier.swap_remove(at),
+                    None => self.start(target, service, &running.pace, tasks),
+                };
+                let subject = Subject {
+                    service: service_id,
+                    member: member_id,
+                    address: *address,
+                    check: CheckId(index),
+                };
+                self.subjects.insert(prober.target.prober, subject);
+                running.probers.push(prober);
+            }
+            self.forget(&earlier);
+            self.members[service_id.0][member_id.0].insert(*address, running);
         }
+        before.values().for_each(|gone| self.forget(&gone.probers));
+    }
+
+    /// What a report is about; `None`: nothing that is probed any more.
+    pub(super) fn subject(&self, prober: ProberId) -> Option<Subject> {
+        self.subjects.get(&prober).copied()
     }
 
     /// Every prober of a member probes once, now. One that is probing already does not begin another one: its answer is as new.
     pub(super) fn ask(&self, service: ServiceId, member: MemberId) {
-        for running in self.running.get(&(service, member)).into_iter().flat_map(HashMap::values) {
+        for running in self.members[service.0][member.0].values() {
             // The same pace said again.
             running.pace.send_modify(|_| ());
         }
@@ -81,9 +139,36 @@ impl Probers {
 
     /// The probers of an address go over to another interval.
     pub(super) fn pace(&self, service: ServiceId, member: MemberId, address: SocketAddr, pace: Pace) {
-        let running = self.running.get(&(service, member)).and_then(|member| member.get(&address));
-        if let Some(running) = running {
+        if let Some(running) = self.members[service.0][member.0].get(&address) {
             running.pace.send_replace(pace);
         }
     }
+
+    fn start(
+        &mut self,
+        target: Target,
+        service: &Service,
+        pace: &watch::Sender<Pace>,
+        tasks: &mut Tasks,
+    ) -> Prober {
+        self.started += 1;
+        let target = Target { prober: ProberId(self.started), ..target };
+        let member = &service.members[target.member.0].name;
+        let name =
+            format!("the prober of {} of member {member:?} of service {:?}", target.address, service.name);
+        let run = probe::run(target.clone(), pace.subscribe(), self.reports.clone());
+        Prober { target, task: tasks.spawn(name, run) }
+    }
+
+    fn forget(&mut self, gone: &[Prober]) {
+        for prober in gone {
+            self.subjects.remove(&prober.target.prober);
+        }
+    }
+}
+
+/// Whether two probers differ in nothing but their numbers.
+fn does_the_same(one: &Target, other: &Target) -> bool {
+    let Target { prober, service, member, check_id, .. } = *other;
+    Target { prober, service, member, check_id, ..one.clone() } == *other
 }

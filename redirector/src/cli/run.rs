@@ -6,12 +6,13 @@ use anyhow::anyhow;
 use tracing_subscriber::EnvFilter;
 
 use super::{Exit, RunArgs, UninstallArgs};
+pub(super) use crate::fitting::Fitting;
 use crate::{
     agent,
-    config::{self, Answers, Resolved},
+    config::{self, Answers},
     control::server,
-    datapath::{self, Survey},
-    model::Config,
+    datapath,
+    fitting::{self, Unfit},
     resolve::Resolver,
 };
 
@@ -19,13 +20,11 @@ use crate::{
 pub async fn run(args: &RunArgs) -> Exit {
     log_to_standard_error("info");
     let resolver = Arc::default();
-    let Fitting { config, resolved, warnings, .. } =
-        match read(&args.config, &resolver, agent::answers::read).await {
-            Ok(read) => read,
-            Err(exit) => return exit,
-        };
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    match agent::run(config, resolved, resolver, args.kernel_log).await {
+    let fitting = match read(&args.config, &resolver, agent::answers::read).await {
+        Ok(read) => read,
+        Err(exit) => return exit,
+    };
+    match agent::run(&args.config, fitting, resolver, args.kernel_log).await {
         Ok(()) => Exit::Done,
         Err(error) => failed(&error),
     }
@@ -51,34 +50,16 @@ pub async fn uninstall(args: &UninstallArgs) -> Exit {
     }
 }
 
-/// A configuration that is valid and fits this host.
-pub(super) struct Fitting {
-    pub(super) config: Config,
-    /// The addresses of its members.
-    pub(super) resolved: Resolved,
-    /// How they are reached.
-    pub(super) paths: Vec<datapath::Path>,
-    /// What this host does not have yet.
-    pub(super) warnings: Vec<String>,
-}
-
-/// Reads a configuration and compares it with this host. What is wrong is said. `earlier` are the answers that hold where
-/// the resolver fails, in a state directory.
+/// Reads a configuration and compares it with this host. What is wrong is said.
 pub(super) async fn read(
     path: &Path,
     resolver: &Arc<Resolver>,
     earlier: impl FnOnce(&Path) -> Answers,
 ) -> Result<Fitting, Exit> {
-    let loaded = config::load(path).map_err(|error| wrong_configuration(&error))?;
-    let earlier = earlier(&loaded.config.agent.state_dir);
-    let resolved =
-        config::resolve(&loaded, resolver, &earlier).await.map_err(|error| wrong_configuration(&error))?;
-    let Survey { misfits, paths } =
-        datapath::survey(&loaded.config, &resolved).await.map_err(|error| failed(&error))?;
-    match loaded.misfits(&misfits) {
-        Some(error) => Err(wrong_configuration(&error)),
-        None => Ok(Fitting { warnings: loaded.warnings(&misfits), config: loaded.config, resolved, paths }),
-    }
+    fitting::read(path, resolver, earlier).await.map_err(|unfit| match unfit {
+        Unfit::Configuration(error) => wrong_configuration(&error),
+        Unfit::Host(error) => failed(&error),
+    })
 }
 
 pub(super) fn wrong_configuration(error: &config::Error) -> Exit {

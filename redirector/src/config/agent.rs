@@ -1,6 +1,10 @@
 //! `[agent]` and `[datapath]`.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
     address::{port_number, unusable},
@@ -15,24 +19,28 @@ const LONGEST_SOCKET_PATH: usize = 107;
 const LONGEST_INTERFACE: usize = 15;
 /// Leaves room for the `-p` of the VIP device's peer.
 const LONGEST_VIP_DEVICE: usize = LONGEST_INTERFACE - 2;
+/// `LOGIN_NAME_MAX` of Linux, which user databases keep to for groups too.
+const LONGEST_GROUP: usize = 256;
 /// Ports below belong to servers, and binding them is a privilege.
 const LOWEST_PORT: u16 = 1024;
 /// A SYN that is lost is sent again after a second.
 const SHORTEST_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What of `[datapath]` only the host can judge, and where it stands.
-pub(super) struct DatapathWritten {
+/// What of both sections only the host can judge, and where it stands.
+pub(super) struct HostWritten {
+    pub(super) operator_group: Option<Written<String>>,
     pub(super) uplinks: Vec<Written<String>>,
     pub(super) sources: Vec<Written<IpAddr>>,
 }
 
 /// Both sections.
-pub(super) fn read(root: &Section<'_>) -> (Agent, Datapath, DatapathWritten) {
-    let (datapath, written) = datapath(&root.sub("datapath"));
-    (agent(&root.sub("agent")), datapath, written)
+pub(super) fn read(root: &Section<'_>) -> (Agent, Datapath, HostWritten) {
+    let (agent, operator_group) = agent(&root.sub("agent"));
+    let (datapath, uplinks, sources) = datapath(&root.sub("datapath"));
+    (agent, datapath, HostWritten { operator_group, uplinks, sources })
 }
 
-fn agent(section: &Section<'_>) -> Agent {
+fn agent(section: &Section<'_>) -> (Agent, Option<Written<String>>) {
     let control_socket = section.text("control_socket", |text| {
         if text.len() > LONGEST_SOCKET_PATH {
             let cause = format!(
@@ -44,15 +52,31 @@ fn agent(section: &Section<'_>) -> Agent {
         absolute("control_socket", text)
     });
     let state_dir = section.text("state_dir", |text| absolute("state_dir", text));
-    Agent {
+    let metrics_listen = section.text("metrics_listen", listen_address);
+    let operator_group = section.text("operator_group", group);
+    let agent = Agent {
         control_socket: control_socket
             .map_or_else(|| "/run/redirector/control.sock".into(), |path| path.value),
         state_dir: state_dir.map_or_else(|| "/var/lib/redirector".into(), |path| path.value),
+        operator_group: operator_group.as_ref().map(|group| group.value.clone()),
+        metrics_listen: metrics_listen.map(|address| address.value),
         record: section.text("record", |text| absolute("record", text)).map(|path| path.value),
-    }
+    };
+    (agent, operator_group)
 }
 
-fn datapath(section: &Section<'_>) -> (Datapath, DatapathWritten) {
+/// A group's name. Whether there is such a group, the host knows.
+fn group(text: &str) -> Result<String, Complaint> {
+    // Groups of a directory service may have spaces in their names.
+    let strange = |char: char| char.is_control() || char == ':';
+    if text.is_empty() || text.len() > LONGEST_GROUP || text.contains(strange) {
+        let cause = format!("`operator_group` is {text:?}, which is no name of a group");
+        return Err(Complaint::new(cause, "name a group of this host (`getent group`)"));
+    }
+    Ok(text.to_owned())
+}
+
+fn datapath(section: &Section<'_>) -> (Datapath, Vec<Written<String>>, Vec<Written<IpAddr>>) {
     // `tc` is the only hook, so that the model does not carry it.
     section.texts("hooks", hook);
     let device = section.text("device", |text| interface("device", text, LONGEST_VIP_DEVICE));
@@ -85,7 +109,7 @@ fn datapath(section: &Section<'_>) -> (Datapath, DatapathWritten) {
             .word("attach", &[("auto", Attach::Auto), ("tcx", Attach::Tcx), ("clsact", Attach::Clsact)], &[])
             .unwrap_or(Attach::Auto),
     };
-    (datapath, DatapathWritten { uplinks, sources })
+    (datapath, uplinks, sources)
 }
 
 fn idle_timeouts(section: &Section<'_>) -> IdleTimeouts {
@@ -117,6 +141,22 @@ fn source_address(text: &str) -> Result<IpAddr, Complaint> {
         return Err(wrong("is a loopback address, which no packet may leave a host with"));
     }
     Ok(address)
+}
+
+/// Where metrics are read: an address, so that nobody listens on more than was meant, and a port that a scraper can be told.
+fn listen_address(text: &str) -> Result<SocketAddr, Complaint> {
+    let next = "write address and port, like \"127.0.0.1:9109\" or \"[::1]:9109\"";
+    match text.parse::<SocketAddr>() {
+        Err(_) => Err(Complaint::new(
+            format!("`metrics_listen` is {text:?}, which is not an address with a port"),
+            next,
+        )),
+        Ok(address) if address.port() == 0 => Err(Complaint::new(
+            format!("`metrics_listen` is {text:?}: with port 0 nobody knows where to read"),
+            next,
+        )),
+        Ok(address) => Ok(address),
+    }
 }
 
 fn absolute(key: &str, text: &str) -> Result<PathBuf, Complaint> {

@@ -109,6 +109,10 @@ impl Complaint {
     pub(super) fn new(cause: impl Into<String>, next: impl Into<String>) -> Self {
         Self { cause: cause.into(), next: next.into() }
     }
+
+    pub(super) fn into_words(self) -> (String, String) {
+        (self.cause, self.next)
+    }
 }
 
 /// A place in a file.

@@ -2,13 +2,17 @@
 //!
 //! The datapath finds it, by netlink; this module knows the places and the words.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
 
 use super::{
     Loaded,
-    agent::DatapathWritten,
+    agent::HostWritten,
     error::{Complaint, Error, Fault, Place},
-    read::Document,
+    read::{Document, Section},
     service::Draft,
 };
 use crate::model::{MemberId, ServiceId};
@@ -51,6 +55,8 @@ pub enum Misfit {
         /// The address.
         source: IpAddr,
     },
+    /// The host has no group of the name that is written for those who may change things.
+    NoOperatorGroup,
 }
 
 impl Misfit {
@@ -64,6 +70,12 @@ impl Misfit {
 /// Where everything stands that only the resolver or the host can judge.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
+    /// The file itself.
+    file: PathBuf,
+    /// Of each key that is written in `[agent]` and `[datapath]`, and of the sections themselves, under an empty key.
+    keys: HashMap<(&'static str, String), Place>,
+    /// `None`: no group is written.
+    operator_group: Option<Place>,
     uplinks: Vec<Place>,
     sources: Vec<Place>,
     /// By service.
@@ -74,13 +86,27 @@ pub(super) struct Places {
 
 impl Places {
     /// For a document without a fault: every draft is complete then.
-    pub(super) fn new(document: &Document<'_>, written: &DatapathWritten, drafts: &[Draft<'_>]) -> Self {
+    pub(super) fn new(
+        document: &Document<'_>,
+        root: &Section<'_>,
+        written: &HostWritten,
+        drafts: &[Draft<'_>],
+    ) -> Self {
+        let mut keys = HashMap::new();
+        for section in ["agent", "datapath"].into_iter().filter(|section| root.has(section)) {
+            let table = root.sub(section);
+            keys.insert((section, String::new()), document.place(table.at()));
+            keys.extend(table.keys().map(|(key, at)| ((section, key.to_owned()), document.place(at))));
+        }
         let vips = |draft: &Draft<'_>| draft.vips.iter().map(|vip| document.place(vip.at)).collect();
         let endpoints = |draft: &Draft<'_>| {
             let endpoints = draft.members.iter().flat_map(|member| &member.endpoint);
             endpoints.map(|endpoint| document.place(endpoint.at)).collect()
         };
         Self {
+            file: document.path().to_owned(),
+            keys,
+            operator_group: written.operator_group.as_ref().map(|group| document.place(group.at)),
             uplinks: written.uplinks.iter().map(|uplink| document.place(uplink.at)).collect(),
             sources: written.sources.iter().map(|source| document.place(source.at)).collect(),
             vips: drafts.iter().map(vips).collect(),
@@ -150,11 +176,33 @@ impl Loaded {
                 );
                 Fault::new(self.places.sources[at].clone(), String::new(), complaint)
             }
+            Misfit::NoOperatorGroup => {
+                let name = self.config.agent.operator_group.as_deref().unwrap_or_default();
+                let complaint = Complaint::new(
+                    format!("this host has no group {name:?}"),
+                    format!("add it (`groupadd --system {name}`), or correct `operator_group`"),
+                );
+                match &self.places.operator_group {
+                    Some(place) => Fault::new(place.clone(), String::new(), complaint),
+                    None => Fault::at_path(Path::new("operator_group"), complaint),
+                }
+            }
         }
     }
 
     fn vip(&self, service: ServiceId, vip: usize) -> SocketAddr {
         self.config.services[service.0].vips[vip]
+    }
+
+    /// A fault of a key of `[agent]` or `[datapath]`, which may not be written at all.
+    pub(super) fn fault_of_key(&self, section: &'static str, key: &str, complaint: Complaint) -> Fault {
+        // `closing of idle_timeouts` stands in `idle_timeouts`.
+        let key = key.rsplit_once(" of ").map_or(key, |(_, section)| section);
+        let place = |key: &str| self.places.keys.get(&(section, key.to_owned())).cloned();
+        match place(key).or_else(|| place("")) {
+            Some(place) => Fault::new(place, String::new(), complaint),
+            None => Fault::at_path(&self.places.file, complaint),
+        }
     }
 
     /// `service "orders"`

@@ -28,9 +28,11 @@ static AGENT: Keys = Keys {
     built: &[
         ("control_socket", r#"control_socket = "/run/redirector/control.sock""#),
         ("state_dir", r#"state_dir = "/var/lib/redirector""#),
+        ("operator_group", r#"operator_group = "redirector""#),
+        ("metrics_listen", r#"metrics_listen = "127.0.0.1:9109""#),
         ("record", r#"record = "/var/lib/redirector/record.jsonl""#),
     ],
-    later: &["operator_group", "metrics_listen"],
+    later: &[],
     sections: &[],
 };
 

@@ -171,6 +171,14 @@ impl<'a> Section<'a> {
         self.get(key).is_some()
     }
 
+    /// Every key that is written, and where.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.table
+            .into_iter()
+            .flat_map(|table| table.keys())
+            .map(|key| (key.get_ref().as_ref(), key.span().start))
+    }
+
     /// Byte offset of the value of `key`, if it is written.
     pub(super) fn place_of(&self, key: &str) -> Option<usize> {
         self.get(key).map(|value| value.span().start)

@@ -36,6 +36,16 @@ impl Resolved {
     pub fn replace(&mut self, service: ServiceId, member: MemberId, addresses: MemberAddresses) {
         self.services[service.0][member.0] = addresses;
     }
+
+    /// A service has one member more, the last one; panics for ids of another configuration.
+    pub fn push(&mut self, service: ServiceId, addresses: MemberAddresses) {
+        self.services[service.0].push(addresses);
+    }
+
+    /// A service has this member no more; panics for ids of another configuration.
+    pub fn remove(&mut self, service: ServiceId, member: MemberId) {
+        self.services[service.0].remove(member.0);
+    }
 }
 
 /// The usable addresses of a member, in order, none twice, at most [`MAX_ADDRESSES`]. Of a member of a [`Resolved`]

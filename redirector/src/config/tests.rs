@@ -134,6 +134,8 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
         agent: Agent {
             control_socket: "/run/redirector/control.sock".into(),
             state_dir: "/var/lib/redirector".into(),
+            operator_group: None,
+            metrics_listen: None,
             record: None,
         },
         datapath: Datapath {
@@ -314,6 +316,8 @@ fn every_key_that_is_built_reaches_the_model() {
         Agent {
             control_socket: "/run/other/control.sock".into(),
             state_dir: "/var/lib/other".into(),
+            operator_group: Some("operators".to_owned()),
+            metrics_listen: Some("[::1]:9110".parse().unwrap()),
             record: Some("/var/lib/other/record.jsonl".into()),
         }
     );

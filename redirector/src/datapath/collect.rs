@@ -17,7 +17,7 @@ use std::{
     collections::HashMap,
     ops::ControlFlow,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -103,35 +103,53 @@ impl Collected {
     }
 }
 
+/// What the configuration says of collecting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) timeouts: IdleTimeouts,
+    /// How many flows of one service may be half open.
+    pub(super) cap: u32,
+}
+
+impl Limit {
+    /// From one collection to the next, at most.
+    fn interval(&self) -> Duration {
+        let IdleTimeouts { opening, established, closing } = self.timeouts;
+        INTERVAL.min(opening).min(established).min(closing)
+    }
+}
+
 /// The thread that collects. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Collector {
     pub(super) collected: Arc<Collected>,
+    limit: Arc<Mutex<Limit>>,
     /// `None` while dropping.
     alive: Option<mpsc::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Collector {
-    /// `cap` is how many flows of one service may be half open.
-    pub(super) fn start(
-        maps: Arc<Mutex<Maps>>,
-        clock: Clock,
-        timeouts: &IdleTimeouts,
-        cap: u32,
-    ) -> Result<Self> {
+    /// Starts the thread.
+    pub(super) fn start(maps: Arc<Mutex<Maps>>, clock: Clock, limit: Limit) -> Result<Self> {
         let collected = Arc::new(Collected::default());
-        let shortest = timeouts.opening.min(timeouts.established).min(timeouts.closing);
-        let mut pass = Pass::new(maps, clock, timeouts, Arc::clone(&collected))?;
+        let limit = Arc::new(Mutex::new(limit));
+        let mut pass = Pass::new(maps, clock, Arc::clone(&collected))?;
         let (alive, stopped) = mpsc::channel::<()>();
+        let current = Arc::clone(&limit);
         let run = move || {
-            let interval = INTERVAL.min(shortest);
             let mut last = Instant::now();
-            while stopped.recv_timeout(LOOK.min(interval)) == Err(mpsc::RecvTimeoutError::Timeout) {
-                if last.elapsed() < interval && !pass.half_open.abound(cap) {
+            loop {
+                // Copied: nobody waits for a collection.
+                let limit = *current.lock().unwrap_or_else(PoisonError::into_inner);
+                let interval = limit.interval();
+                if stopped.recv_timeout(LOOK.min(interval)) != Err(mpsc::RecvTimeoutError::Timeout) {
+                    return;
+                }
+                if last.elapsed() < interval && !pass.half_open.abound(limit.cap) {
                     continue;
                 }
-                if let Err(error) = pass.run() {
+                if let Err(error) = pass.run(&limit.timeouts) {
                     tracing::error!("collecting flows failed: {error:#}");
                 }
                 last = Instant::now();
@@ -141,7 +159,12 @@ impl Collector {
             .name("collect".into())
             .spawn(run)
             .context("cannot start the thread that collects flows")?;
-        Ok(Self { collected, alive: Some(alive), thread: Some(thread) })
+        Ok(Self { collected, limit, alive: Some(alive), thread: Some(thread) })
+    }
+
+    /// This holds from the next look on, a few seconds from now.
+    pub(super) fn limit(&self, limit: Limit) {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 }
 
@@ -195,42 +218,28 @@ struct Pass {
     remover: Remover,
     half_open: HalfOpen,
     clock: Clock,
-    limits: Limits,
     halves: Halves,
     drift: Drift,
 }
 
 impl Pass {
-    fn new(
-        maps: Arc<Mutex<Maps>>,
-        clock: Clock,
-        timeouts: &IdleTimeouts,
-        collected: Arc<Collected>,
-    ) -> Result<Self> {
+    fn new(maps: Arc<Mutex<Maps>>, clock: Clock, collected: Arc<Collected>) -> Result<Self> {
         let (flows, half_open) = {
             let maps = lock(&maps);
             (maps.flows.clone(), maps.half_open.clone())
         };
-        let limits = Limits {
-            opening: clock.ticks(timeouts.opening),
-            established: clock.ticks(timeouts.established),
-            closing: clock.ticks(timeouts.closing),
-        };
         let remover = Remover { flows, finder: Finder::open()?, half_open: half_open.clone(), collected };
-        Ok(Self {
-            maps,
-            remover,
-            half_open,
-            clock,
-            limits,
-            halves: Halves::default(),
-            drift: Drift::default(),
-        })
+        Ok(Self { maps, remover, half_open, clock, halves: Halves::default(), drift: Drift::default() })
     }
 
     /// Reads both tables, and removes what is idle or has lost its other half.
-    fn run(&mut self) -> Result<()> {
+    fn run(&mut self, timeouts: &IdleTimeouts) -> Result<()> {
         let (start, before) = (Instant::now(), self.remover.collected.sum());
+        let limits = Limits {
+            opening: self.clock.ticks(timeouts.opening),
+            established: self.clock.ticks(timeouts.established),
+            closing: self.clock.ticks(timeouts.closing),
+        };
         // Before the table is read: a later clock would make flows look idle that were just used.
         let now = self.clock.now()?;
         let standings = lock(&self.maps).standings();
@@ -243,7 +252,7 @@ impl Pass {
             if flow.half_open != 0 {
                 *counts.entry(source_of(client_side, flow)).or_insert(0_i64) += 1;
             }
-            let reason = self.limits.reason(flow.state(), standings.is_stale(flow), flow.idle(now));
+            let reason = limits.reason(flow.state(), standings.is_stale(flow), flow.idle(now));
             candidates.extend(reason.map(|reason| Candidate {
                 client_side: *client_side,
                 flow: *flow,

@@ -30,14 +30,14 @@ use super::{
     events::Events,
     maps::Maps,
     network::{Device, Link, Network, VipRoute},
+    notice::{Notice, Notices},
     pace::{Pace, Told},
     programs,
-    registry::Ids,
-    routes::{Reach, View},
+    routes::{Reach, View, Wanted},
     slots::Slots,
     sweep::{Sweeper, lock},
 };
-use crate::model::{Config, MemberId, ServiceId};
+use crate::model::Config;
 
 /// After the first event, so that a burst is one refresh.
 const GATHER: Duration = Duration::from_millis(20);
@@ -73,18 +73,33 @@ impl Loaded {
         &mut self.programs
     }
 
-    /// Lets the programs run at the VIP device and these uplinks, and nowhere else. The VIP device's index and address are
-    /// constants in them: another one gets programs of its own, which replace the others on each uplink in one step.
-    pub(super) fn attach(&mut self, device: Device, uplinks: &Uplinks) -> Result<()> {
-        if self.settings.device != device {
-            let settings = programs::Settings { device, ..self.settings };
-            *self = Self::load(settings, self.pin_dir.clone(), self.way)?;
+    /// Lets programs with these constants run at the VIP device and these uplinks, and nowhere else. Other constants (the
+    /// VIP device's index, a cap) take programs of their own, which replace the others at each hook in one step; when the
+    /// kernel refuses, those that ran before run again.
+    pub(super) fn attach(&mut self, settings: programs::Settings, uplinks: &Uplinks) -> Result<()> {
+        if self.settings == settings {
+            return self.attach_these(uplinks);
         }
+        let mut others = Self::load(settings, self.pin_dir.clone(), self.way)?;
+        let attached = others.attach_these(uplinks);
+        if attached.is_ok() {
+            *self = others;
+        } else if let Err(error) =
+            programs::set_continuations(&mut self.programs).and_then(|()| self.attach_these(uplinks))
+        {
+            tracing::error!(
+                "the programs that ran before do not run again everywhere: {error:#}; restart the agent"
+            );
+        }
+        attached
+    }
+
+    fn attach_these(&mut self, uplinks: &Uplinks) -> Result<()> {
         let uplinks: Vec<_> = uplinks
             .iter()
             .map(|(index, uplink)| attach::Uplink { index: *index, ethernet: uplink.ethernet })
             .collect();
-        attach::attach(&mut self.programs, &self.pin_dir, self.way, device.index, &uplinks)
+        attach::attach(&mut self.programs, &self.pin_dir, self.way, self.settings.device.index, &uplinks)
     }
 }
 
@@ -97,27 +112,26 @@ impl Drop for Loaded {
 /// What the follower needs.
 pub(super) struct Parts {
     pub(super) network: Network,
-    pub(super) config: Config,
-    pub(super) ids: Ids,
     pub(super) reach: Arc<Reach>,
     pub(super) slots: Arc<Slots>,
     pub(super) maps: Arc<Mutex<Maps>>,
     pub(super) sweeper: Arc<Sweeper>,
     pub(super) loaded: Loaded,
+    pub(super) notices: Notices,
 }
 
 /// Keeps the datapath in step with the network.
 pub(super) struct Follower {
     network: Network,
-    config: Config,
-    ids: Ids,
     reach: Arc<Reach>,
     slots: Arc<Slots>,
     maps: Arc<Mutex<Maps>>,
     sweeper: Arc<Sweeper>,
     loaded: Arc<Mutex<Loaded>>,
-    /// Where the programs run.
-    attached: (Device, Uplinks),
+    /// Constants of the programs that run.
+    settings: programs::Settings,
+    /// Where the programs run; `None`: nowhere yet.
+    uplinks: Option<Uplinks>,
     /// What the route of each VIP was made.
     routed: BTreeMap<IpAddr, VipRoute>,
     /// Routes of somebody else that come before a VIP's, and that restoring does not help against.
@@ -125,6 +139,7 @@ pub(super) struct Follower {
     device_pace: Pace,
     route_pace: Pace,
     report: Report,
+    notices: Notices,
 }
 
 /// Uplinks by index.
@@ -145,25 +160,24 @@ impl From<&Link> for Uplink {
 }
 
 impl Follower {
-    /// Takes over what was made of `view`: the programs run at `device` and `uplinks`.
-    pub(super) fn new(parts: Parts, view: &View, device: Device, uplinks: Uplinks) -> Self {
-        let Parts { network, config, ids, reach, slots, maps, sweeper, loaded } = parts;
-        let report = Report::new(&config, &reach.addresses(), view);
+    /// With programs that run nowhere yet: that comes with [`Self::make_way`].
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { network, reach, slots, maps, sweeper, loaded, notices } = parts;
         Self {
             network,
-            config,
-            ids,
             reach,
             slots,
             maps,
             sweeper,
+            settings: loaded.settings,
             loaded: Arc::new(Mutex::new(loaded)),
-            attached: (device, uplinks),
+            uplinks: None,
             routed: BTreeMap::new(),
             shadowed: HashMap::new(),
             device_pace: Pace::default(),
             route_pace: Pace::default(),
-            report,
+            report: Report::default(),
+            notices,
         }
     }
 
@@ -172,48 +186,91 @@ impl Follower {
         drop(self.loaded.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Makes the way to all that is going to be wanted: whatever may fail, and nothing that what is wanted now would miss.
+    /// How the network looked is returned.
+    pub(super) async fn make_way(&mut self, wanted: &Wanted) -> Result<View> {
+        let config = &wanted.config;
+        if wanted.leads_to_loopback() {
+            self.network.ensure_device(&config.datapath.device, true).await?;
+        }
+        let view = look(&self.network, wanted, &self.slots).await?;
+        view.routes.keys().for_each(|address| self.reach.set_way(*address, view.way(*address)));
+        lock(&self.maps).add_l3_devices(&view.without_headers())?;
+        let before = match &self.uplinks {
+            Some(uplinks) => uplinks.clone(),
+            None => {
+                let before = attach::uplinks(&config.datapath.pin_dir)?;
+                still_used(&self.network, &self.maps, &view, before).await?
+            }
+        };
+        let uplinks = uplinks(&self.network, config, &view, &before).await?;
+        let settings = programs::Settings::new(&config.datapath, self.settings.device, self.settings.log);
+        if self.uplinks.as_ref() != Some(&uplinks) || self.settings != settings {
+            self.attach(settings, &uplinks).await?;
+            (self.settings, self.uplinks) = (settings, Some(uplinks));
+        }
+        Ok(view)
+    }
+
+    /// What was made ready is wanted now: routes lead to all VIPs.
+    pub(super) async fn arrive(&mut self, wanted: &Wanted, view: &View) -> Result<()> {
+        self.report = Report::new(wanted, view);
+        let routes = view.vip_routes(wanted, self.settings.device.index);
+        self.routed.retain(|vip, _| routes.contains_key(vip));
+        self.shadowed.retain(|vip, _| routes.contains_key(vip));
+        self.route_vips(routes, Instant::now()).await.map(drop)
+    }
+
+    /// No route leads to what is no VIP any more.
+    pub(super) async fn leave(&self, wanted: &Wanted) -> Result<()> {
+        let vips = wanted.config.services.iter().flat_map(|service| &service.vips);
+        let addresses: HashSet<_> = vips.map(SocketAddr::ip).collect();
+        self.network.remove_other_routes(self.settings.device.index, &addresses).await
+    }
+
     /// Brings everything to what is right now. When it is to be looked at again, without an event, is returned.
     pub(super) async fn refresh(&mut self) -> Result<Option<Instant>> {
         let now = Instant::now();
         let mut again = None;
-        let current = self.reach.addresses();
-        let localnet = leads_to_loopback(&current);
+        let wanted = self.reach.wanted();
+        let name = &wanted.config.datapath.device;
         match self.device_pace.wait_until(now) {
-            None => self.restore_device(localnet, now).await?,
+            None => self.restore_device(name, wanted.leads_to_loopback(), now).await?,
             later => again = later,
         }
-        let view = look(&self.network, &self.config, &self.ids, &self.slots, &current).await?;
-        self.report.routes(&self.config, &current, &view);
-        for address in addresses(&self.ids, &self.slots, &current)? {
+        let view = look(&self.network, &wanted, &self.slots).await?;
+        self.report.routes(&wanted, &view);
+        for address in addresses(&wanted, &self.slots)? {
             self.reach.set_way(address, view.way(address));
         }
         // Before anything leaves by a new one.
         lock(&self.maps).set_l3_devices(&view.without_headers())?;
         let reach = &self.reach;
-        if self.slots.reroute(self.ids.members(), |address| reach.way(address))? {
+        if self.slots.reroute(wanted.ids.members(), |address| reach.way(address))? {
             self.sweeper.sweep();
         }
-        let uplinks = self.uplinks(&view).await?;
-        self.report.uplinks(&self.attached.1, &uplinks);
+        let before = self.uplinks.clone().unwrap_or_default();
+        let uplinks = uplinks(&self.network, &wanted.config, &view, &before).await?;
+        self.report.uplinks(&before, &uplinks);
         // A device that is not there, and that may not be made anew yet.
-        let Some(device) = self.network.find(&self.config.datapath.device).await? else {
+        let Some(device) = self.network.find(name).await? else {
             return Ok(again.or(Some(now + AGAIN)));
         };
-        let device = Device { index: device, ..self.attached.0 };
-        if self.attached != (device, uplinks.clone()) || !self.still_run(device, &uplinks)? {
-            self.attach(device, &uplinks).await?;
-            if self.attached.0 != device {
+        let device = Device { index: device, ..self.settings.device };
+        let settings = programs::Settings { device, ..self.settings };
+        if self.settings != settings || before != uplinks || !self.still_run(&wanted, device, &uplinks)? {
+            self.attach(settings, &uplinks).await?;
+            if self.settings.device != device {
                 self.routed.clear();
             }
-            self.attached = (device, uplinks);
+            (self.settings, self.uplinks) = (settings, Some(uplinks));
         }
-        let wanted = view.vip_routes(&self.config, &current, device.index);
-        Ok(self.route_vips(wanted, now).await?.or(again))
+        let routes = view.vip_routes(&wanted, device.index);
+        Ok(self.route_vips(routes, now).await?.or(again))
     }
 
     /// Makes the VIP device what it must be. Whoever changed it took its routes away too: no word about those.
-    async fn restore_device(&mut self, localnet: bool, now: Instant) -> Result<()> {
-        let name = &self.config.datapath.device;
+    async fn restore_device(&mut self, name: &str, localnet: bool, now: Instant) -> Result<()> {
         let done = self.network.ensure_device(name, localnet).await?.done;
         if done.is_empty() {
             return Ok(());
@@ -221,37 +278,39 @@ impl Follower {
         self.routed.clear();
         match self.device_pace.restored(now) {
             Told::Restored => {
-                tracing::warn!("the VIP device {name}, changed by somebody else: {}", done.join("; "));
+                self.tell(format!("the VIP device {name}, changed by somebody else: {}", done.join("; ")));
             }
-            Told::Slower => tracing::warn!(
+            Told::Slower => self.tell(format!(
                 "the VIP device {name}, changed by somebody else again and again: {}; from now on it is restored once a \
                  second at most, without a word: find out who does that (`ip monitor link`)",
                 done.join("; ")
-            ),
+            )),
             Told::Nothing => {}
         }
         Ok(())
     }
 
-    async fn uplinks(&self, view: &View) -> Result<Uplinks> {
-        uplinks(&self.network, &self.config, view, &self.attached.1).await
+    /// What was taken away and is there again.
+    fn tell(&self, restored: String) {
+        // Nobody listens to an agent that stops.
+        let _stops = self.notices.send(Notice::Restored(restored));
     }
 
     /// Whether the programs still run where they were attached: somebody may have removed a filter.
-    fn still_run(&self, device: Device, uplinks: &Uplinks) -> Result<bool> {
+    fn still_run(&self, wanted: &Wanted, device: Device, uplinks: &Uplinks) -> Result<bool> {
         let indices: Vec<_> = uplinks.keys().copied().collect();
-        let run = attach::run_at(&self.config.datapath.pin_dir, device.index, &indices)?;
+        let run = attach::run_at(&wanted.config.datapath.pin_dir, device.index, &indices)?;
         if !run {
-            tracing::warn!("a program was taken away by somebody else: attached again");
+            self.tell("a program was taken away by somebody else: attached again".into());
         }
         Ok(run)
     }
 
-    async fn attach(&self, device: Device, uplinks: &Uplinks) -> Result<()> {
+    async fn attach(&self, settings: programs::Settings, uplinks: &Uplinks) -> Result<()> {
         let loaded = Arc::clone(&self.loaded);
         let uplinks = uplinks.clone();
         let attached = spawn_blocking(move || {
-            loaded.lock().unwrap_or_else(PoisonError::into_inner).attach(device, &uplinks)
+            loaded.lock().unwrap_or_else(PoisonError::into_inner).attach(settings, &uplinks)
         });
         attached.await.context("attaching the programs was cut short")?
     }
@@ -299,12 +358,12 @@ impl Follower {
         let vips = restored.join(", ");
         match self.route_pace.restored(now) {
             Told::Restored => {
-                tracing::warn!("the route of VIP {vips} was taken away by somebody else: restored");
+                self.tell(format!("the route of VIP {vips} was taken away by somebody else: restored"));
             }
-            Told::Slower => tracing::warn!(
+            Told::Slower => self.tell(format!(
                 "the route of VIP {vips} is taken away by somebody else again and again: from now on it is restored once \
                  a second at most, without a word; find out who does that (`ip monitor route`)"
-            ),
+            )),
             Told::Nothing => {}
         }
         Ok(None)
@@ -312,42 +371,23 @@ impl Follower {
 }
 
 /// Looks at the network, for all addresses that members have or that slots still hold.
-pub(super) async fn look(
-    network: &Network,
-    config: &Config,
-    ids: &Ids,
-    slots: &Slots,
-    current: &[Vec<Vec<SocketAddr>>],
-) -> Result<View> {
-    View::look(network, &config.datapath, addresses(ids, slots, current)?).await
+async fn look(network: &Network, wanted: &Wanted, slots: &Slots) -> Result<View> {
+    View::look(network, &wanted.config.datapath, addresses(wanted, slots)?).await
 }
 
-fn addresses(ids: &Ids, slots: &Slots, current: &[Vec<Vec<SocketAddr>>]) -> Result<BTreeSet<IpAddr>> {
-    let mut all: BTreeSet<_> = current.iter().flatten().flatten().map(SocketAddr::ip).collect();
-    for (at, service) in current.iter().enumerate() {
-        for number in 0..service.len() {
-            let held = slots.held(ids.member(ServiceId(at), MemberId(number)))?;
-            all.extend(held.iter().map(|offer| offer.address.ip()));
-        }
+fn addresses(wanted: &Wanted, slots: &Slots) -> Result<BTreeSet<IpAddr>> {
+    let mut all: BTreeSet<_> = wanted.addresses.iter().flatten().flatten().map(SocketAddr::ip).collect();
+    for member in wanted.ids.members() {
+        all.extend(slots.held(member)?.iter().map(|offer| offer.address.ip()));
     }
     Ok(all)
-}
-
-/// Whether a member is in 127.0.0.0/8.
-pub(super) fn leads_to_loopback(addresses: &[Vec<Vec<SocketAddr>>]) -> bool {
-    addresses.iter().flatten().flatten().any(|address| address.is_ipv4() && address.ip().is_loopback())
 }
 
 /// The uplinks that are there: those that the configuration names, or else those that routes to members use.
 ///
 /// One that was used before stays an uplink for as long as it is there: open flows have its addresses as their sources, and
 /// their answers come in by it.
-pub(super) async fn uplinks(
-    network: &Network,
-    config: &Config,
-    view: &View,
-    before: &Uplinks,
-) -> Result<Uplinks> {
+async fn uplinks(network: &Network, config: &Config, view: &View, before: &Uplinks) -> Result<Uplinks> {
     let mut found = Uplinks::new();
     for name in &config.datapath.uplinks {
         found.extend(network.device_named(name).await?.map(|link| (link.index, Uplink::from(&link))));
@@ -366,9 +406,9 @@ pub(super) async fn uplinks(
 }
 
 /// Of the uplinks of an earlier agent those that flows have the addresses of: they are needed until their flows end.
-pub(super) async fn still_used(
+async fn still_used(
     network: &Network,
-    maps: &Maps,
+    maps: &Mutex<Maps>,
     view: &View,
     mut before: Vec<u32>,
 ) -> Result<Uplinks> {
@@ -377,7 +417,8 @@ pub(super) async fn still_used(
         return Ok(Uplinks::new());
     }
     let mut sources = HashSet::new();
-    maps.flows.for_each(|_, flow| {
+    let flows = lock(maps).flows.clone();
+    flows.for_each(|_, flow| {
         sources.insert(flow.member_side.near);
     })?;
     let own = network.addresses_by_device().await?;

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::{Misfit, Resolved},
     model::{Config, MemberId, Service, ServiceId},
+    users,
 };
 
 /// What this host says to a configuration.
@@ -59,6 +60,11 @@ pub async fn survey(config: &Config, resolved: &Resolved) -> Result<Survey> {
     }
     for source in config.datapath.source_addresses.iter().filter(|source| !own.contains(source)) {
         survey.misfits.push(Misfit::NoSource { source: *source });
+    }
+    if let Some(group) = &config.agent.operator_group
+        && users::is_no_group(group).await
+    {
+        survey.misfits.push(Misfit::NoOperatorGroup);
     }
     let members = |(at, service): (usize, &Service)| {
         (0..service.members.len()).map(move |number| (ServiceId(at), MemberId(number)))

@@ -23,7 +23,7 @@ use redirector_common::{
     addr::{Addr, Port},
     decision::Decision,
     flow::{Flow, Standing},
-    layout::{MAX_MEMBERS, MAX_SERVICES, Meta, Name, VipKey},
+    layout::{MAX_MEMBERS, MAX_SERVICES, MAX_VIPS, Meta, Name, VipKey},
     outcome::{Count, Outcome, counter_index},
 };
 use rustix::mm::{MapFlags, ProtFlags};
@@ -116,6 +116,9 @@ impl Steering {
     }
 }
 
+/// The service id of every VIP.
+pub(super) type Vips = collections::HashMap<SocketAddr, u16>;
+
 /// All maps that the agent reads and writes.
 pub(super) struct Maps {
     pub(super) steering: Arc<Steering>,
@@ -130,7 +133,7 @@ pub(super) struct Maps {
     l3_devices: HashMap<MapData, u32, u32>,
     names: Array<MapData, Name>,
     meta: Array<MapData, Meta>,
-    outcomes: PerCpuArray<MapData, Count>,
+    outcomes: Arc<Outcomes>,
 }
 
 impl Maps {
@@ -146,27 +149,27 @@ impl Maps {
     }
 
     fn from(mut map: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
-        let decisions = map("decisions_v2")?;
-        let floors = map("floors_v2")?;
-        let flows = map("flows_v2")?;
+        let decisions = map("decisions_v3")?;
+        let floors = map("floors_v3")?;
+        let flows = map("flows_v3")?;
         Ok(Self {
             steering: Arc::new(Steering {
                 decisions: Words::map(data_of(&decisions)?.fd().as_fd(), MAX_SERVICES as usize)?,
                 floors: Words::map(data_of(&floors)?.fd().as_fd(), MAX_MEMBERS as usize)?,
             }),
             max_flows: data_of(&flows)?.info()?.max_entries(),
-            flows: Flows::new(data_of(&flows)?.fd().as_fd(), data_of(&map("replies_v2")?)?.fd().as_fd())?,
+            flows: Flows::new(data_of(&flows)?.fd().as_fd(), data_of(&map("replies_v3")?)?.fd().as_fd())?,
             half_open: HalfOpen::new(
-                data_of(&map("half_open_v2")?)?.fd().as_fd(),
-                Words::map(data_of(&map("half_open_sums_v2")?)?.fd().as_fd(), MAX_SERVICES as usize)?,
+                data_of(&map("half_open_v3")?)?.fd().as_fd(),
+                Words::map(data_of(&map("half_open_sums_v3")?)?.fd().as_fd(), MAX_SERVICES as usize)?,
             )?,
-            vips: map("vips_v2")?.try_into()?,
-            vip_addresses: map("vip_addrs_v2")?.try_into()?,
-            slots: Arc::new(Slots::new(map("slots_v2")?.try_into()?)?),
-            l3_devices: map("l3_devices_v2")?.try_into()?,
-            names: map("names_v2")?.try_into()?,
-            meta: map("meta_v2")?.try_into()?,
-            outcomes: map("outcomes_v2")?.try_into()?,
+            vips: map("vips_v3")?.try_into()?,
+            vip_addresses: map("vip_addrs_v3")?.try_into()?,
+            slots: Arc::new(Slots::new(map("slots_v3")?.try_into()?)?),
+            l3_devices: map("l3_devices_v3")?.try_into()?,
+            names: map("names_v3")?.try_into()?,
+            meta: map("meta_v3")?.try_into()?,
+            outcomes: Arc::new(Outcomes(map("outcomes_v3")?.try_into()?)),
         })
     }
 
@@ -190,57 +193,84 @@ impl Maps {
         Ok(self.names.set(index, name, 0)?)
     }
 
-    /// Makes `wanted` the VIPs, without a moment in which one that stays is missing.
-    pub(super) fn set_vips(&mut self, wanted: &collections::HashMap<SocketAddr, u16>) -> Result<()> {
-        let mut keys = HashSet::new();
-        let mut addresses = HashSet::new();
-        for (vip, service) in wanted {
-            let address = Addr::from(vip.ip());
-            let key = VipKey { address, port: Port::new(vip.port()), protocol: VipKey::TCP };
-            self.vip_addresses.insert(address, 1, 0).context("too many VIP addresses")?;
-            self.vips.insert(key, u32::from(*service), 0).context("too many VIPs")?;
-            keys.insert(key);
-            addresses.insert(address);
-        }
-        let surplus: Vec<_> =
-            self.vips.keys().filter_map(Result::ok).filter(|key| !keys.contains(key)).collect();
-        for key in surplus {
-            self.vips.remove(&key)?;
-        }
-        let surplus: Vec<_> =
-            self.vip_addresses.keys().filter_map(Result::ok).filter(|key| !addresses.contains(key)).collect();
-        for address in surplus {
-            self.vip_addresses.remove(&address)?;
+    /// Refuses VIPs that there is no room for, those that are there now among them.
+    pub(super) fn check_vips(&self, wanted: &Vips) -> Result<()> {
+        let known = self.vips.keys().filter_map(Result::ok);
+        let keys: HashSet<_> = known.chain(wanted.keys().map(|vip| key_of(*vip))).collect();
+        if keys.len() > MAX_VIPS as usize {
+            bail!(
+                "there is room for {MAX_VIPS} VIPs, those that go among them; configure fewer, or change them in steps"
+            );
         }
         Ok(())
     }
 
-    /// Says which devices have no Ethernet header. To one of them packets leave without one.
-    pub(super) fn set_l3_devices(&mut self, wanted: &HashSet<u32>) -> Result<()> {
-        for device in wanted {
-            self.l3_devices.insert(device, 1, 0).context("too many devices without Ethernet header")?;
+    /// Makes `wanted` the VIPs, without a moment in which one that stays is missing. Addresses that are not wanted any
+    /// more stay those of VIPs, of which every port is refused, until [`Self::forget_vip_addresses`].
+    pub(super) fn set_vips(&mut self, wanted: &Vips) -> Result<()> {
+        let mut keys = HashSet::new();
+        for (vip, service) in wanted {
+            let key = key_of(*vip);
+            self.vip_addresses.insert(key.address, 1, 0).context("too many VIP addresses")?;
+            self.vips.insert(key, u32::from(*service), 0).context("too many VIPs")?;
+            keys.insert(key);
         }
         let surplus: Vec<_> =
+            self.vips.keys().filter_map(Result::ok).filter(|key| !keys.contains(key)).collect();
+        surplus.iter().try_for_each(|key| Ok(self.vips.remove(key)?))
+    }
+
+    /// Packets to addresses that are not of these VIPs are nobody's from now on: nothing is routed here for them any more.
+    pub(super) fn forget_vip_addresses(&mut self, vips: &Vips) -> Result<()> {
+        let addresses: HashSet<_> = vips.keys().map(|vip| Addr::from(vip.ip())).collect();
+        let known = self.vip_addresses.keys().filter_map(Result::ok);
+        let surplus: Vec<_> = known.filter(|address| !addresses.contains(address)).collect();
+        surplus.iter().try_for_each(|address| Ok(self.vip_addresses.remove(address)?))
+    }
+
+    /// Says that these devices have no Ethernet header. To one of them packets leave without one.
+    pub(super) fn add_l3_devices(&mut self, wanted: &HashSet<u32>) -> Result<()> {
+        wanted.iter().try_for_each(|device| {
+            self.l3_devices.insert(device, 1, 0).context("too many devices without Ethernet header")
+        })
+    }
+
+    /// Says which devices have no Ethernet header.
+    pub(super) fn set_l3_devices(&mut self, wanted: &HashSet<u32>) -> Result<()> {
+        self.add_l3_devices(wanted)?;
+        let surplus: Vec<_> =
             self.l3_devices.keys().filter_map(Result::ok).filter(|device| !wanted.contains(device)).collect();
-        for device in surplus {
-            self.l3_devices.remove(&device)?;
-        }
-        Ok(())
+        surplus.iter().try_for_each(|device| Ok(self.l3_devices.remove(device)?))
+    }
+
+    /// Packets and bytes by outcome, for somebody who reads many of them and keeps nobody waiting meanwhile.
+    pub(super) fn outcomes(&self) -> Arc<Outcomes> {
+        Arc::clone(&self.outcomes)
     }
 
     /// What decides whether flows are stale, for somebody who reads many of them and keeps nobody waiting meanwhile.
     pub(super) fn standings(&self) -> Standings {
         Standings { steering: Arc::clone(&self.steering), slots: Arc::clone(&self.slots) }
     }
+}
 
+/// What became of packets, since the maps were made.
+pub(super) struct Outcomes(PerCpuArray<MapData, Count>);
+
+impl Outcomes {
     /// Packets and bytes of an outcome, over all processors.
     pub(super) fn count(&self, outcome: Outcome, member: Option<u16>) -> Result<Count> {
-        let per_cpu = self.outcomes.get(&counter_index(outcome, member), 0)?;
+        let per_cpu = self.0.get(&counter_index(outcome, member), 0)?;
         Ok(per_cpu.iter().fold(Count::default(), |sum, count| Count {
             packets: sum.packets + count.packets,
             bytes: sum.bytes + count.bytes,
         }))
     }
+}
+
+/// A VIP as the programs look it up.
+fn key_of(vip: SocketAddr) -> VipKey {
+    VipKey { address: vip.ip().into(), port: Port::new(vip.port()), protocol: VipKey::TCP }
 }
 
 /// What decides whether flows are stale.

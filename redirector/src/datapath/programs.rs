@@ -22,32 +22,32 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 
 /// Maps that live as long as the pin directory does.
 pub(super) const PINNED: [&str; 16] = [
-    "vips_v2",
-    "vip_addrs_v2",
-    "decisions_v2",
-    "services_v2",
-    "floors_v2",
-    "slots_v2",
-    "flows_v2",
-    "replies_v2",
-    "continuations_v2",
-    "fragments_v2",
-    "l3_devices_v2",
-    "outcomes_v2",
-    "half_open_v2",
-    "half_open_sums_v2",
-    "names_v2",
+    "vips_v3",
+    "vip_addrs_v3",
+    "decisions_v3",
+    "services_v3",
+    "floors_v3",
+    "slots_v3",
+    "flows_v3",
+    "replies_v3",
+    "continuations_v3",
+    "fragments_v3",
+    "l3_devices_v3",
+    "outcomes_v3",
+    "half_open_v3",
+    "half_open_sums_v3",
+    "names_v3",
     META,
 ];
 
 /// The one of them that says whose they are.
-pub(super) const META: &str = "meta_v2";
+pub(super) const META: &str = "meta_v3";
 
 /// Maps whose size the configuration sets.
-pub(super) const SIZED: [&str; 2] = ["flows_v2", "replies_v2"];
+pub(super) const SIZED: [&str; 2] = ["flows_v3", "replies_v3"];
 
 /// Caps on flows that are not established yet, of clients without a socket on this host.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HalfOpen {
     /// Of one source address, with one service.
     pub per_source: u32,
@@ -80,7 +80,7 @@ impl HalfOpen {
 }
 
 /// What programs are told when they are loaded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The VIP device.
     pub device: Device,
@@ -170,10 +170,10 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
 
 /// Programs at the hooks hand packets on to these. Those of an earlier agent may do so as well from here on: what is
 /// handed on is the packet as it came, and nothing else.
-fn set_continuations(programs: &mut Ebpf) -> Result<()> {
+pub(super) fn set_continuations(programs: &mut Ebpf) -> Result<()> {
     for (place, name) in Continuation::ALL {
         let program = classifier(programs, name)?.fd()?.try_clone()?;
-        let map = programs.map_mut("continuations_v2").context("the object has no map continuations_v2")?;
+        let map = programs.map_mut("continuations_v3").context("the object has no map continuations_v3")?;
         ProgramArray::try_from(map)?.set(place as u32, &program, 0)?;
     }
     Ok(())

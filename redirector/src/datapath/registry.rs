@@ -4,6 +4,8 @@
 //! Programs know numbers, people know names. The numbers stand in flows that outlive the agent; the names stand
 //! beside them in a pinned map.
 
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
 use anyhow::{Result, bail};
 use redirector_common::layout::{MAX_MEMBERS, MAX_SERVICES, Name};
 
@@ -14,13 +16,24 @@ use crate::model::{Config, MemberId, ServiceId};
 pub(super) struct Ids {
     services: Vec<u16>,
     members: Vec<Vec<u16>>,
+    /// Members that their service does not have any more, and whose flows go on for a while.
+    leaving: Vec<Gone>,
+}
+
+/// A member that the configuration does not have any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gone {
+    /// Its id.
+    pub(super) member: u16,
+    /// The id of the service that it was of.
+    pub(super) service: u16,
 }
 
 /// Ids whose names the configuration does not have any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Retired {
     pub(super) services: Vec<u16>,
-    pub(super) members: Vec<u16>,
+    pub(super) members: Vec<Gone>,
 }
 
 /// What becomes of the pinned names under a configuration.
@@ -29,9 +42,23 @@ pub(super) struct Assignment {
     pub(super) retired: Retired,
     /// Ids that a member gets for the first time.
     pub(super) new_members: Vec<u16>,
-    /// Names that change, by their place in the map. To be written when nothing of an old name is left in other maps.
-    pub(super) written: Vec<(u32, Name)>,
+    /// Names that are new, by their place in the map. Those of what is gone are freed by [`service_place`] and
+    /// [`member_place`], when nothing of them is left in other maps.
+    pub(super) named: Vec<(u32, Name)>,
 }
+
+/// Where the name of a service stands.
+pub(super) fn service_place(id: u16) -> u32 {
+    u32::from(id)
+}
+
+/// Where the name of a member stands.
+pub(super) fn member_place(id: u16) -> u32 {
+    MAX_SERVICES + u32::from(id)
+}
+
+/// The name of an id that is free.
+pub(super) const FREE: Name = Name { text: [0; 64], service: 0 };
 
 impl Ids {
     /// The services of the configuration.
@@ -47,9 +74,9 @@ impl Ids {
         self.members[service.0][member.0]
     }
 
-    /// The ids of all members.
+    /// The ids of all members, and of those that leave.
     pub(super) fn members(&self) -> impl Iterator<Item = u16> {
-        self.members.iter().flatten().copied()
+        self.members.iter().flatten().copied().chain(self.leaving.iter().map(|gone| gone.member))
     }
 
     /// The ids of the members of a service.
@@ -57,88 +84,126 @@ impl Ids {
         self.members[service.0].iter().copied()
     }
 
+    /// The ids of the members that a service had and that leave it.
+    pub(super) fn leaving(&self, service: ServiceId) -> impl Iterator<Item = u16> {
+        let id = self.service(service);
+        self.leaving.iter().filter(move |gone| gone.service == id).map(|gone| gone.member)
+    }
+
     /// The member of a service that has an id.
     pub(super) fn member_of(&self, service: ServiceId, id: u16) -> Option<MemberId> {
         self.members[service.0].iter().position(|known| *known == id).map(MemberId)
     }
 
+    /// The service that has an id.
+    pub(super) fn service_with(&self, id: u16) -> Option<ServiceId> {
+        self.services.iter().position(|known| *known == id).map(ServiceId)
+    }
+
+    /// The flows of a member that is gone go on.
+    pub(super) fn leaves(&mut self, gone: Gone) {
+        self.leaving.push(gone);
+    }
+
+    /// The member is one no more.
+    pub(super) fn has_left(&mut self, gone: Gone) {
+        self.leaving.retain(|known| *known != gone);
+    }
+
+    /// Takes over from `earlier` those who still leave: whoever has come back does not.
+    pub(super) fn take_leaving(&mut self, earlier: &Self) {
+        let members: HashSet<u16> = self.members.iter().flatten().copied().collect();
+        self.leaving =
+            earlier.leaving.iter().filter(|gone| !members.contains(&gone.member)).copied().collect();
+    }
+
+    /// Whether a member that is gone leaves.
+    pub(super) fn is_leaving(&self, gone: Gone) -> bool {
+        self.leaving.contains(&gone)
+    }
+
     /// Gives every name an id: the one it had, or a free one.
     pub(super) fn assign(config: &Config, names: &[Name]) -> Result<Assignment> {
-        let mut table = Table { names: names.to_vec(), used: vec![false; names.len()], written: Vec::new() };
+        let mut table = Table::new(names);
         let mut ids = Self::default();
         for service in &config.services {
-            let id = table.take(0..MAX_SERVICES, &service.name, 0)?;
-            let mut members = Vec::new();
-            for member in &service.members {
-                let range = MAX_SERVICES..MAX_SERVICES + MAX_MEMBERS;
-                members.push(table.take(range, &member.name, u32::from(id))?);
-            }
+            let id = table.services.take(&service.name, 0)?;
+            let members = service.members.iter().map(|member| table.members.take(&member.name, id.into()));
+            ids.members.push(members.collect::<Result<_>>()?);
             ids.services.push(id);
-            ids.members.push(members);
         }
-        let new_members = table
-            .written
-            .iter()
-            .filter(|(index, _)| *index >= MAX_SERVICES)
-            .map(|(index, _)| id(*index, MAX_SERVICES))
-            .collect();
-        let retired = table.retire();
-        Ok(Assignment { ids, retired, new_members, written: table.written })
+        let Table { services, members } = table;
+        let new_members = members.named.iter().map(|(id, _)| *id).collect();
+        let named = services.named.iter().map(|(id, name)| (service_place(*id), *name));
+        let named = named.chain(members.named.iter().map(|(id, name)| (member_place(*id), *name))).collect();
+        let gone = |(id, name): (u16, Name)| {
+            // The id of a service is one of few.
+            Gone { member: id, service: u16::try_from(name.service).unwrap_or(u16::MAX) }
+        };
+        let retired = Retired {
+            services: services.rest().map(|(id, _)| id).collect(),
+            members: members.rest().map(gone).collect(),
+        };
+        Ok(Assignment { ids, retired, new_members, named })
     }
 }
 
+/// The pinned names, while they are given out.
 struct Table {
-    names: Vec<Name>,
-    used: Vec<bool>,
-    written: Vec<(u32, Name)>,
+    services: Names,
+    members: Names,
 }
 
 impl Table {
-    fn take(&mut self, range: std::ops::Range<u32>, text: &str, service: u32) -> Result<u16> {
-        let wanted = name(text, service);
-        let first = range.start;
-        let mut free = None;
-        for index in range {
-            let at = index as usize;
-            if self.names[at] == wanted && !self.used[at] {
-                self.used[at] = true;
-                return Ok(id(index, first));
-            }
-            if self.names[at].text[0] == 0 && !self.used[at] {
-                free = free.or(Some(index));
-            }
-        }
-        let Some(index) = free else {
-            bail!("no id is left for {text:?}: at most {MAX_SERVICES} services and {MAX_MEMBERS} members");
-        };
-        self.names[index as usize] = wanted;
-        self.used[index as usize] = true;
-        self.written.push((index, wanted));
-        Ok(id(index, first))
-    }
-
-    /// Frees what was not taken.
-    fn retire(&mut self) -> Retired {
-        let mut retired = Retired::default();
-        for index in 0..MAX_SERVICES + MAX_MEMBERS {
-            let at = index as usize;
-            if self.used[at] || self.names[at].text[0] == 0 {
-                continue;
-            }
-            self.written.push((index, name("", 0)));
-            if index < MAX_SERVICES {
-                retired.services.push(id(index, 0));
-            } else {
-                retired.members.push(id(index, MAX_SERVICES));
-            }
-        }
-        retired
+    fn new(names: &[Name]) -> Self {
+        let (services, members) = names.split_at(MAX_SERVICES as usize);
+        Self { services: Names::new(services), members: Names::new(members) }
     }
 }
 
-#[allow(clippy::cast_possible_truncation)] // Both tables are smaller than 2^16.
-fn id(index: u32, first: u32) -> u16 {
-    (index - first) as u16
+/// Names of one kind.
+struct Names {
+    /// Which id has which name, as long as nobody asked for it. Ordered, so that the same names get the same ids.
+    known: BTreeMap<([u8; 64], u32), u16>,
+    free: VecDeque<u16>,
+    named: Vec<(u16, Name)>,
+}
+
+impl Names {
+    fn new(names: &[Name]) -> Self {
+        let (mut known, mut free) = (BTreeMap::new(), VecDeque::new());
+        for (name, id) in names.iter().zip(0..) {
+            if name.text[0] == 0 {
+                free.push_back(id);
+            } else {
+                known.insert((name.text, name.service), id);
+            }
+        }
+        Self { known, free, named: Vec::new() }
+    }
+
+    fn take(&mut self, text: &str, service: u32) -> Result<u16> {
+        let name = name(text, service);
+        if let Some(id) = self.known.remove(&(name.text, name.service)) {
+            return Ok(id);
+        }
+        let Some(id) = self.free.pop_front() else {
+            bail!(
+                "no id is left for {text:?}: at most {MAX_SERVICES} services and {MAX_MEMBERS} members, those that were \
+                 just removed among them; configure fewer"
+            );
+        };
+        self.named.push((id, name));
+        Ok(id)
+    }
+
+    /// What nobody asked for, by id.
+    fn rest(self) -> impl Iterator<Item = (u16, Name)> {
+        let mut rest: Vec<_> =
+            self.known.into_iter().map(|((text, service), id)| (id, Name { text, service })).collect();
+        rest.sort_by_key(|(id, _)| *id);
+        rest.into_iter()
+    }
 }
 
 fn name(text: &str, service: u32) -> Name {
@@ -169,8 +234,13 @@ mod tests {
 
     /// Names after an assignment, as the map would hold them.
     fn after(mut names: Vec<Name>, assignment: &Assignment) -> Vec<Name> {
-        for (index, name) in &assignment.written {
+        for (index, name) in &assignment.named {
             names[*index as usize] = *name;
+        }
+        let Retired { services, members } = &assignment.retired;
+        let free = services.iter().map(|id| service_place(*id));
+        for index in free.chain(members.iter().map(|gone| member_place(gone.member))) {
+            names[index as usize] = FREE;
         }
         names
     }
@@ -185,7 +255,7 @@ mod tests {
         let turned = configuration(&[("carts", &["paris"]), ("orders", &["dublin", "paris"])]);
         let later = Ids::assign(&turned, &after(empty, &before)).unwrap();
         assert_eq!((later.ids.services, later.ids.members), (vec![1, 0], vec![vec![2], vec![1, 0]]));
-        assert!(later.written.is_empty() && later.new_members.is_empty());
+        assert!(later.named.is_empty() && later.new_members.is_empty());
     }
 
     #[test]
@@ -195,11 +265,36 @@ mod tests {
         let names = after(empty, &before);
 
         let without = Ids::assign(&configuration(&[("a", &["a2"]), ("b", &["b1"])]), &names).unwrap();
-        assert_eq!(without.retired, Retired { services: vec![], members: vec![0] });
+        assert_eq!(
+            without.retired,
+            Retired { services: vec![], members: vec![Gone { member: 0, service: 0 }] }
+        );
         let names = after(names, &without);
 
         let reused = Ids::assign(&configuration(&[("a", &["a2"]), ("b", &["b1", "b2"])]), &names).unwrap();
         assert_eq!(reused.ids.member(ServiceId(1), MemberId(1)), 0);
         assert_eq!(reused.new_members, [0]);
+    }
+    #[test]
+    fn who_comes_back_while_he_leaves_does_not_leave() {
+        let empty = vec![name("", 0); (MAX_SERVICES + MAX_MEMBERS) as usize];
+        let both = configuration(&[("a", &["a1", "a2"])]);
+        let before = Ids::assign(&both, &empty).unwrap();
+        // Its name stays as long as it leaves.
+        let names = before.named.iter().fold(empty, |mut names, (index, name)| {
+            names[*index as usize] = *name;
+            names
+        });
+        let mut without = Ids::assign(&configuration(&[("a", &["a2"])]), &names).unwrap();
+        let gone = Gone { member: 0, service: 0 };
+        assert_eq!(without.retired.members, [gone]);
+        without.ids.leaves(gone);
+        assert_eq!(without.ids.leaving(ServiceId(0)).collect::<Vec<_>>(), [0]);
+        assert_eq!(without.ids.members().collect::<Vec<_>>(), [1, 0]);
+
+        let mut back = Ids::assign(&both, &names).unwrap();
+        back.ids.take_leaving(&without.ids);
+        assert_eq!(back.ids.leaving(ServiceId(0)).count(), 0);
+        assert_eq!(back.ids, before.ids);
     }
 }

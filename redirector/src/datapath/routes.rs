@@ -4,14 +4,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::Result;
 use redirector_common::layout::MAX_SOURCES;
 
 use super::{
+    maps::Vips,
     network::{Link, Network, RouteTo, VipRoute},
+    registry::Ids,
     slots::Way,
 };
 use crate::{
@@ -25,36 +27,81 @@ const MTU_WITHOUT_ROUTES: u32 = 1500;
 /// The largest MTU that the kernel lets a route have (`ip_metrics_convert` in `net/ipv4/metrics.c`).
 const LARGEST_MTU: u32 = 65535 - 15;
 
-/// The members' addresses, and how each was reached last. Shared by the agent, which says which they are, and the
-/// follower, which says how they are reached.
-pub(super) struct Reach {
-    inner: Mutex<Inner>,
-}
-
-struct Inner {
+/// What the configuration asks for, with the ids of everything that it names and the addresses that its members have.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) config: Arc<Config>,
+    pub(super) ids: Ids,
     /// By service and member.
-    addresses: Vec<Vec<Vec<SocketAddr>>>,
-    ways: HashMap<IpAddr, Way>,
+    pub(super) addresses: Vec<Vec<Vec<SocketAddr>>>,
 }
 
-impl Reach {
-    pub(super) fn new(config: &Config, resolved: &Resolved) -> Self {
+impl Wanted {
+    pub(super) fn new(config: Arc<Config>, ids: Ids, resolved: &Resolved) -> Self {
         let of_service = |(at, service): (usize, &crate::model::Service)| {
             let of_member = |number| resolved.addresses(ServiceId(at), MemberId(number)).as_slice().to_vec();
             (0..service.members.len()).map(of_member).collect()
         };
         let addresses = config.services.iter().enumerate().map(of_service).collect();
-        Self { inner: Mutex::new(Inner { addresses, ways: HashMap::new() }) }
+        Self { config, ids, addresses }
     }
 
-    /// The addresses that members have, by service and member.
-    pub(super) fn addresses(&self) -> Vec<Vec<Vec<SocketAddr>>> {
-        self.lock().addresses.clone()
+    /// Of an agent that begins: no service at all.
+    pub(super) fn nothing(config: &Config) -> Self {
+        let config = Config { services: Vec::new(), ..config.clone() };
+        Self { config: Arc::new(config), ids: Ids::default(), addresses: Vec::new() }
+    }
+
+    /// Every VIP with the id of its service.
+    pub(super) fn vips(&self) -> Vips {
+        let of_service = |(at, service): (usize, &crate::model::Service)| {
+            let id = self.ids.service(ServiceId(at));
+            service.vips.iter().map(move |vip| (*vip, id)).collect::<Vec<_>>()
+        };
+        self.config.services.iter().enumerate().flat_map(of_service).collect()
+    }
+
+    /// Whether a member is in 127.0.0.0/8.
+    pub(super) fn leads_to_loopback(&self) -> bool {
+        let mut all = self.addresses.iter().flatten().flatten();
+        all.any(|address| address.is_ipv4() && address.ip().is_loopback())
+    }
+}
+
+/// What is wanted, and how each address was reached last. Shared by the agent, which says what is wanted, and the
+/// follower, which says how addresses are reached.
+pub(super) struct Reach {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    wanted: Arc<Wanted>,
+    ways: HashMap<IpAddr, Way>,
+}
+
+impl Reach {
+    pub(super) fn new(wanted: Wanted) -> Self {
+        Self { inner: Mutex::new(Inner { wanted: Arc::new(wanted), ways: HashMap::new() }) }
+    }
+
+    /// What is wanted now.
+    pub(super) fn wanted(&self) -> Arc<Wanted> {
+        Arc::clone(&self.lock().wanted)
+    }
+
+    /// This is wanted from now on.
+    pub(super) fn want(&self, wanted: Wanted) {
+        self.lock().wanted = Arc::new(wanted);
     }
 
     /// A member has these addresses from now on.
     pub(super) fn set_addresses(&self, service: ServiceId, member: MemberId, addresses: &[SocketAddr]) {
-        self.lock().addresses[service.0][member.0] = addresses.to_vec();
+        Arc::make_mut(&mut self.lock().wanted).addresses[service.0][member.0] = addresses.to_vec();
+    }
+
+    /// Other members leave, or none does any more.
+    pub(super) fn set_ids(&self, ids: Ids) {
+        Arc::make_mut(&mut self.lock().wanted).ids = ids;
     }
 
     /// How an address is reached; `None`: it never was.
@@ -179,16 +226,10 @@ impl View {
         self.links.values().filter(|link| !link.ethernet).map(|link| link.index).collect()
     }
 
-    /// What the route of each VIP shall be, into the device with this index. `addresses` are the members', by service
-    /// and member.
-    pub(super) fn vip_routes(
-        &self,
-        config: &Config,
-        addresses: &[Vec<Vec<SocketAddr>>],
-        device: u32,
-    ) -> BTreeMap<IpAddr, VipRoute> {
+    /// What the route of each VIP shall be, into the device with this index.
+    pub(super) fn vip_routes(&self, wanted: &Wanted, device: u32) -> BTreeMap<IpAddr, VipRoute> {
         let mut members: BTreeMap<IpAddr, Vec<IpAddr>> = BTreeMap::new();
-        for (service, addresses) in config.services.iter().zip(addresses) {
+        for (service, addresses) in wanted.config.services.iter().zip(&wanted.addresses) {
             for vip in &service.vips {
                 let of_its_version =
                     addresses.iter().flatten().filter(|member| member.is_ipv4() == vip.is_ipv4());

@@ -111,6 +111,15 @@ impl Slots {
         Ok(replaced)
     }
 
+    /// No new flow goes to a member; those that it has go on.
+    pub(super) fn withdraw(&self, member: u16) -> Result<()> {
+        let mut table = self.lock();
+        (0..MAX_ADDRESSES).try_for_each(|slot| match table.get(member, slot)? {
+            old if old.flags & Slot::OFFERED == 0 => Ok(()),
+            old => table.write(member, slot, with_flag(old, Slot::OFFERED, false)),
+        })
+    }
+
     /// Takes a member out: all flows to it become stale.
     pub(super) fn empty(&self, member: u16) -> Result<()> {
         let mut table = self.lock();

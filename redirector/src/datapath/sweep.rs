@@ -4,7 +4,7 @@
 //! by the same compare as in the kernel; so a sweep may come late, twice, or after a restart of the agent.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -21,7 +21,8 @@ use tokio::sync::watch;
 
 use super::{
     flows::Flows,
-    maps::{Maps, Standings},
+    maps::{Maps, Standings, Vips},
+    notice::{Notice, Notices, Swept, SweptFlows},
     sockets::{Destroyer, Victim},
 };
 
@@ -31,25 +32,15 @@ use super::{
 const PASSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(250)];
 
-/// What one pass found.
-#[derive(Clone, Copy, Debug)]
-struct Pass {
-    /// Stale flows of local sockets.
-    local: usize,
-    /// Stale flows of other clients: they are answered with a reset when their next packet comes.
-    remote: usize,
-}
+/// What one pass found, by member.
+type Pass = BTreeMap<u16, SweptFlows>;
 
-impl Pass {
-    fn report(self, switch: Instant) {
-        if self.local + self.remote > 0 {
-            tracing::info!(
-                local = self.local,
-                remote = self.remote,
-                after_us = u64::try_from(switch.elapsed().as_micros()).unwrap_or(u64::MAX),
-                "reset stale flows"
-            );
-        }
+/// Tells of a pass. One that comes again has news only where it reset something: what waits was told before.
+fn tell(notices: &Notices, requested: Instant, mut found: Pass, comes_again: bool) {
+    found.retain(|_, flows| flows.reset > 0 || !comes_again);
+    if !comes_again || !found.is_empty() {
+        // Nobody listens to an agent that stops.
+        let _stops = notices.send(Notice::Swept(Swept { requested, ended: Instant::now(), members: found }));
     }
 }
 
@@ -63,12 +54,9 @@ pub(super) struct Sweeper {
 }
 
 impl Sweeper {
-    /// Resets whatever is stale already, and what goes through other VIPs than these (with their services); then starts
-    /// the thread.
-    pub(super) fn start(maps: Arc<Mutex<Maps>>, vips: &HashMap<SocketAddr, u16>) -> Result<Self> {
+    /// Starts the thread.
+    pub(super) fn start(maps: Arc<Mutex<Maps>>, notices: Notices) -> Result<Self> {
         let destroyer = Destroyer::open()?;
-        end_without_vip(&maps, &destroyer, vips)?;
-        pass(&maps, &destroyer)?.report(Instant::now());
         let (switches, requests) = mpsc::channel();
         let (alive, ended) = watch::channel(());
         let thread = thread::Builder::new()
@@ -77,7 +65,7 @@ impl Sweeper {
                 // Dropped with the thread, also in a panic.
                 let _alive = alive;
                 while let Ok(switch) = requests.recv() {
-                    if let Err(error) = sweep(&maps, &destroyer, &requests, switch) {
+                    if let Err(error) = sweep(&maps, &destroyer, &requests, &notices, switch) {
                         tracing::error!("resetting stale flows failed: {error:#}");
                     }
                 }
@@ -117,10 +105,12 @@ fn sweep(
     maps: &Mutex<Maps>,
     destroyer: &Destroyer,
     requests: &mpsc::Receiver<Instant>,
+    notices: &Notices,
     mut switch: Instant,
 ) -> Result<()> {
     let mut passes = PASSES.iter();
     while let Some(after) = passes.next() {
+        let comes_again = !after.is_zero();
         // A switch that comes meanwhile starts the passes anew.
         let wait = (switch + *after).saturating_duration_since(Instant::now());
         match requests.recv_timeout(wait) {
@@ -132,13 +122,13 @@ fn sweep(
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             // The agent stops: once more at once, and no later.
             Err(mpsc::RecvTimeoutError::Disconnected) => {
-                pass(maps, destroyer)?.report(switch);
+                tell(notices, switch, pass(maps, destroyer)?, comes_again);
                 return Ok(());
             }
         }
         // What fails now may go well in the next pass.
         match pass(maps, destroyer) {
-            Ok(pass) => pass.report(switch),
+            Ok(pass) => tell(notices, switch, pass, comes_again),
             Err(error) => tracing::error!("resetting stale flows failed: {error:#}"),
         }
     }
@@ -157,26 +147,31 @@ pub(super) fn reset_all(maps: Maps) -> Result<()> {
 /// Ends flows through VIPs that their services do not have any more. Nothing makes them stale: member, slot and epoch are
 /// what they were. The sockets of local clients are destroyed, and the kernel's own reset ends the member's side; flows
 /// of other clients are deleted, and both sides are refused with their next segment.
-fn end_without_vip(maps: &Mutex<Maps>, destroyer: &Destroyer, vips: &HashMap<SocketAddr, u16>) -> Result<()> {
-    let maps = lock(maps);
-    let standings = maps.standings();
+pub(super) fn end_without_vip(maps: &Mutex<Maps>, vips: &Vips) -> Result<()> {
+    // Reading the table takes a while: nobody waits for it.
+    let (flows, standings) = {
+        let maps = lock(maps);
+        (maps.flows.clone(), maps.standings())
+    };
     let mut orphans = Vec::new();
-    maps.flows.for_each(|client_side, flow| {
+    flows.for_each(|client_side, flow| {
         let vip = SocketAddr::new(client_side.far.into(), client_side.far_port.number());
         if vips.get(&vip) != Some(&flow.service) && !standings.is_stale(flow) {
             orphans.push((*client_side, *flow));
         }
     })?;
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    let destroyer = Destroyer::open()?;
     let local = orphans.iter().filter(|(_, flow)| flow.cookie != 0 && destroyer.may_destroy(flow));
     let victims = local.map(|(client_side, flow)| Victim { client_side: *client_side, cookie: flow.cookie });
     // Whoever is refused goes the way of the others.
     let _refused = destroyer.destroy(&victims.collect::<Vec<_>>())?;
     for (client_side, flow) in &orphans {
-        maps.flows.remove(client_side, flow)?;
+        flows.remove(client_side, flow)?;
     }
-    if !orphans.is_empty() {
-        tracing::info!(flows = orphans.len(), "ended the flows through VIPs that are gone");
-    }
+    tracing::info!(flows = orphans.len(), "ended the flows through VIPs that are gone");
     Ok(())
 }
 
@@ -187,7 +182,7 @@ fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
         let maps = lock(maps);
         (maps.flows.clone(), maps.standings())
     };
-    let (local, remote) = stale_flows(&flows, &standings, destroyer)?;
+    let (local, mut found) = stale_flows(&flows, &standings, destroyer)?;
     let victims: Vec<_> = local
         .iter()
         .map(|(client_side, flow)| Victim { client_side: *client_side, cookie: flow.cookie })
@@ -204,11 +199,15 @@ fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
     // that was still opening, or a socket that is gone. Whoever was refused needs his flow to be reset at all.
     let refused: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
     for (number, (client_side, flow)) in local.iter().enumerate() {
-        if !refused.contains(&number) {
+        let of_member = found.entry(flow.member).or_default();
+        if refused.contains(&number) {
+            of_member.waiting += 1;
+        } else {
+            of_member.reset += 1;
             flows.remove(client_side, flow)?;
         }
     }
-    Ok(Pass { local: local.len() - refused.len(), remote: remote + refused.len() })
+    Ok(found)
 }
 
 /// The stale flows of local sockets, and how many others there are.
@@ -216,9 +215,9 @@ fn stale_flows(
     flows: &Flows,
     standings: &Standings,
     destroyer: &Destroyer,
-) -> Result<(Vec<(Tuple, Flow)>, usize)> {
+) -> Result<(Vec<(Tuple, Flow)>, Pass)> {
     let mut local = Vec::new();
-    let mut remote = 0;
+    let mut others = Pass::new();
     flows.for_each(|client_side, flow| {
         if !standings.is_stale(flow) {
             return;
@@ -226,10 +225,10 @@ fn stale_flows(
         if flow.cookie != 0 && destroyer.may_destroy(flow) {
             local.push((*client_side, *flow));
         } else {
-            remote += 1;
+            others.entry(flow.member).or_default().waiting += 1;
         }
     })?;
-    Ok((local, remote))
+    Ok((local, others))
 }
 
 pub(super) fn lock(maps: &Mutex<Maps>) -> std::sync::MutexGuard<'_, Maps> {

@@ -14,6 +14,12 @@ use super::{
 use crate::model::{Check, CheckId, MemberId, MemberState, Service, SwitchKind};
 
 impl Core {
+    /// Whether [`Self::leave_removed`] has anything to do.
+    #[must_use]
+    pub fn would_leave(&self, members: &[Option<MemberId>]) -> bool {
+        matches!(self.standing, Standing::Active(active) if !members.contains(&Some(active)))
+    }
+
     /// First step of a reload, still with the old members: leaves the active one if it is to be removed, as an operator does
     /// who drains it ([`Service::on_failback`], or `on_failover` if it is down). The caller carries out the actions and then
     /// calls [`Self::set_service`]. `members` is what is handed in there.

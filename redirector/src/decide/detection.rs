@@ -53,12 +53,15 @@ pub fn of_check(check: &Check, trouble: Trouble, latency: Duration) -> Option<Du
         Trouble::Silence => limits.answer.min(limits.silence.unwrap_or(limits.answer)),
         Trouble::Stall => limits.answer,
     };
-    let spacing = if trouble == Trouble::Crash { check.confirmation() } else { check.fast_interval };
+    let spacing = |failures| match trouble {
+        Trouble::Crash => check.after_refusal(failures),
+        Trouble::Silence | Trouble::Stall => check.fast_interval,
+    };
 
     let mut start = first_wait(check, trouble, latency);
     let (mut end, mut clock) = (start, None);
     let mut connected = kept;
-    for _ in 0..check.fall {
+    for failures in 1..=check.fall {
         let mut at = start;
         for number in 0..failures_needed(check) {
             let began = if number == 0 { at } else { at.max(end) };
@@ -70,7 +73,7 @@ pub fn of_check(check: &Check, trouble: Trouble, latency: Duration) -> Option<Du
                 clock.get_or_insert(if trouble == Trouble::Crash { end } else { began });
             }
         }
-        start = end.max(start + spacing);
+        start = end.max(start + spacing(failures));
     }
     Some(end.max(clock.unwrap_or(end) + check.detect.tolerance(trouble.failure())))
 }

@@ -3,9 +3,9 @@
 //! Plain data for people and scripts. Times are milliseconds from the moment of the question: how long ago, or how much is
 //! left.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Core, Time,
@@ -16,7 +16,7 @@ use super::{
 use crate::model::{CheckId, FailbackMode, MemberId, MemberState, ServiceState, SwitchKind};
 
 /// A service at one moment, and why.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Its name.
     pub service: String,
@@ -43,7 +43,7 @@ pub struct Explanation {
 }
 
 /// The newest switch.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SwitchExplanation {
     /// The member that was left.
     pub from: Option<String>,
@@ -58,7 +58,7 @@ pub struct SwitchExplanation {
 }
 
 /// What an operator has said and still holds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OrdersExplanation {
     /// The pinned member.
     pub pinned: Option<String>,
@@ -73,10 +73,10 @@ pub struct OrdersExplanation {
 }
 
 /// Something that ends by itself.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timer {
     /// Which one: `hold_down`, `healthy_for`, `pin`, `drain`, `first_choice`, `round`, `doubt`, `tolerance`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The member that it is about.
     pub member: Option<String>,
     /// How much is left.
@@ -86,7 +86,7 @@ pub struct Timer {
 }
 
 /// A member at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemberExplanation {
     /// Its name.
     pub name: String,
@@ -119,7 +119,7 @@ pub struct MemberExplanation {
 }
 
 /// An address at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AddressExplanation {
     /// The address.
     pub address: SocketAddr,
@@ -132,14 +132,14 @@ pub struct AddressExplanation {
 }
 
 /// A check of an address at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckExplanation {
     /// Its name.
     pub name: String,
     /// What it is good for: `count`, `veto`, `gate`, `observe`.
-    pub effect: &'static str,
+    pub effect: Cow<'static, str>,
     /// `unknown`, `passing` or `failing`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// Its newest outcome, and how far a count has come.
     pub reason: String,
     /// Consecutive, up to now.
@@ -249,10 +249,10 @@ impl Core {
 
     fn timers(&self, now: Time) -> Vec<Timer> {
         let mut timers = Vec::new();
-        let mut add = |name, member: Option<MemberId>, at: Time, then: String| {
+        let mut add = |name: &'static str, member: Option<MemberId>, at: Time, then: String| {
             if at > now {
                 let member = member.map(|member| self.name_of(member));
-                timers.push(Timer { name, member, left_ms: millis(at.since(now)), then });
+                timers.push(Timer { name: name.into(), member, left_ms: millis(at.since(now)), then });
             }
         };
         if let Standing::Choosing { until: Some(until) } = self.standing {
@@ -388,12 +388,13 @@ impl Core {
     ) -> Vec<CheckExplanation> {
         let explain = |(number, check): (usize, &CheckHealth)| CheckExplanation {
             name: check.name.clone(),
-            effect: check.effect.name(),
+            effect: check.effect.name().into(),
             state: match check.state() {
                 CheckState::Unknown => "unknown",
                 CheckState::Passing => "passing",
                 CheckState::Failing => "failing",
-            },
+            }
+            .into(),
             reason: check.reason(),
             passes: check.passes,
             rise: check.rise,

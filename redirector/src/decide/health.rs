@@ -157,6 +157,7 @@ impl Health {
     /// A gate bars when it fails, and until its first verdict: not probed yet, or its first failures are being counted. A gate
     /// whose probes say nothing (its REST API is gone, or refuses the login) bars nobody: that would be a failure of the
     /// management, not of the member.
+    #[allow(dead_code, reason = "the choice of a member asks for it, with the operator's commands")]
     pub(super) fn gate(&self) -> Option<String> {
         self.checks.iter().filter(|check| check.effect == Effect::Gate).find_map(|gate| match gate.state() {
             CheckState::Passing => None,

@@ -203,6 +203,7 @@ impl Member {
 
     /// Why a member that is alive may not be left for this one: what a gate says of an address that flows would go to.
     /// `None`: no gate bars it.
+    #[allow(dead_code, reason = "the choice of a member asks for it, with the operator's commands")]
     pub(super) fn gate(&self) -> Option<String> {
         let mut up = self.deciding().filter(|known| known.state() == MemberState::Up);
         up.find_map(|known| {

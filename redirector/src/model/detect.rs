@@ -126,6 +126,9 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 /// From one refused probe to the next: long enough to be another attempt, short enough to leave a crashed member at once.
 const CONFIRMATION: Duration = Duration::from_millis(2);
 
+/// How many attempts follow each other so quickly.
+const QUICK_ATTEMPTS: u32 = 3;
+
 impl Check {
     /// How long a probe waits when nobody is in a hurry: nothing passed yet, or the check fails already.
     #[must_use]
@@ -143,16 +146,22 @@ impl Check {
     #[must_use]
     pub fn limits(&self, round_trip: Duration, whole: Duration) -> Limits {
         let share = |tolerance: Duration, of: u32| round_up(tolerance / of).max(SHORTEST_WAIT);
-        let silence = share(self.detect.silence_tolerance, self.fall + 1).max(round_trip * 2);
+        let silence = share(self.detect.silence_tolerance, self.fall + 1).max(round_up(round_trip * 2));
         let silence = silence.min(self.timeout / 2);
-        let answer = share(self.detect.stall_tolerance, self.fall).max(whole * 2).max(silence);
+        let answer = share(self.detect.stall_tolerance, self.fall).max(round_up(whole * 2)).max(silence);
         Limits { silence: Some(silence), answer: answer.min(self.timeout) }
     }
 
-    /// From the start of a probe that was refused to the next one, until `fall` of them are reached.
+    /// From the start of a round that was refused to the next one, when so many have failed in a row. The first three
+    /// attempts follow quickly, as far as there is no tolerance to spread them over; who asks for more than three by
+    /// `fall` wants to wait.
     #[must_use]
-    pub fn confirmation(&self) -> Duration {
-        (self.detect.refused_tolerance / self.fall).max(CONFIRMATION).min(self.fast_interval)
+    pub fn after_refusal(&self, failures: u32) -> Duration {
+        if failures < self.fall.min(QUICK_ATTEMPTS) {
+            (self.detect.refused_tolerance / self.fall).max(CONFIRMATION).min(self.fast_interval)
+        } else {
+            self.fast_interval
+        }
     }
 }
 

@@ -52,6 +52,11 @@ impl<D: Dialogue> Kept<D> {
         self.connection.is_some()
     }
 
+    /// The next probe connects anew.
+    pub(super) fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
     /// Returns when the kept connection has ended (and drops it); never, when there is none.
     pub(super) async fn ended(&mut self) {
         match &mut self.connection {

@@ -17,8 +17,8 @@ pub(super) struct Rhythm {
     chance: Chance,
     /// No round has waited for an interval yet.
     is_new: bool,
-    /// The newest round was refused, and more of them would make the check fail.
-    confirms: bool,
+    /// The newest round was refused, and more of them would make the check fail: when the next one is due.
+    after_refusal: Option<Duration>,
     /// Drawn for the rest that goes on: at least 0, less than 1.
     drawn: f64,
 }
@@ -30,7 +30,7 @@ impl Rhythm {
     }
 
     fn with_seed(seed: u64) -> Self {
-        Self { chance: Chance(seed), is_new: true, confirms: false, drawn: 0.0 }
+        Self { chance: Chance(seed), is_new: true, after_refusal: None, drawn: 0.0 }
     }
 
     /// A round has ended; this one is the `failures`th that failed in a row.
@@ -39,14 +39,15 @@ impl Rhythm {
             (Verdict::Fail, ProbeOutcome::Failed(failure)) => failure.kind() == FailureKind::Refused,
             _ => false,
         };
-        self.confirms = refused && failures < check.fall && check.kind.asks_redis();
+        let confirms = refused && failures < check.fall && check.kind.asks_redis();
+        self.after_refusal = confirms.then(|| check.after_refusal(failures));
         self.drawn = self.chance.next();
     }
 
     /// From the start of that round to the start of the next, at this pace.
     pub(super) fn interval(&self, check: &Check, pace: Pace) -> Duration {
-        if self.confirms {
-            return check.confirmation();
+        if let Some(interval) = self.after_refusal {
+            return interval;
         }
         let whole = match pace {
             Pace::Normal => check.interval,
@@ -156,6 +157,12 @@ mod tests {
         for (failures, expected) in [(1, 2), (2, 2), (3, 50)] {
             rhythm.ended(&check, &refused(), failures);
             assert_eq!(rhythm.interval(&check, Pace::Fast), Duration::from_millis(expected), "{failures}");
+        }
+        // More than three were asked for, to wait.
+        let stubborn = Check { fall: 10, ..check.clone() };
+        for (failures, expected) in [(1, 2), (2, 2), (3, 50), (9, 50)] {
+            rhythm.ended(&stubborn, &refused(), failures);
+            assert_eq!(rhythm.interval(&stubborn, Pace::Fast), Duration::from_millis(expected), "{failures}");
         }
         let mut borne = check.clone();
         borne.detect.refused_tolerance = Duration::from_secs(5);

@@ -55,7 +55,12 @@ fn agent() -> Agent {
         Some(name) => Err(ErrorText { message: format!("no {name}"), next: "check the name".into() }),
     };
     Agent::start_with(move |request| match request {
-        Request::Status { .. } => panic!("nobody asks"),
+        Request::Status { .. }
+        | Request::Operate { .. }
+        | Request::Explain { .. }
+        | Request::Reload { .. }
+        | Request::Events { .. }
+        | Request::Denied(_) => panic!("nobody asks"),
         Request::Totals { filter, reply } => drop(reply.send(known(&filter).map(|()| totals()))),
         Request::Flows { filter, limit, lines, reply } => {
             reply.send(known(&filter)).expect("the server waits");

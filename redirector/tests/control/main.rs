@@ -2,15 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use redirector::control::{
-    server::{self, Request},
-    status::{ServiceState, ServiceStatus, Status, VERSION},
+use redirector::{
+    control::{
+        access::Access,
+        server::{self, Request},
+        status::{ServiceState, ServiceStatus, Status, VERSION},
+    },
+    datapath::peer_groups,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
 mod cli;
+mod events;
 mod flows;
 mod http;
+mod metrics;
+mod operator;
 mod socket;
 #[path = "../support/temp.rs"]
 mod temp;
@@ -32,13 +39,18 @@ impl Agent {
         })
     }
 
-    fn start_with(mut answer: impl FnMut(Request) + Send + 'static) -> Self {
+    /// Root may operate, and nobody else.
+    fn start_with(answer: impl FnMut(Request) + Send + 'static) -> Self {
+        Self::start_for(Access::new(Some("no such group"), peer_groups), answer)
+    }
+
+    fn start_for(access: Access, mut answer: impl FnMut(Request) + Send + 'static) -> Self {
         let directory = TempDir::new();
         let socket = socket_in(&directory);
         let listener = server::bind(&socket).expect("a free path");
         let (sender, mut requests) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
-        tasks.spawn(server::serve(listener, sender));
+        tasks.spawn(server::serve(listener, access, sender));
         tasks.spawn(async move {
             while let Some(request) = requests.recv().await {
                 answer(request);

@@ -11,7 +11,7 @@ use std::{
 
 use redirector::{
     model::{Access, Cause, Check, CheckId, CheckKind, MemberId, Pace, Phase, ServiceId, Verdict},
-    probe::{Report, Target, run},
+    probe::{ProberId, Report, Target, run},
 };
 use rustix::process::Signal;
 use tokio::{
@@ -38,7 +38,8 @@ impl Prober {
         let (pace, watched) = watch::channel(pace);
         let (sender, reports) = mpsc::channel(1);
         let (service, member, check_id) = (ServiceId(3), MemberId(2), CheckId(1));
-        let target = Target { service, member, check_id, check, address, access };
+        let prober = ProberId(7);
+        let target = Target { prober, service, member, check_id, check, address, access };
         Self { pace, reports, task: tokio::spawn(run(target, watched, sender)) }
     }
 
@@ -74,6 +75,7 @@ async fn a_report_says_whose_it_is() {
     let redis = Redis::start(&[]);
     let mut prober = Prober::start(check(CheckKind::Ping), redis.address(), Access::default(), Pace::Fast);
     let report = prober.next().await;
+    assert_eq!(report.prober, ProberId(7));
     assert_eq!((report.service, report.member, report.check), (ServiceId(3), MemberId(2), CheckId(1)));
 }
 

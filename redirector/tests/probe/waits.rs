@@ -168,3 +168,21 @@ async fn refusals_are_confirmed_at_once_until_the_check_fails() {
     assert!(third.at - first < Duration::from_secs(1), "{:?}", third.at - first);
     assert_eq!(prober.within(ms(200)).await, None);
 }
+
+/// What a server took to thaw must not be how long the next freeze goes unnoticed.
+#[tokio::test]
+async fn a_second_freeze_is_seen_as_soon_as_the_first() {
+    let redis = Redis::start(&[]);
+    let mut prober = Prober::start_normal(hasty(), redis.address(), Access::default());
+    for _ in 0..2 {
+        prober.passes().await;
+        prober.passes().await;
+        prober.passes().await;
+        redis.signal(Signal::STOP);
+        assert_eq!(first_failure(&mut prober).await.cause, Cause::TimedOut(ms(300)));
+        tokio::time::sleep(ms(700)).await;
+        redis.signal(Signal::CONT);
+        let thawed = prober.next().await.outcome;
+        assert!(matches!(thawed, ProbeOutcome::Passed { latency } if latency > ms(500)), "{thawed:?}");
+    }
+}

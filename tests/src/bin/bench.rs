@@ -7,6 +7,7 @@
 //! | `packets` | the same, a packet at a time, without any traffic |
 //! | `failover` | from a fault until every client is served again |
 //! | `rest` | what the agent costs when nothing happens |
+//! | `services` | the same with 500 services |
 //!
 //! What is compared is measured in turns, because a machine's speed changes while a benchmark runs. Nothing here is
 //! a test: figures are printed, not judged. Only what does not work at all ends with an error.
@@ -29,6 +30,8 @@ mod packets;
 mod programs;
 #[path = "bench/rest.rs"]
 mod rest;
+#[path = "bench/services.rs"]
+mod services;
 #[path = "bench/throughput.rs"]
 mod throughput;
 
@@ -68,6 +71,8 @@ enum Part {
     Failover,
     /// The agent's memory and CPU when nothing happens
     Rest,
+    /// The same with 500 services
+    Services,
 }
 
 impl Part {
@@ -80,6 +85,7 @@ impl Part {
             }
             Self::Failover => failover::measure(effort).context("failover"),
             Self::Rest => rest::measure(effort).context("at rest"),
+            Self::Services => services::measure(effort).context("many services"),
         }
     }
 }

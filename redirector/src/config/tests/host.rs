@@ -28,6 +28,13 @@ fn what_does_not_fit_is_said_with_its_place() {
         ),
     )
     .unwrap();
+    table.push(
+        parse(Path::new("redirector.toml"), &format!("agent.operator_group = \"operators\"\n{MINIMAL}"))
+            .unwrap()
+            .misfits(&[Misfit::NoOperatorGroup])
+            .unwrap()
+            .to_string(),
+    );
     let source = "10.1.0.3".parse().unwrap();
     table.extend(loaded.warnings(&[Misfit::NoUplink { uplink: 1 }, Misfit::NoSource { source }]));
     insta::assert_snapshot!(table.join("\n"));

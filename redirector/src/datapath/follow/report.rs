@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Uplinks;
-use crate::{datapath::routes::View, model::Config};
+use crate::datapath::routes::{View, Wanted};
 
 /// What was told last.
 #[derive(Debug, Default)]
@@ -18,19 +18,20 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// What was told before the start.
-    pub(super) fn new(config: &Config, addresses: &[Vec<Vec<SocketAddr>>], view: &View) -> Self {
+    /// What was told before: at the start, or with a reload.
+    pub(super) fn new(wanted: &Wanted, view: &View) -> Self {
         let mut ways = BTreeMap::new();
-        for address in addresses.iter().flatten().flatten() {
+        for address in wanted.addresses.iter().flatten().flatten() {
             ways.insert(address.ip(), view.describe(address.ip()));
         }
-        Self { ways, missing_sources: view.missing_sources(&config.datapath) }
+        Self { ways, missing_sources: view.missing_sources(&wanted.config.datapath) }
     }
 
     /// Which ways have changed.
-    pub(super) fn routes(&mut self, config: &Config, addresses: &[Vec<Vec<SocketAddr>>], view: &View) {
+    pub(super) fn routes(&mut self, wanted: &Wanted, view: &View) {
+        let config = &wanted.config;
         let mut ways = BTreeMap::new();
-        for (service, addresses) in config.services.iter().zip(addresses) {
+        for (service, addresses) in config.services.iter().zip(&wanted.addresses) {
             for (member, addresses) in service.members.iter().zip(addresses) {
                 for address in addresses.iter().map(SocketAddr::ip) {
                     let now = view.describe(address);

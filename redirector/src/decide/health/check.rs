@@ -177,6 +177,7 @@ impl CheckHealth {
     }
 
     /// The same with the name of the check in any case.
+    #[allow(dead_code, reason = "the choice of a member asks for it, with the operator's commands")]
     pub(super) fn doubt(&self) -> String {
         if self.newest.is_none() { format!("{}: no verdict yet", self.name) } else { self.reason() }
     }

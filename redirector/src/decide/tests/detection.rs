@@ -47,9 +47,9 @@ impl Prober {
             let (end, outcome) = self.probe(at, fault);
             let passed = matches!(outcome, ProbeOutcome::Passed { .. });
             if passed {
-                passes += 1
+                passes += 1;
             } else {
-                failures += 1
+                failures += 1;
             }
             let decided = match self.check.policy {
                 Policy::All => failures > 0,
@@ -93,7 +93,7 @@ impl Prober {
 
     fn next_start(&self, pace: Pace, fault: Fault, ended: Time) -> Time {
         let interval = match pace {
-            _ if self.refused && self.failures < self.check.fall => self.check.confirmation(),
+            _ if self.refused && self.failures < self.check.fall => self.check.after_refusal(self.failures),
             Pace::Normal => self.check.interval,
             Pace::Fast => self.check.fast_interval,
             Pace::Down => self.check.down_interval,

@@ -368,7 +368,10 @@ fn explain_tells_what_would_change_the_decision() {
     assert_eq!(explained.would_change[1], "no failback: dublin is pinned for 1m more");
     assert_eq!(explained.rule, "dublin is up; no failback while a pin holds");
     let check = &explained.members[0].addresses[0].checks[0];
-    assert_eq!((check.state, check.effect, check.fall, check.rise), ("passing", "count", 3, 2));
+    assert_eq!(
+        (check.state.as_ref(), check.effect.as_ref(), check.fall, check.rise),
+        ("passing", "count", 3, 2)
+    );
     let text = serde_json::to_string(&explained).unwrap();
     assert!(text.contains(r#""pin_left_ms":60000"#), "{text}");
 }

@@ -10,9 +10,9 @@ use crate::{
         Accepted, Action, AddressView, Command, Core, MemberView, Refused, Resumed, Switch, Time, View,
     },
     model::{
-        Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
-        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace, Phase, ProbeOutcome,
-        Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
+        Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback,
+        FailbackMode, Failure, FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace,
+        Phase, ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
     },
 };
 

@@ -19,6 +19,8 @@ pub struct Effort {
     pub outages: usize,
     /// How long the agent is watched at rest.
     pub rest: Duration,
+    /// The same with many services.
+    pub services: Duration,
 }
 
 impl Effort {
@@ -32,6 +34,7 @@ impl Effort {
         packet_repeats: 1_000_000,
         outages: 10,
         rest: Duration::from_secs(10),
+        services: Duration::from_secs(30),
     };
 
     /// For a first look.
@@ -44,5 +47,6 @@ impl Effort {
         packet_repeats: 200_000,
         outages: 3,
         rest: Duration::from_secs(5),
+        services: Duration::from_secs(10),
     };
 }

@@ -66,7 +66,7 @@ fn mib(number: u64) -> f64 {
 }
 
 /// A line of `/proc/<pid>/status`, in KiB.
-fn resident(pid: u32, name: &str) -> Result<u64> {
+pub fn resident(pid: u32, name: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     number_after(&status, name).with_context(|| format!("/proc/{pid}/status has no {name}"))
 }

@@ -1,0 +1,99 @@
+//! A member more or less, by an operator's word: the configuration that follows from it.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use crate::{
+    config::{self, Resolved},
+    control::{
+        operator::{Refused, RefusedKind},
+        reload::NewMember,
+    },
+    model::{Access, Config, Member, MemberId, Service, ServiceId},
+    resolve::Resolver,
+};
+
+/// With a member more. It is checked as the service says, and entered as the service's first member is.
+pub(super) async fn add(
+    config: &Config,
+    resolved: &Resolved,
+    resolver: &Arc<Resolver>,
+    service: &str,
+    new: &NewMember,
+) -> Result<(Config, Resolved), Refused> {
+    let id = service_of(config, service)?;
+    let (mut config, mut resolved) = (config.clone(), resolved.clone());
+    let Service { members, checks, .. } = &mut config.services[id.0];
+    if members.iter().any(|member| member.name == new.name) {
+        let message = format!("service {service:?} has a member {:?} already", new.name);
+        return Err(conflict(message, "give another name, or remove that one first"));
+    }
+    // There is always a first one.
+    let like = members[0].clone();
+    members.push(Member {
+        name: new.name.clone(),
+        endpoint: new.endpoint.clone(),
+        weight: new.weight,
+        checks: checks.clone(),
+        rest: None,
+        access: Access { host: new.endpoint.host.clone(), ..like.access },
+    });
+    let answer =
+        match new.endpoint.literal() {
+            Some(literal) => Ok(vec![literal]),
+            None => resolver.look_up(&new.endpoint.host).await.after(&[]).map(|ips| {
+                ips.into_iter().map(|ip| SocketAddr::new(ip, new.endpoint.port)).collect::<Vec<_>>()
+            }),
+        };
+    let addresses = answer.and_then(|answer| config::accept(&config, id, &answer)).map_err(|why| {
+        let message = format!("the endpoint {} cannot be used: {why}", new.endpoint);
+        conflict(message, "check the name or give an address")
+    })?;
+    resolved.push(id, addresses);
+    Ok((config, resolved))
+}
+
+/// Without one of its members.
+pub(super) fn remove(
+    config: &Config,
+    resolved: &Resolved,
+    service: &str,
+    member: &str,
+) -> Result<(Config, Resolved), Refused> {
+    let id = service_of(config, service)?;
+    let (mut config, mut resolved) = (config.clone(), resolved.clone());
+    let service = &mut config.services[id.0];
+    let Some(at) = service.members.iter().position(|known| known.name == member) else {
+        let known: Vec<_> = service.members.iter().map(|member| format!("{:?}", member.name)).collect();
+        let message =
+            format!("service {:?} has no member {member:?}; it has {}", service.name, known.join(", "));
+        return Err(Refused { kind: RefusedKind::Unknown, message, next: "check the name".to_owned() });
+    };
+    service.members.remove(at);
+    resolved.remove(id, MemberId(at));
+    if service.members.is_empty() {
+        let message = format!("{member:?} is the only member of service {:?}", service.name);
+        return Err(conflict(
+            message,
+            "add another one first, or take the service out of the file and reload",
+        ));
+    }
+    let rest = || (0..service.members.len()).map(|number| resolved.addresses(id, MemberId(number)));
+    if let Some(vip) = service.vips.iter().find(|vip| !rest().any(|addresses| addresses.serves(**vip))) {
+        let message = format!("no other member has an address of the IP version of VIP {vip}");
+        return Err(conflict(message, "add such a member first, or take the VIP out of the file and reload"));
+    }
+    Ok((config, resolved))
+}
+
+fn service_of(config: &Config, name: &str) -> Result<ServiceId, Refused> {
+    let found = config.services.iter().position(|service| service.name == name);
+    found.map(ServiceId).ok_or_else(|| {
+        let known: Vec<_> = config.services.iter().map(|service| format!("{:?}", service.name)).collect();
+        let message = format!("there is no service {name:?}; there is {}", known.join(", "));
+        Refused { kind: RefusedKind::Unknown, message, next: "check the name".to_owned() }
+    })
+}
+
+fn conflict(message: String, next: &str) -> Refused {
+    Refused { kind: RefusedKind::Conflict, message, next: next.to_owned() }
+}

@@ -1,0 +1,233 @@
+//! The listener of `metrics_listen`: HTTP over TCP, for Prometheus and for whatever asks whether the agent is well.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /metrics` | all metrics ([`super::exposition`]); of scrapes within [`FRESH`] of each other the second gets what the first got |
+//! | `GET /healthz` | 200 while the agent's loop comes round within [`LOOP_TIME`]; else 503 |
+//! | `GET /readyz` | 200 while every service has an active member; else 503 with those that have none |
+//!
+//! It knows nothing of the agent but a channel. Whoever asks too much waits, and costs the agent's loop nothing: one scrape at
+//! a time, [`MAX_CLIENTS`] connections, each with one request and a limited time.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow};
+use http_body_util::Full;
+use hyper::{
+    Method, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Mutex, mpsc, oneshot},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::exposition;
+
+/// How long what was scraped serves others too: a scrape reads the whole flow table.
+pub const FRESH: Duration = Duration::from_millis(500);
+
+/// How long the agent's loop may take to come round.
+pub const LOOP_TIME: Duration = Duration::from_secs(1);
+
+/// How long looking everything up may take.
+const SCRAPE_TIME: Duration = Duration::from_secs(8);
+
+/// How long a connection may last, from accept to the last byte of the answer.
+const CLIENT_TIME: Duration = Duration::from_secs(20);
+
+/// How long a client may take to send its request.
+const REQUEST_TIME: Duration = Duration::from_secs(2);
+
+/// Connections at a time: the probes need file descriptors too.
+const MAX_CLIENTS: usize = 16;
+
+/// What the agent's loop is asked. Dropping a `reply` tells the client that it cannot be answered.
+#[derive(Debug)]
+pub enum Ask {
+    /// Whether the loop comes round.
+    Alive {
+        /// Where to.
+        reply: oneshot::Sender<()>,
+    },
+    /// The services without an active member.
+    Ready {
+        /// Where to.
+        reply: oneshot::Sender<Vec<String>>,
+    },
+    /// All metrics as text.
+    Scrape {
+        /// Where to.
+        reply: oneshot::Sender<String>,
+    },
+}
+
+/// Listens.
+///
+/// # Errors
+/// The address is not one of this host, or somebody else's.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let listen = || {
+        let listener = StdListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    listen().map_err(|error: io::Error| {
+        let (port, next) = (address.port(), "change metrics_listen in [agent], or remove it");
+        match error.kind() {
+            io::ErrorKind::AddrInUse => anyhow!(
+                "metrics_listen {address}: another program listens there (`ss -ltnp sport = :{port}` names it); stop that \
+                 one, or {next}"
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                anyhow!("metrics_listen {address}: this host does not have that address; {next}")
+            }
+            _ => anyhow!("metrics_listen {address}: cannot listen ({error}); {next}"),
+        }
+    })
+}
+
+/// Serves until it is dropped; that ends all connections.
+pub async fn serve(listener: TcpListener, agent: mpsc::Sender<Ask>) {
+    let mut clients = JoinSet::new();
+    let agent = Agent { asks: agent, scraped: Arc::default() };
+    loop {
+        tokio::select! {
+            Some(_) = clients.join_next() => {}
+            accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
+                Ok((stream, _)) => {
+                    clients.spawn(timeout(CLIENT_TIME, client(stream, agent.clone())));
+                }
+                // Out of file descriptors, most likely: they come back as others close.
+                Err(error) => {
+                    tracing::warn!(%error, "metrics: cannot accept");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+/// The way to the agent's loop.
+#[derive(Clone)]
+struct Agent {
+    asks: mpsc::Sender<Ask>,
+    /// The newest scrape and when it was made. Held while one is made.
+    scraped: Arc<Mutex<Option<(Instant, Bytes)>>>,
+}
+
+/// One connection, one request.
+async fn client(stream: TcpStream, agent: Agent) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let agent = agent.clone();
+        async move { Ok::<_, Infallible>(route(request.method(), request.uri().path(), &agent).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIME)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        // Its own trouble: it sent garbage or went away.
+        tracing::debug!(%error, "metrics: client");
+    }
+}
+
+async fn route(method: &Method, path: &str, agent: &Agent) -> Response<Full<Bytes>> {
+    if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
+        let text = format!("there is nothing at {path}; ask for /metrics, /healthz or /readyz\n");
+        return plain(StatusCode::NOT_FOUND, text);
+    }
+    if method != Method::GET {
+        let mut response =
+            plain(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}; use GET\n"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        return response;
+    }
+    match path {
+        "/metrics" => metrics(agent).await,
+        "/healthz" => healthz(agent).await,
+        _ => readyz(agent).await,
+    }
+}
+
+async fn metrics(agent: &Agent) -> Response<Full<Bytes>> {
+    let mut scraped = agent.scraped.lock().await;
+    let fresh = scraped.as_ref().filter(|(at, _)| at.elapsed() < FRESH).map(|(_, text)| text.clone());
+    let text = match fresh {
+        Some(text) => text,
+        None => match ask(agent, SCRAPE_TIME, |reply| Ask::Scrape { reply }).await {
+            Ok(text) => scraped.insert((Instant::now(), text.into())).1.clone(),
+            Err(why) => return why,
+        },
+    };
+    drop(scraped);
+    let mut response = Response::new(Full::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT_TYPE));
+    response
+}
+
+async fn healthz(agent: &Agent) -> Response<Full<Bytes>> {
+    match ask(agent, LOOP_TIME, |reply| Ask::Alive { reply }).await {
+        Ok(()) => plain(StatusCode::OK, "ok\n".into()),
+        Err(why) => why,
+    }
+}
+
+async fn readyz(agent: &Agent) -> Response<Full<Bytes>> {
+    match ask(agent, LOOP_TIME, |reply| Ask::Ready { reply }).await {
+        Ok(without) if without.is_empty() => plain(StatusCode::OK, "ok\n".into()),
+        Ok(without) => plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("no active member: {}; see `redirector status`\n", without.join(", ")),
+        ),
+        Err(why) => why,
+    }
+}
+
+/// Puts a question to the agent's loop.
+async fn ask<T>(
+    agent: &Agent,
+    within: Duration,
+    question: impl FnOnce(oneshot::Sender<T>) -> Ask,
+) -> Result<T, Response<Full<Bytes>>> {
+    let unavailable = |text: String| plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    let (reply, answer) = oneshot::channel();
+    let asked = timeout(within, async {
+        agent.asks.send(question(reply)).await.ok()?;
+        answer.await.ok()
+    });
+    match asked.await {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => {
+            Err(unavailable("the agent is stopping, or cannot read its maps; look at its log\n".into()))
+        }
+        Err(_) => {
+            let within = humantime::format_duration(within);
+            Err(unavailable(format!("the agent gave no answer within {within}; look at its log\n")))
+        }
+    }
+}
+
+fn plain(code: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
