@@ -15,6 +15,7 @@ pub mod answers;
 mod clock;
 mod cores;
 mod flows;
+mod heartbeats;
 mod history;
 mod inputs;
 mod lookouts;
@@ -222,7 +223,7 @@ impl Agent {
         let moves =
             Moves::between(&Config { services: Vec::new(), ..Config::clone(&agent.config) }, &agent.config);
         agent.renumber_cores(&moves);
-        agent.probers.rename(&moves);
+        agent.probers.rename(&moves, &agent.config.services);
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         agent
     }

@@ -33,6 +33,7 @@ mod read;
 mod resolve;
 mod rest;
 mod service;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod tls;

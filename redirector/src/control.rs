@@ -7,7 +7,6 @@
 //! | `GET /v1/flows?FILTER&limit=N` | a line of JSON for each flow ([`flows::FlowStatus`]), then [`flows::ListEnd`] |
 //! | `GET /v1/flows/totals?FILTER` | [`flows::Totals`] |
 //! | `GET /v1/events?since=10m&service=NAME&follow=true` | a line of JSON for each event ([`crate::telemetry::Record`]) |
-//!
 //! | `POST /v1/reload` | [`reload::Reloaded`] |
 //! | `POST`, `DELETE /v1/services/{service}/members/{member}` | the same |
 //! | `GET /v1/explain/{service}` | [`explain::Explained`] |

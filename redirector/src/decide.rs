@@ -1,7 +1,7 @@
 //! The core: which member of a service is active, decided from probe outcomes and time.
 //!
 //! A state machine without sockets, clock, tasks or chance. The caller hands in what happened and when
-//! ([`Core::on_probe`], [`Core::on_deadline`]), carries out what comes back ([`Core::poll_action`]), and calls
+//! ([`Core::on_probe`], [`Core::on_operator`], [`Core::on_deadline`] …), carries out what comes back ([`Core::poll_action`]), and calls
 //! again at [`Core::next_deadline`] at the latest. The same calls give the same actions, always: whole outages
 //! run in tests within microseconds, and a recorded one can be replayed.
 //!
@@ -13,10 +13,13 @@
 //! What holds whatever happens (the property tests state it once more, in code):
 //!
 //! * The epoch grows by exactly one with each switch.
-//! * An active member that is down is left in the very call that says so, if another one is up. Nothing delays it.
-//! * An active member that is not down is left for one reason only: a strictly heavier one has been up for
-//!   `healthy_for` without a break, and no automatic switch was made for `hold_down`.
-//! * No switch goes to a member that is not up.
+//! * An active member that is down is left in the very call that says so, if another one is up. No damping delays it;
+//!   only an operator (a pause, a member forced while it was down) or a suspicion that this host is at fault, which
+//!   ends by itself ([`suspicion`]).
+//! * An active member that is not down is left because an operator says so, or because a strictly heavier one has been up
+//!   for `healthy_for` without a break, no automatic switch was made for `hold_down`, and every check of that one has
+//!   just been asked once more.
+//! * No automatic switch goes to a member that is not up; none at all to one that is drained.
 //! * Unknown is neither up nor down: it causes no switch and no refusal.
 //! * Of each IP version that a member has addresses of, at least one is offered. Where one is up, none is offered that
 //!   is down.

@@ -20,6 +20,7 @@ mod outcome;
 mod profile;
 mod redis_error;
 mod rest;
+mod shards;
 mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
@@ -30,6 +31,7 @@ pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Ve
 pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;
 pub use rest::{Exec, ExecOf, Http, HttpTarget, Lag, LagOf, Rest, Url, User};
+pub use shards::{Heartbeat, HeartbeatFault, Keyspace, MOST_TAGS, ShardFailure, TAGS};
 pub use state::{MemberState, Pace, ServiceState, SwitchKind};
 
 /// Everything that a configuration file says.
@@ -374,6 +376,10 @@ pub enum CheckKind {
         /// After this the value is gone by itself; longer than a probe takes.
         expiry: Duration,
     },
+    /// Writes a value of its own to every shard and reads it back, over connections that it keeps.
+    Keyspace(Keyspace),
+    /// Publishes through every member of the service, and expects the message at the others.
+    Heartbeat(Heartbeat),
     /// Asks the REST API of the member's cluster whether the database is available, and how far behind.
     Lag(Lag),
     /// Asks an HTTP server.
@@ -396,6 +402,8 @@ impl CheckKind {
             Self::Ping => "ping",
             Self::Echo => "echo",
             Self::SetGet { .. } => "set_get",
+            Self::Keyspace(_) => "keyspace",
+            Self::Heartbeat(_) => "heartbeat",
             Self::Lag(_) => "lag",
             Self::Http(_) => "http",
             Self::Exec(_) => "exec",
@@ -414,6 +422,10 @@ impl CheckKind {
         if !self.asks_redis() {
             return (Duration::from_secs(5), Duration::from_secs(1), Duration::from_secs(3));
         }
+        if let Self::Heartbeat(_) = self {
+            // Its tolerance is what matters, and that is no profile's.
+            return (Duration::from_secs(1), Duration::from_millis(100), Duration::from_secs(1));
+        }
         let Defaults { interval, fast_interval, timeout, .. } = profile.defaults();
         (interval, fast_interval, timeout)
     }
@@ -421,7 +433,7 @@ impl CheckKind {
     /// `effect` where nothing is said.
     fn usual_effect(&self) -> Effect {
         match self {
-            Self::Lag(_) => Effect::Gate,
+            Self::Lag(_) | Self::Heartbeat(_) => Effect::Gate,
             _ => Effect::Count,
         }
     }
@@ -430,20 +442,22 @@ impl CheckKind {
     #[must_use]
     pub fn keeps_a_connection(&self) -> bool {
         match self {
-            Self::Tcp | Self::Lag(_) | Self::Http(_) | Self::Exec(_) => false,
-            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
+            // A heartbeat keeps its rhythm, whatever ends.
+            Self::Tcp | Self::Heartbeat(_) | Self::Lag(_) | Self::Http(_) | Self::Exec(_) => false,
+            Self::Ping | Self::Echo | Self::SetGet { .. } | Self::Keyspace(_) => true,
         }
     }
 
     /// Whether trouble of this kind at a member's own address makes its probes fail. The kernel of a frozen process still
-    /// completes handshakes; a check that asks somebody else (a REST API, a command) sees none of them. The worst cases of
+    /// completes handshakes; a check that asks somebody else (a REST API, a command) sees none of them,
+    /// and a heartbeat sees them in its own time. The worst cases of
     /// `check`, and how long a probe waits, follow from it.
     #[must_use]
     pub fn sees(&self, trouble: FailureKind) -> bool {
         match self {
-            Self::Ping | Self::Echo | Self::SetGet { .. } => true,
+            Self::Ping | Self::Echo | Self::SetGet { .. } | Self::Keyspace(_) => true,
             Self::Tcp => trouble != FailureKind::Stall,
-            Self::Lag(_) | Self::Http(_) | Self::Exec(_) => false,
+            Self::Heartbeat(_) | Self::Lag(_) | Self::Http(_) | Self::Exec(_) => false,
         }
     }
 }

@@ -18,6 +18,7 @@ use echo::Echo;
 use exec::Exec;
 use http::Http;
 use kept::Kept;
+use keyspace::Keyspace;
 use lag::Lag;
 use patience::Patience;
 use ping::Ping;
@@ -29,9 +30,11 @@ use vote::Vote;
 mod base64;
 mod echo;
 mod exec;
+pub mod heartbeat;
 mod http;
 pub(crate) mod http_client;
 mod kept;
+mod keyspace;
 pub(crate) mod lag;
 mod nonce;
 mod patience;
@@ -41,6 +44,7 @@ mod resp;
 mod rhythm;
 mod role;
 mod set_get;
+mod slots;
 pub(crate) mod socket;
 pub(crate) mod stop;
 mod tcp;
@@ -197,6 +201,7 @@ enum Kind {
     Exec(Box<Exec>),
     /// A check of a service, and of none of its members: there is nobody to probe.
     OfNobody,
+    Keyspace(Box<Keyspace>),
 }
 
 impl Prober {
@@ -218,6 +223,11 @@ impl Prober {
                 Some(of) => Kind::Exec(Box::new(Exec::new(exec, of, address, check.timeout))),
                 None => Kind::OfNobody,
             },
+            CheckKind::Keyspace(settings) => {
+                Kind::Keyspace(Box::new(Keyspace::new(address, access, settings.clone(), check)))
+            }
+            // It is one for all members: see `heartbeat`.
+            CheckKind::Heartbeat(_) => Kind::OfNobody,
         };
         Self { address, counted: check.counted_errors.clone(), kind }
     }
@@ -232,12 +242,12 @@ impl Prober {
         let mut phase = Phase::Connect;
         let mut ended = None;
         if self.is_connected() {
-            ended = timeout(limits.kept(), self.attempt(&mut phase)).await.ok();
+            ended = timeout(limits.kept(), self.attempt(&mut phase, limits)).await.ok();
         }
         if ended.is_none() {
             phase = Phase::Connect;
             let left = limits.answer.saturating_sub(started.elapsed());
-            let attempt = socket::SILENCE.scope(limits.silence, self.attempt(&mut phase));
+            let attempt = socket::SILENCE.scope(limits.silence, self.attempt(&mut phase, limits));
             ended = timeout(left, attempt).await.ok();
         }
         let latency = started.elapsed();
@@ -254,13 +264,15 @@ impl Prober {
         ProbeOutcome::of(Failure { phase, cause }, &self.counted)
     }
 
-    /// `phase` tells how far it came, also when it is dropped half-way.
-    async fn attempt(&mut self, phase: &mut Phase) -> Result<(), Stop> {
+    /// `phase` tells how far it came, also when it is dropped half-way. What holds several connections keeps to `limits` with
+    /// each of them; for the others the caller does.
+    async fn attempt(&mut self, phase: &mut Phase, limits: Limits) -> Result<(), Stop> {
         match &mut self.kind {
             Kind::Tcp => tcp::probe(self.address).await,
             Kind::Ping(kept) => kept.probe(phase).await,
             Kind::Echo(kept) => kept.probe(phase).await,
             Kind::SetGet(kept) => kept.probe(phase).await,
+            Kind::Keyspace(keyspace) => keyspace.probe(phase, limits).await,
             Kind::Lag(lag) => lag.probe(phase).await,
             Kind::Http(http) => http.probe(phase).await,
             Kind::Exec(exec) => exec.probe(phase).await,
@@ -277,13 +289,16 @@ impl Prober {
             Kind::Ping(kept) => kept.ended().await,
             Kind::Echo(kept) => kept.ended().await,
             Kind::SetGet(kept) => kept.ended().await,
+            Kind::Keyspace(keyspace) => keyspace.ended().await,
         }
     }
 
-    /// Whether a connection is kept now.
+    /// Whether one connection is kept now.
     fn is_connected(&self) -> bool {
         match &self.kind {
-            Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => false,
+            Kind::Tcp | Kind::Keyspace(_) | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
+                false
+            }
             Kind::Ping(kept) => kept.is_connected(),
             Kind::Echo(kept) => kept.is_connected(),
             Kind::SetGet(kept) => kept.is_connected(),
@@ -293,7 +308,8 @@ impl Prober {
     /// Lets go of the connection that is kept, if there is one.
     fn disconnect(&mut self) {
         match &mut self.kind {
-            Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {}
+            Kind::Tcp | Kind::Keyspace(_) | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
+            }
             Kind::Ping(kept) => kept.disconnect(),
             Kind::Echo(kept) => kept.disconnect(),
             Kind::SetGet(kept) => kept.disconnect(),

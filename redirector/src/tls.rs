@@ -26,10 +26,12 @@ use crate::{
 
 mod asked;
 mod fault;
+mod pinned;
 
 pub use fault::fault;
 
 use asked::Asked;
+use pinned::Verifier;
 
 /// An encrypted connection to a member.
 pub type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
@@ -100,10 +102,18 @@ pub fn server_name(text: &str) -> Result<ServerName<'static>, String> {
 }
 
 fn client(trust: &Trust) -> Result<ClientConfig, String> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots(&trust.authorities)?);
+        .map_err(|error| error.to_string())?;
+    let roots = roots(&trust.authorities)?;
+    let builder = match &trust.authorities {
+        Authorities::System => builder.with_root_certificates(roots),
+        Authorities::Pem(text) => {
+            let verifier = Verifier::new(roots, certificates(text)?, provider)?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        }
+    };
     let mut config = match &trust.identity {
         None => builder.with_no_client_auth(),
         Some(Identity { certificate, key }) => builder

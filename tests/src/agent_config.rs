@@ -73,6 +73,7 @@ pub struct AgentConfig {
     member_lines: Vec<(String, String)>,
     detect: String,
     failback: String,
+    checks: Vec<String>,
     agent: String,
     datapath: String,
     attach: Option<String>,
@@ -96,6 +97,7 @@ impl AgentConfig {
             member_lines: Vec::new(),
             detect: String::new(),
             failback: String::new(),
+            checks: Vec::new(),
             agent: String::new(),
             datapath: String::new(),
             attach: env::var("REDIRECTOR_LAB_ATTACH").ok(),
@@ -176,6 +178,13 @@ impl AgentConfig {
         self
     }
 
+    /// Adds a check to each service, by the lines of its section: `kind = "heartbeat"`.
+    #[must_use]
+    pub fn check(mut self, lines: &str) -> Self {
+        self.checks.push(lines.to_owned());
+        self
+    }
+
     /// Adds a line to `[agent]`.
     #[must_use]
     pub fn agent_line(mut self, line: &str) -> Self {
@@ -234,6 +243,9 @@ impl AgentConfig {
                 [timing.interval, timing.fast_interval, timing.timeout].map(millis);
             writeln!(f, "[[service.check]]\nkind = \"ping\"\ninterval = {interval}\nfast_interval = {fast}")?;
             writeln!(f, "timeout = {timeout}\nfall = {}", timing.fall)?;
+        }
+        for check in &self.checks {
+            writeln!(f, "[[service.check]]\n{check}")?;
         }
         for (rank, (member, v4, v6)) in self.members.iter().enumerate() {
             let endpoint = if vips.first().is_none_or(SocketAddr::is_ipv4) { v4 } else { v6 };

@@ -7,10 +7,10 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{moves::Moves, tasks::Tasks};
+use super::{heartbeats::Heartbeats, moves::Moves, tasks::Tasks};
 use crate::{
     model::{CheckId, MemberId, Pace, Service, ServiceId},
-    probe::{self, ProberId, Report, Target},
+    probe::{self, ProberId, Report, Target, heartbeat},
 };
 
 /// All of them.
@@ -19,6 +19,7 @@ pub(super) struct Probers {
     members: Vec<Vec<Addresses>>,
     /// What each prober probes, by the numbers of the configuration that holds now.
     subjects: HashMap<ProberId, Subject>,
+    heartbeats: Heartbeats,
     reports: mpsc::Sender<Report>,
     started: u64,
 }
@@ -63,12 +64,14 @@ impl Running {
 impl Probers {
     /// None yet. They will report to `reports`.
     pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
-        Self { members: Vec::new(), subjects: HashMap::new(), reports, started: 0 }
+        let (members, subjects, heartbeats) = (Vec::new(), HashMap::new(), Heartbeats::default());
+        Self { members, subjects, heartbeats, reports, started: 0 }
     }
 
     /// Services and members have other numbers from now on. Those that are gone are probed no more. To be followed by
     /// [`Self::set`] for each member.
-    pub(super) fn rename(&mut self, moves: &Moves) {
+    pub(super) fn rename(&mut self, moves: &Moves, services: &[Service]) {
+        self.heartbeats.retain(services);
         let mut before: Vec<Vec<Option<Addresses>>> =
             self.members.drain(..).map(|members| members.into_iter().map(Some).collect()).collect();
         self.members = moves.each_service(|old, members| {
@@ -89,6 +92,7 @@ impl Probers {
         addresses: &[SocketAddr],
         tasks: &mut Tasks,
     ) {
+        self.heartbeats.set(service, member_id, addresses, tasks);
         let mut before = std::mem::take(&mut self.members[service_id.0][member_id.0]);
         let member = &service.members[member_id.0];
         for address in addresses {
@@ -156,8 +160,14 @@ impl Probers {
         let member = &service.members[target.member.0].name;
         let name =
             format!("the prober of {} of member {member:?} of service {:?}", target.address, service.name);
-        let run = probe::run(target.clone(), pace.subscribe(), self.reports.clone());
-        Prober { target, task: tasks.spawn(name, run) }
+        let (pace, reports) = (pace.subscribe(), self.reports.clone());
+        let task = match self.heartbeats.said(service, &target.check) {
+            Some(said) => {
+                tasks.spawn(name, heartbeat::relay(target.clone(), member.clone(), said, pace, reports))
+            }
+            None => tasks.spawn(name, probe::run(target.clone(), pace, reports)),
+        };
+        Prober { target, task }
     }
 
     fn forget(&mut self, gone: &[Prober]) {

@@ -1,6 +1,7 @@
 //! `redirector check`: what a configuration means on this host, before it is run. Touches nothing.
 
 use std::{
+    collections::HashMap,
     io::Write,
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -24,8 +25,11 @@ use crate::{
     control::status::VERSION,
     datapath::{self, programs::HalfOpen},
     decide::detection::{self, Trouble},
-    model::{Check, Config, MemberId, ProbeOutcome, ServiceId, Verdict},
-    probe,
+    model::{Check, Config, MemberId, ProbeOutcome, Service, ServiceId, Verdict},
+    probe::{
+        self,
+        heartbeat::{self, Heartbeat},
+    },
 };
 
 mod load;
@@ -115,12 +119,16 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
 async fn probe_all(config: &Config, resolved: &Resolved) -> (Vec<Finding>, Vec<Detection>) {
     let (mut checks, mut detection) = (Vec::new(), Vec::new());
     for (at, service) in config.services.iter().enumerate() {
+        let beats = beats(service, ServiceId(at), resolved).await;
         for (number, member) in service.members.iter().enumerate() {
             let addresses = resolved.addresses(ServiceId(at), MemberId(number));
             let mut latencies = vec![Duration::ZERO; member.checks.len()];
             for address in addresses.iter() {
                 for (check, slowest) in member.checks.iter().zip(&mut latencies) {
-                    let outcome = probe::once(check, address, &member.access).await;
+                    let outcome = match beats.get(&check.name) {
+                        Some(of_members) => of_members[number].clone(),
+                        None => probe::once(check, address, &member.access).await,
+                    };
                     if let ProbeOutcome::Passed { latency } = outcome {
                         *slowest = latency.max(*slowest);
                     }
@@ -131,6 +139,20 @@ async fn probe_all(config: &Config, resolved: &Resolved) -> (Vec<Finding>, Vec<D
         }
     }
     (checks, detection)
+}
+
+/// What every heartbeat of a service finds, by the name of the check: of each member.
+async fn beats(service: &Service, id: ServiceId, resolved: &Resolved) -> HashMap<String, Vec<ProbeOutcome>> {
+    let mut beats = HashMap::new();
+    for check in &service.checks {
+        let Some((heartbeat, senders)) = Heartbeat::of(service, check) else { continue };
+        for (number, sender) in senders.iter().enumerate() {
+            sender.send_replace(resolved.addresses(id, MemberId(number)).iter().collect());
+        }
+        let limit = heartbeat.settings.tolerance + check.timeout + check.fast_interval;
+        beats.insert(check.name.clone(), heartbeat::once(&heartbeat, limit).await);
+    }
+    beats
 }
 
 /// But for what the probes find.

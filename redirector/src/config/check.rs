@@ -6,9 +6,9 @@ use super::{
     address, detect,
     error::Complaint,
     read::{self, Section, Written},
-    witness,
+    shards, witness,
 };
-use crate::model::{Check, CheckKind, Detect, Profile, RedisErrorKind, Role};
+use crate::model::{Check, CheckKind, Detect, Keyspace, Profile, RedisErrorKind, Role};
 
 /// The shortest time between two probes, and for one: below it a host only probes.
 const SHORTEST_PROBE: Duration = Duration::from_millis(1);
@@ -23,12 +23,15 @@ pub(super) const PREFIX: &str = "redirector:probe:";
 pub(super) const EXPIRY: Duration = Duration::from_secs(60);
 
 /// Keys that mean something to some kinds only.
-pub(super) const KEYS_OF_KINDS: [(&str, &[&str]); 14] = [
+pub(super) const KEYS_OF_KINDS: [(&str, &[&str]); 17] = [
     ("role", &["ping", "echo"]),
-    ("prefix", &["set_get"]),
-    ("expiry", &["set_get"]),
-    ("counted_errors", &["ping", "echo", "set_get"]),
-    ("tolerance", &["lag"]),
+    ("prefix", &["set_get", "keyspace"]),
+    ("expiry", &["set_get", "keyspace"]),
+    ("counted_errors", &["ping", "echo", "set_get", "keyspace", "heartbeat"]),
+    ("tags", &["keyspace", "heartbeat"]),
+    ("channel", &["heartbeat"]),
+    ("per_shard", &["heartbeat"]),
+    ("tolerance", &["lag", "heartbeat"]),
     ("extended", &["lag"]),
     ("url", &["http"]),
     ("path", &["http"]),
@@ -83,6 +86,7 @@ pub(super) fn of_member(member: &Section<'_>, service: &[Check]) -> Vec<Check> {
             let cause = format!("check {:?} is overridden twice, first at {place}", name.value);
             section.fault(name.at, Complaint::new(cause, "put the keys into one section"));
         }
+        shards::of_all_members(&section, check);
         *check = timing(&section, check.clone());
         only_keys_of(&section, check.kind.name());
         witness::other_target(&section, &mut check.kind);
@@ -93,17 +97,18 @@ pub(super) fn of_member(member: &Section<'_>, service: &[Check]) -> Vec<Check> {
 
 /// And where its name stands.
 fn check(section: &Section<'_>, of: impl Fn(CheckKind) -> Check) -> (Check, usize) {
-    let later = ["keyspace", "heartbeat"];
-    let kinds: [(_, ReadKind); 7] = [
+    let kinds: [(_, ReadKind); 9] = [
         ("tcp", |_| CheckKind::Tcp),
         ("ping", |_| CheckKind::Ping),
         ("echo", |_| CheckKind::Echo),
         ("set_get", set_get),
+        ("keyspace", shards::keyspace),
+        ("heartbeat", shards::heartbeat),
         ("lag", witness::lag),
         ("http", witness::http),
         ("exec", witness::exec),
     ];
-    let kind = section.word("kind", &kinds, &later);
+    let kind = section.word("kind", &kinds, &[]);
     let defaults = of(kind.map_or(CheckKind::Ping, |kind| kind(section)));
     // A kind that is not known has any keys.
     if kind.is_some() || !section.has("kind") {
@@ -120,6 +125,7 @@ fn check(section: &Section<'_>, of: impl Fn(CheckKind) -> Check) -> (Check, usiz
         ..timing(section, defaults)
     };
     expires_late_enough(section, &check, at);
+    shards::beats_in_time(section, &check, at);
     (check, at)
 }
 
@@ -144,7 +150,7 @@ fn set_get(section: &Section<'_>) -> CheckKind {
 }
 
 /// `prefix`: what the keys of probes begin with.
-fn prefix(section: &Section<'_>) -> String {
+pub(super) fn prefix(section: &Section<'_>) -> String {
     let prefix = section.text("prefix", |text| {
         if text.is_empty() || text.len() > LONGEST_PREFIX || text.chars().any(char::is_control) {
             let cause = format!("`prefix` must have 1 to {LONGEST_PREFIX} bytes and no control characters");
@@ -156,13 +162,16 @@ fn prefix(section: &Section<'_>) -> String {
 }
 
 /// `expiry`: after which time what probes write is gone.
-fn expiry(section: &Section<'_>) -> Duration {
+pub(super) fn expiry(section: &Section<'_>) -> Duration {
     section.time("expiry", Duration::from_millis(1)).map_or(EXPIRY, |expiry| expiry.value)
 }
 
 /// A value that expires while its probe waits would count as lost.
 fn expires_late_enough(section: &Section<'_>, check: &Check, at: usize) {
-    let CheckKind::SetGet { expiry, .. } = &check.kind else { return };
+    let (CheckKind::SetGet { expiry, .. } | CheckKind::Keyspace(Keyspace { expiry, .. })) = &check.kind
+    else {
+        return;
+    };
     if *expiry <= check.timeout {
         let [expiry, timeout] = [*expiry, check.timeout].map(humantime::format_duration);
         let cause = format!("`expiry` ({expiry}) is not longer than `timeout` ({timeout})");

@@ -24,6 +24,7 @@ mod application;
 mod host;
 mod properties;
 mod resolving;
+mod shards;
 mod witness;
 mod wrong;
 

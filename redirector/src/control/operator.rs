@@ -447,3 +447,59 @@ impl fmt::Display for OperationResult {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn order() -> impl Strategy<Value = Order> {
+        let member = || ".{0,80}".prop_map(String::from);
+        let hold = prop::option::of((1000..2_592_000_000_u64).prop_map(Duration::from_millis));
+        prop_oneof![
+            (member(), hold, any::<bool>()).prop_map(|(member, hold, force)| Order::Switch {
+                member,
+                hold,
+                force
+            }),
+            Just(Order::Release),
+            (member(), any::<bool>()).prop_map(|(member, force)| Order::Drain { member, force }),
+            member().prop_map(|member| Order::Undrain { member }),
+            Just(Order::Pause),
+            Just(Order::Resume),
+            (member(), 1..=u32::MAX).prop_map(|(member, weight)| Order::Weight { member, weight }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(order in order(), reason in prop::option::of("[a-zà-ü\"\\\\]{1,100}"), dry_run: bool) {
+            let asked = Asked { order, reason, dry_run };
+            prop_assert_eq!(Asked::read(asked.order.verb(), &asked.to_body().unwrap()), Ok(asked));
+        }
+
+        /// Whatever comes is a request or is refused in words.
+        #[test]
+        fn no_body_is_too_strange(body: Vec<u8>, json in "\\{(\"(member|for|weight|reason|dry_run|x)\":(1|-1|null|true|\"1h\"|\"a\"|\\[\\]),?){0,5}\\}?") {
+            for verb in ["switch", "release", "drain", "undrain", "pause", "resume", "weight"] {
+                let verb = Verb::of_service(verb).unwrap();
+                for body in [&body[..], json.as_bytes()] {
+                    match Asked::read(verb, body) {
+                        Ok(asked) => prop_assert_eq!(asked.order.verb(), verb),
+                        Err(error) => prop_assert!(!error.is_empty()),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_reason_fits_on_a_line() {
+        assert_eq!(checked_reason("  "), Ok(None));
+        assert_eq!(checked_reason(" a b\n"), Ok(Some("a b".to_owned())));
+        for wrong in ["a\nb", "\u{1b}[2J", &"x".repeat(LONGEST_REASON + 1)] {
+            assert!(checked_reason(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -386,13 +386,23 @@ async fn ask_within<T>(
     agent: &Agent,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
 ) -> Result<T, Refusal> {
+    ask_or(time, agent, request, || Refusal::busy(time)).await
+}
+
+/// The same with other words for an answer that does not come in time.
+async fn ask_or<T>(
+    time: Duration,
+    agent: &Agent,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    late: impl FnOnce() -> Refusal,
+) -> Result<T, Refusal> {
     let (reply, answer) = oneshot::channel();
     timeout(time, async {
         agent.requests.send(request(reply)).await.map_err(|_| Refusal::stopping())?;
         answer.await.map_err(|_| Refusal::stopping())
     })
     .await
-    .unwrap_or_else(|_| Err(Refusal::busy(time)))
+    .unwrap_or_else(|_| Err(late()))
 }
 
 fn json(code: StatusCode, document: &impl Serialize) -> Response<Body> {

@@ -154,10 +154,10 @@ impl Check {
 
     /// From the start of a round that was refused to the next one, when so many have failed in a row. The first three
     /// attempts follow quickly, as far as there is no tolerance to spread them over; who asks for more than three by
-    /// `fall` wants to wait.
+    /// `fall` wants to wait. Whoever else is asked than the member's Redis is in no such hurry.
     #[must_use]
     pub fn after_refusal(&self, failures: u32) -> Duration {
-        if failures < self.fall.min(QUICK_ATTEMPTS) {
+        if self.kind.asks_redis() && failures < self.fall.min(QUICK_ATTEMPTS) {
             (self.detect.refused_tolerance / self.fall).max(CONFIRMATION).min(self.fast_interval)
         } else {
             self.fast_interval

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::RedisErrorKind;
+use super::{HeartbeatFault, RedisErrorKind, ShardFailure};
 
 /// The result of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,10 @@ pub enum Cause {
     Reported(String),
     /// Somebody who was asked about the member has trouble of their own, or does not know.
     Witness(Witness, Box<Cause>),
+    /// A part of the member failed, or several did.
+    Shard(Box<ShardFailure>),
+    /// Messages do not arrive, in words that name the members.
+    Heartbeat(HeartbeatFault, String),
     /// Something on this host prevented the probe (out of file descriptors, permission).
     Local(String),
 }
@@ -94,7 +98,7 @@ impl Failure {
     /// Of which kind it is. A time-out tells by its phase: a connection that was opened is a sign of life.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
-        match (&self.cause, self.phase) {
+        match (self.cause.inner(), self.phase) {
             (Cause::TimedOut(_), Phase::Connect) | (Cause::Unreachable(_), _) => FailureKind::Silence,
             (Cause::TimedOut(_), Phase::Tls | Phase::Authenticate | Phase::Command) => FailureKind::Stall,
             (Cause::Refused | Cause::Closed, _) => FailureKind::Refused,
@@ -106,8 +110,8 @@ impl Failure {
     /// How long the probe had waited when it gave up; zero when it was answered.
     #[must_use]
     pub fn waited(&self) -> Duration {
-        match self.cause {
-            Cause::TimedOut(after) => after,
+        match self.cause.inner() {
+            Cause::TimedOut(after) => *after,
             _ => Duration::ZERO,
         }
     }
@@ -165,14 +169,25 @@ pub enum Verdict {
 }
 
 impl Cause {
+    /// Of a part of a member, the cause there.
+    #[must_use]
+    pub fn inner(&self) -> &Self {
+        match self {
+            Self::Shard(failure) => failure.cause.inner(),
+            cause => cause,
+        }
+    }
+
     /// Whether it can count against a member. Refused credentials of the probe and trouble on this host say nothing
     /// about it.
     #[must_use]
     pub fn is_about_the_member(&self) -> bool {
-        match self {
+        match self.inner() {
             Self::Redis(kind, _) => !kind.is_about_credentials(),
             Self::Tls(fault, _) => *fault != TlsFault::Refused,
-            Self::Local(_) | Self::Witness(..) => false,
+            Self::Heartbeat(HeartbeatFault::TooEarly | HeartbeatFault::Unknown, _)
+            | Self::Local(_)
+            | Self::Witness(..) => false,
             _ => true,
         }
     }
@@ -202,6 +217,10 @@ impl Cause {
             Self::WrongRole(text) => format!("wrong role: {text}"),
             Self::Reported(text) => text.clone(),
             Self::Witness(who, cause) => format!("{who}: {}", cause.in_words(phase)),
+            Self::Shard(failure) => {
+                format!("{}: {}{}", failure.place, failure.cause.in_words(phase), failure.and_others())
+            }
+            Self::Heartbeat(_, text) => text.clone(),
             Self::Local(why) => format!("probe impossible: {why}"),
         }
     }
@@ -211,7 +230,7 @@ impl ProbeOutcome {
     /// A probe that did not pass, in a check that counts these Redis errors.
     #[must_use]
     pub fn of(failure: Failure, counted: &[RedisErrorKind]) -> Self {
-        let counts = match &failure.cause {
+        let counts = match failure.cause.inner() {
             Cause::Redis(kind, _) => counted.contains(kind),
             _ => true,
         };

@@ -6,7 +6,7 @@
 //!
 //! Nothing here has a time limit: whoever probes drops the future when the check's time is over.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, slice};
 
 use redis::{Cmd, Value};
 use tokio::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// In clear or encrypted.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
     /// What the member showed, its own certificate first; empty in clear.
     fn certificates(&self) -> &[CertificateDer<'static>];
 }
@@ -107,7 +107,14 @@ impl Connection {
 
     /// Sends a command without waiting for what it brings.
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<(), Stop> {
-        let sent = match self.stream.write_all(&command.get_packed_command()).await {
+        self.send_all(slice::from_ref(command)).await
+    }
+
+    /// The same for several, in one piece.
+    pub(super) async fn send_all(&mut self, commands: &[Cmd]) -> Result<(), Stop> {
+        let mut packed = Vec::new();
+        commands.iter().for_each(|command| command.write_packed_command(&mut packed));
+        let sent = match self.stream.write_all(&packed).await {
             Ok(()) => self.stream.flush().await,
             Err(error) => Err(error),
         };

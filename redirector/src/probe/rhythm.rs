@@ -39,8 +39,7 @@ impl Rhythm {
             (Verdict::Fail, ProbeOutcome::Failed(failure)) => failure.kind() == FailureKind::Refused,
             _ => false,
         };
-        let confirms = refused && failures < check.fall && check.kind.asks_redis();
-        self.after_refusal = confirms.then(|| check.after_refusal(failures));
+        self.after_refusal = (refused && failures < check.fall).then(|| check.after_refusal(failures));
         self.drawn = self.chance.next();
     }
 

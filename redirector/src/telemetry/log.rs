@@ -66,8 +66,17 @@ pub(super) fn write(event: &Event) {
             message,
             "operator"
         ),
-        Event::Reload { done: true, changes, .. } => tracing::warn!(?changes, "reloaded"),
-        Event::Reload { error, .. } => tracing::error!(error, "not reloaded"),
+        Event::Reload { done: true, changes, .. } => {
+            changes.iter().for_each(|change| tracing::info!("{change}"));
+            tracing::warn!(changes = changes.len(), "reloaded");
+        }
+        // A line for each fault of the file.
+        Event::Reload { error, .. } => {
+            error
+                .iter()
+                .flat_map(|error| error.lines())
+                .for_each(|line| tracing::error!("not reloaded: {line}"));
+        }
         Event::NetworkRestored { what } => tracing::warn!("{what}"),
         Event::Late { late_ms, more } => tracing::warn!(
             late_ms,

@@ -1,6 +1,6 @@
 //! Outcomes of probes in a word each: labels of metrics, and what events say.
 
-use crate::model::{Cause, Phase, ProbeOutcome, RedisErrorKind, TlsFault, Verdict};
+use crate::model::{Cause, Phase, ProbeOutcome, RedisErrorKind, TlsFault, Verdict, Witness};
 
 /// What it says about the member, the outcome, and the phase in which it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,8 +29,8 @@ impl From<&ProbeOutcome> for Words {
     }
 }
 
-fn cause(found: &Cause) -> &'static str {
-    match found {
+fn cause(cause: &Cause) -> &'static str {
+    match cause {
         Cause::Refused => "refused",
         Cause::Unreachable(_) => "unreachable",
         Cause::TimedOut(_) => "timed_out",
@@ -39,9 +39,12 @@ fn cause(found: &Cause) -> &'static str {
         Cause::Redis(kind, _) => redis(*kind),
         Cause::WrongAnswer(_) => "wrong_answer",
         Cause::WrongRole(_) => "wrong_role",
-        Cause::Local(_) => "local",
         Cause::Reported(_) => "reported",
-        Cause::Witness(_, what) => cause(what),
+        Cause::Witness(Witness::RestApi, _) => "rest_api",
+        Cause::Witness(Witness::Command, _) => "command",
+        Cause::Shard(_) => "shard",
+        Cause::Heartbeat(..) => "heartbeat",
+        Cause::Local(_) => "local",
     }
 }
 

@@ -10,6 +10,7 @@ use tokio_rustls::rustls::{
     pki_types::{ServerName, UnixTime},
 };
 
+use super::pinned::is_of_an_authority;
 use crate::{model::TlsFault, quote::quote};
 
 /// The fault and its words, if `error` came from TLS.
@@ -61,9 +62,9 @@ fn of_certificate(error: &CertificateError) -> (TlsFault, String) {
             let next = "put that authority's certificate into `ca_file`";
             (TlsFault::UnknownIssuer, "comes from an authority that is not trusted".to_owned(), next)
         }
-        // webpki's word for what `openssl req -x509` makes without further options.
-        error if format!("{error:?}").contains("CaUsedAsEndEntity") => {
-            let next = "issue one for the server (CA:FALSE)";
+        // What `openssl req -x509` makes without further options.
+        error if is_of_an_authority(error) => {
+            let next = "put it into `ca_file` itself, or issue one for the server (CA:FALSE)";
             (TlsFault::Handshake, "is that of an authority".to_owned(), next)
         }
         error => (TlsFault::Handshake, format!("is refused ({})", quote(&error.to_string())), "renew it"),

@@ -62,10 +62,10 @@ fn agent(access: Access) -> (Agent, Arc<Mutex<Heard>>) {
                 Order::Pause => refused(RefusedKind::Conflict, "not now"),
                 _ => Ok(answer(service.clone(), &asked)),
             };
-            log.lock().unwrap().asked.push((service, asked, who));
+            log.lock().expect("no panic").asked.push((service, asked, who));
             reply.send(result).expect("the server waits");
         }
-        Request::Denied(operation) => log.lock().unwrap().denied.push(operation),
+        Request::Denied(operation) => log.lock().expect("no panic").denied.push(operation),
         Request::Status { reply } => drop(reply.send(status_of(two_services()))),
         Request::Flows { .. }
         | Request::Totals { .. }
@@ -112,7 +112,9 @@ fn curl(socket: &Path, method: &str, path: &str, body: &[u8]) -> (u16, String) {
 /// The same from the test, whose thread runs the server.
 async fn curl_async(agent: &Agent, method: &'static str, path: &str, body: &[u8]) -> (u16, String) {
     let (socket, path, body) = (agent.socket().to_owned(), path.to_owned(), body.to_owned());
-    tokio::task::spawn_blocking(move || curl(&socket, method, &path, &body)).await.unwrap()
+    tokio::task::spawn_blocking(move || curl(&socket, method, &path, &body))
+        .await
+        .expect("a thread of its own")
 }
 
 fn error(body: &str) -> String {

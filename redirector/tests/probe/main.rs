@@ -10,9 +10,13 @@ use redirector::{
 };
 
 mod certificates;
+mod cluster;
 mod credentials;
+mod heartbeat;
+mod keyspace;
 mod kinds;
 mod once;
+mod proxy;
 mod readiness;
 mod run;
 mod server;

@@ -119,6 +119,23 @@ impl Redis {
         redis::cmd(words[0]).arg(&words[1..]).query(&mut self.client()).expect("the command succeeds")
     }
 
+    /// Has it execute a command, which must succeed.
+    pub(crate) fn tell(&self, words: &[&str]) {
+        let _answer: redis::Value = self.run(words);
+    }
+
+    /// How often it was given a command, by `INFO commandstats`.
+    pub(crate) fn calls(&self, command: &str) -> usize {
+        let info: String = self.run(&["INFO", "commandstats"]);
+        let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.map_or(0, |line| line.split(',').next().expect("a number").parse().expect("a number"))
+    }
+
+    /// How many keys it has.
+    pub(crate) fn keys(&self) -> usize {
+        self.run(&["DBSIZE"])
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the child is not reaped yet");
     }

@@ -88,7 +88,7 @@ async fn each_fault_of_a_certificate_is_told_apart_and_says_what_to_do() {
     assert_eq!(found, (TlsFault::UnknownIssuer, Verdict::Fail, words.to_owned()));
 
     let found = of(&authority, &authority.issue_authority(&[NAME])).await;
-    let words = "TLS: the member's certificate is that of an authority; issue one for the server (CA:FALSE)";
+    let words = "TLS: the member's certificate is that of an authority; put it into `ca_file` itself, or issue one for the server (CA:FALSE)";
     assert_eq!(found, (TlsFault::Handshake, Verdict::Fail, words.to_owned()));
 }
 

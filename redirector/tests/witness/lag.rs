@@ -337,6 +337,29 @@ async fn over_tls_the_certificate_must_be_for_the_name() {
     assert!(matches!(trouble(&outcome), (Phase::Tls, Cause::Tls(TlsFault::WrongName, _))), "{outcome:?}");
 }
 
+/// Clusters issue their own certificates, and mark them as those of authorities.
+#[tokio::test]
+async fn a_certificate_in_ca_file_is_believed_itself() {
+    let certificate = certificate::of_an_authority(&["localhost"]);
+    let api = Api::start(cluster(), Some(certificate.acceptor.clone())).await;
+    let outcome = probe(over_tls(&api, "localhost", trust(&certificate.pem, None))).await;
+    assert_eq!(outcome.verdict(), Verdict::Pass, "{outcome}");
+
+    let outcome =
+        probe(over_tls(&api, "localhost", trust(&certificate.pem, Some("paris.example.com")))).await;
+    assert!(matches!(trouble(&outcome), (Phase::Tls, Cause::Tls(TlsFault::WrongName, _))), "{outcome:?}");
+
+    // Another one for the same name.
+    let other = certificate::of_an_authority(&["localhost"]);
+    let outcome = probe(over_tls(&api, "localhost", trust(&other.pem, None))).await;
+    assert!(matches!(trouble(&outcome), (Phase::Tls, Cause::Tls(..))), "{outcome:?}");
+
+    let expired = certificate::expired_of_an_authority(&["localhost"]);
+    let api = Api::start(cluster(), Some(expired.acceptor.clone())).await;
+    let outcome = probe(over_tls(&api, "localhost", trust(&expired.pem, None))).await;
+    assert!(matches!(trouble(&outcome), (Phase::Tls, Cause::Tls(TlsFault::Expired, _))), "{outcome:?}");
+}
+
 #[tokio::test]
 async fn trouble_with_tls_says_nothing_about_the_member() {
     let certificate = certificate::issued(&["localhost"]);

@@ -11,7 +11,7 @@ use redirector::{
         Access, Authorities, Cause, Check, CheckId, CheckKind, Failure, MemberId, Pace, Phase, ProbeOutcome,
         ServiceId, Tls, Trust, Verdict,
     },
-    probe::{Report, Target, run},
+    probe::{ProberId, Report, Target, run},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -60,7 +60,8 @@ impl Prober {
         let (sender, reports) = mpsc::channel(1);
         let (pace, paces) = watch::channel(Pace::Normal);
         let (service, member, check_id) = (ServiceId(0), MemberId(0), CheckId(0));
-        let target = Target { service, member, check_id, check, address, access: Access::default() };
+        let prober = ProberId::default();
+        let target = Target { prober, service, member, check_id, check, address, access: Access::default() };
         let mut guard = JoinSet::new();
         guard.spawn(run(target, paces, sender));
         Self { reports, _guard: guard, _pace: pace }

@@ -164,9 +164,9 @@ fn a_switch_waits_for_the_checks_of_its_member() {
             fast_interval: Duration::from_secs(5),
             timeout: Duration::from_secs(4),
             fall: 3,
+            tolerance: Duration::from_secs(4),
         };
-        let patient = "detect = { silence_tolerance = \"4s\", stall_tolerance = \"4s\" }";
-        let config = one_service(lab).timing(Some(timing)).service_line(patient);
+        let config = one_service(lab).timing(Some(timing));
         let agent = lab.agent(&config)?;
         agent.wait_active("m1", START)?;
         lab.member("m2").freeze()?;

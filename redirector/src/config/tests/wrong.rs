@@ -76,7 +76,6 @@ fn keys() {
             "username = \"probe\"\ntls = { ca_file = \"/etc/ca.pem\" }",
         ),
         ("profile of nothing", "profile = \"fast\"", "profile = \"quick\""),
-        ("check that is not built", "kind = \"tcp\"", "kind = \"keyspace\""),
         ("check of nothing", "kind = \"tcp\"", "kind = \"icmp\""),
     ]);
     insta::assert_snapshot!(table);

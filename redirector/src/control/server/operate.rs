@@ -2,7 +2,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
 use hyper::{
     Method, Response, StatusCode,
     body::{Bytes, Incoming},
@@ -14,7 +14,7 @@ use super::{
         access::{Peer, Who},
         operator::{Asked, LONGEST_BODY, Operation, OperationResult, Refused, RefusedKind, Verb},
     },
-    Agent, Body, OPERATOR_TIME, REQUEST_TIME, Refusal, Request, ask_within, json,
+    Agent, Body, OPERATOR_TIME, REQUEST_TIME, Refusal, Request, ask_or, json,
 };
 
 /// A path that stands for a change.
@@ -60,7 +60,8 @@ impl<'a> Path<'a> {
         let asked = asked.map_err(|error| Refusal::wrong_body(self.verb, &error))?;
         let service = self.service.to_owned();
         let request = |reply| Request::Operate { service, asked, who, reply };
-        let done = ask_within(OPERATOR_TIME, agent, request).await?.map_err(Refusal::refused)?;
+        let late = || Refusal::late(self.verb);
+        let done = ask_or(OPERATOR_TIME, agent, request, late).await?.map_err(Refusal::refused)?;
         Ok(json(StatusCode::OK, &done))
     }
 }
@@ -105,7 +106,7 @@ pub(super) async fn read(body: Incoming) -> Result<Bytes, Refusal> {
         let message = format!("the body did not come within {} s", REQUEST_TIME.as_secs());
         return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message, "send it at once"));
     };
-    read.map(|body| body.to_bytes()).map_err(|error| {
+    read.map(Collected::to_bytes).map_err(|error| {
         if error.is::<LengthLimitError>() {
             let message = format!("the body has more than {LONGEST_BODY} bytes");
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "leave out what does not belong there")
@@ -127,6 +128,18 @@ impl Refusal {
         };
         let message = format!("the body of {verb} is wrong: {error}");
         Self::new(StatusCode::BAD_REQUEST, message, format!("send JSON, such as {example}"))
+    }
+
+    /// Nothing but a switch waits for anything.
+    fn late(verb: Verb) -> Self {
+        if verb != Verb::Switch {
+            return Self::busy(OPERATOR_TIME);
+        }
+        let message = format!(
+            "the checks of its member have not all answered within {} s; the switch may still be made",
+            OPERATOR_TIME.as_secs()
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "look at `status`, or `release` to call it off")
     }
 
     pub(super) fn refused(refused: Refused) -> Self {

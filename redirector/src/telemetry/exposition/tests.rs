@@ -165,9 +165,8 @@ fn values_are_those_of_the_sample_and_the_counters() {
     assert_eq!(value("member_active", &[paris[0], ("member", "dublin")]), 1.0);
     assert_eq!((value("member_flows", &paris), value("member_weight", &paris)), (12.0, 100.0));
     assert_eq!(value("member_ready", &[paris[0], ("member", "dublin")]), 0.0);
-    let unknown = |series: &Series<'_>| {
-        series.name == "redirector_member_ready" && series.labels["member"] == "paris"
-    };
+    let unknown =
+        |series: &Series<'_>| series.name == "redirector_member_ready" && series.labels["member"] == "paris";
     assert!(!series.iter().any(unknown), "nobody knows");
     assert_eq!(value("member_certificate_expiry_timestamp_seconds", &paris), 1_795_291_200.0);
     assert_eq!((value("service_paused", &[paris[0]]), value("service_pinned", &[paris[0]])), (1.0, 0.0));

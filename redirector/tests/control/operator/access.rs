@@ -35,18 +35,19 @@ fn as_user<T: Send + 'static>(
     }
     let groups: Vec<_> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
     let thread = thread::spawn(move || {
-        set_thread_groups(&groups).unwrap();
-        set_thread_gid(Gid::from_raw(gid)).unwrap();
-        set_thread_uid(Uid::from_raw(uid)).unwrap();
+        set_thread_groups(&groups).expect("root may");
+        set_thread_gid(Gid::from_raw(gid)).expect("root may");
+        set_thread_uid(Uid::from_raw(uid)).expect("root may");
         work()
     });
-    Some(thread.join().unwrap())
+    Some(thread.join().expect("no panic"))
 }
 
 /// The socket's directory is made by the test, and must let others through.
 fn open_to_all(agent: &Agent) {
     for directory in agent.socket().ancestors().skip(1).take(2) {
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+            .expect("the directory is the test's");
     }
 }
 
