@@ -125,7 +125,11 @@ impl Reloads {
 impl Agent {
     /// Takes an order.
     pub(super) fn order(&self, order: Order, reloads: &mut Reloads, readiness: &Readiness) {
-        reloads.waiting.push_back(order);
+        // A second signal adds nothing to one that waits: the file is read when its turn comes.
+        let is_signal = |order: &Order| order.from.is_none();
+        if !(is_signal(&order) && reloads.waiting.iter().any(is_signal)) {
+            reloads.waiting.push_back(order);
+        }
         self.begin_next(reloads, readiness);
     }
 

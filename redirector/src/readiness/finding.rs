@@ -241,7 +241,7 @@ fn size(bytes: u64) -> String {
     // A limit has few digits; the loss of precision is in none of them.
     #[allow(clippy::cast_precision_loss)]
     match unit {
-        Some((unit, name)) if bytes % unit == 0 => format!("{} {name}", bytes / unit),
+        Some((unit, name)) if bytes.is_multiple_of(*unit) => format!("{} {name}", bytes / unit),
         Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),
         None => format!("{bytes} bytes"),
     }

@@ -19,8 +19,9 @@ use super::{
     metrics::{Metrics, seconds_of},
     process::Process,
 };
-use crate::control::status::{
-    MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status,
+use crate::{
+    control::status::{MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status},
+    decide::CheckState,
 };
 
 /// What goes with the text as its media type.
@@ -31,12 +32,27 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Sample {
     /// States, flows and packets.
     pub status: Status,
+    /// What the checks of each service say.
+    pub checks: Vec<CheckSample>,
     /// Entries of the flow table, whoever's.
     pub flows: u64,
     /// Entries that there is room for.
     pub max_flows: u64,
     /// How long counting the flows took.
     pub counted_in: Duration,
+}
+
+/// What one check says of the addresses of one member.
+#[derive(Clone, Debug)]
+pub struct CheckSample {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the member.
+    pub member: String,
+    /// Name of the check.
+    pub check: String,
+    /// Of each address.
+    pub states: Vec<CheckState>,
 }
 
 /// Everything, as text.
@@ -139,6 +155,23 @@ impl Exposition {
     }
 
     fn checks(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let words = [
+            (CheckState::Unknown, "unknown"),
+            (CheckState::Passing, "passing"),
+            (CheckState::Failing, "failing"),
+        ];
+        let states = self.sample.checks.iter().flat_map(|check| {
+            words.map(|(state, word)| {
+                let labels = [
+                    ("service", &*check.service),
+                    ("member", &*check.member),
+                    ("check", &*check.check),
+                    ("state", word),
+                ];
+                (labels, check.states.iter().filter(|of| **of == state).count() as u64)
+            })
+        });
+        out.gauge(&f::CHECK_STATE, states)?;
         let live = &self.metrics.0;
         out.live(&f::PROBES, &live.probes)?;
         out.live(&f::PROBE_SECONDS, &live.probe_seconds)?;
@@ -157,7 +190,7 @@ impl Exposition {
     }
 
     fn flows(&self, out: &mut Out<'_>) -> Result<(), Error> {
-        let Sample { status, flows, max_flows, counted_in } = &self.sample;
+        let Sample { status, flows, max_flows, counted_in, .. } = &self.sample;
         let outcomes = || status.outcomes.iter().map(|(outcome, count)| ([("outcome", &**outcome)], count));
         out.counter(&f::PACKETS, outcomes().map(|(labels, count)| (labels, count.packets)))?;
         out.counter(&f::PACKET_BYTES, outcomes().map(|(labels, count)| (labels, count.bytes)))?;

@@ -64,7 +64,13 @@ fn sample() -> Sample {
         "members": [member("paris", "down"), member("dublin", "up")]}],
         "outcomes": {"carried": {"packets": 100, "bytes": 6400}}, "collected": {"stale": 3}});
     let status = serde_json::from_value(status).unwrap();
-    Sample { status, flows: 25, max_flows: 262_144, counted_in: Duration::from_millis(40) }
+    let checks = vec![CheckSample {
+        service: "orders".into(),
+        member: "paris".into(),
+        check: "ping".into(),
+        states: vec![CheckState::Failing, CheckState::Passing, CheckState::Failing],
+    }];
+    Sample { status, checks, flows: 25, max_flows: 262_144, counted_in: Duration::from_millis(40) }
 }
 
 /// Name and labels of a series, with its value; and the family that it stands in.
@@ -170,6 +176,8 @@ fn values_are_those_of_the_sample_and_the_counters() {
     assert!(!series.iter().any(unknown), "nobody knows");
     assert_eq!(value("member_certificate_expiry_timestamp_seconds", &paris), 1_795_291_200.0);
     assert_eq!((value("service_paused", &[paris[0]]), value("service_pinned", &[paris[0]])), (1.0, 0.0));
+    let checks = |state| value("check_state", &[paris[0], paris[1], ("check", "ping"), ("state", state)]);
+    assert_eq!(["unknown", "passing", "failing"].map(checks), [0.0, 1.0, 2.0]);
     let probes = |verdict, outcome, phase| {
         let words = [("verdict", verdict), ("outcome", outcome), ("phase", phase)];
         let of_check = [paris[0], paris[1], ("check", "ping")];
