@@ -66,7 +66,7 @@ fn with_and_without(section: &str, key: &str, value: &str) -> [String; 2] {
             format!("{}\n{line}{MINIMAL}", section.trim_matches('`'))
         }
         "`[[service]]`" => of_service(line),
-        "`[service.detect]`" | "`[service.failback]`" => {
+        "`[service.detect]`" | "`[service.failback]`" | "`[service.application]`" => {
             of_service(&format!("{}\n{line}", section.trim_matches('`')))
         }
         "`[[service.check]]`" => format!("{}{rest}", of_service(&checks(&format!("{check}{line}")))),
