@@ -480,6 +480,7 @@ mod tests {
         service "orders" target of check "http": /health at port 8080 -> /health at port 8081
         service "orders" user of check "exec": 7:8 -> 9:8
         service "orders" command of check "exec": ["/bin/true"] -> ["/bin/false"]
+        service "orders" rest of member "paris" changed
         service "orders" url of rest of check "lag" of member "paris": http://10.2.1.9:8080/ -> http://10.2.1.8:8080/
         service "orders" username of rest of check "lag" of member "paris": "viewer" -> "probe"
         service "orders" password of rest of check "lag" of member "paris" changed

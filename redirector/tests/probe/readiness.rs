@@ -1,4 +1,5 @@
 //! Looks at the readiness of real Redis servers, each with something that would hurt applications, or with nothing.
+#![allow(clippy::unwrap_used, reason = "a test: what is odd shall panic")]
 
 use std::{
     net::SocketAddr,

@@ -25,10 +25,7 @@ fn rows() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
             section = line.trim_start_matches('#').trim();
         }
         let (key, rest) = line.strip_prefix("| `")?.split_once('`')?;
-        let (default, _) = rest
-            .strip_prefix(" | `")?
-            .split_once("` ")
-            .or_else(|| rest.strip_prefix(" | `")?.split_once("`;"))?;
+        let (default, _) = rest.strip_prefix(" | `")?.split_once('`')?;
         let is_value = default.starts_with(['"', '['])
             || default.parse::<u32>().is_ok()
             || matches!(default, "true" | "false");
