@@ -18,6 +18,7 @@ mod flows;
 mod heartbeats;
 mod history;
 mod inputs;
+mod lookouts;
 mod moves;
 mod names;
 mod observer;
@@ -49,6 +50,7 @@ use self::{
     cores::Cores,
     history::History,
     inputs::Punctuality,
+    lookouts::Lookouts,
     moves::Moves,
     names::Names,
     observer::Observer,
@@ -95,6 +97,7 @@ struct Agent {
     punctuality: Punctuality,
     cores: Cores,
     probers: Probers,
+    lookouts: Lookouts,
     answers: answers::Keeper,
     observer: Observer,
 }
@@ -213,6 +216,7 @@ impl Agent {
             operators: Operators::default(),
             punctuality: Punctuality::new(Clock.now()),
             probers: Probers::new(reports),
+            lookouts: Lookouts::default(),
             observer,
         };
         // To the agent, all services are new.
@@ -272,6 +276,7 @@ impl Agent {
         self.observer.addresses(service, member, &addresses);
         self.hand_in_addresses(service, member, &addresses);
         self.probers.set(service, member, &self.config.services[service.0], &addresses, tasks);
+        self.lookouts.set(&self.config.services[service.0], member, &addresses, tasks);
     }
 
     fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
@@ -388,11 +393,12 @@ impl Agent {
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
                 let count = self.datapath.counter();
                 let (config, clock) = (Arc::clone(&self.config), self.clock);
+                let board = self.lookouts.board().clone();
                 // Counting reads the whole flow table.
                 tokio::task::spawn_blocking(move || match count() {
                     Ok(counts) => {
                         // The client may have gone away meanwhile.
-                        let _gone = reply.send(report::status(&config, &views, &counts, clock));
+                        let _gone = reply.send(report::status(&config, &views, &counts, &board, clock));
                     }
                     Err(error) => tracing::error!("cannot read the maps: {error:#}"),
                 });

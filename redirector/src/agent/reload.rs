@@ -229,6 +229,7 @@ impl Agent {
         self.services_are_others();
         self.observer.forget();
         self.probers.rename(moves, &self.config.services);
+        self.lookouts.keep(&self.config);
         self.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         *names = self.follow_names(source, tasks);
         self.carry_out();

@@ -15,11 +15,13 @@ use std::{
 use super::*;
 use crate::decide::detection::{self, Trouble};
 use crate::model::{
-    Access, Agent, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
-    Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown,
-    OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
+    Access, Agent, Application, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect,
+    Effect, Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member,
+    OnAllDown, OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
 };
 
+mod application;
+mod documented;
 mod host;
 mod properties;
 mod resolving;
@@ -60,6 +62,7 @@ impl Directory {
         let directory = Self(path);
         directory.write("orders.password", b"hunter2\n");
         directory.write("dublin.password", b"swordfish");
+        directory.write("application.password", b"opensesame\n");
         directory.write("empty.password", b"\n");
         directory.write("latin1.password", b"h\xfcnter");
         directory.write("large.password", &[b'x'; 5000]);
@@ -192,11 +195,13 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 },
                 ..Check::of(CheckKind::Ping)
             }],
+            application: Application::default(),
             members: vec![Member {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "10.2.1.2".to_owned(), port: 6379 },
                 weight: 100,
                 access: access("10.2.1.2", Login::default()),
+                rest: None,
                 checks: vec![Check::of(CheckKind::Ping)],
             }],
         }],
@@ -281,6 +286,7 @@ fn every_key_that_is_built_reaches_the_model() {
         profile: Profile::Fast,
         combine: Combine::AtLeast(1),
         checks: checks.clone(),
+        application: Application::default(),
         members: vec![
             Member {
                 name: "paris".to_owned(),
@@ -291,6 +297,7 @@ fn every_key_that_is_built_reaches_the_model() {
                     ..access("redis.paris.example.com", login("probe", "hunter2"))
                 },
                 checks: checks_of_paris,
+                rest: None,
             },
             Member {
                 name: "dublin".to_owned(),
@@ -301,6 +308,7 @@ fn every_key_that_is_built_reaches_the_model() {
                     ..access("redis.dublin.example.com", login("probe", "swordfish"))
                 },
                 checks,
+                rest: None,
             },
         ],
     };

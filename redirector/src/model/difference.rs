@@ -9,8 +9,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Access, Agent, Check, CheckKind, Config, Datapath, Detect, Exec, Failback, Http, IdleTimeouts, Lag,
-    Login, Member, PortRange, Rest, Service,
+    Access, Agent, Application, Check, CheckKind, Config, Datapath, Detect, Exec, Failback, Http,
+    IdleTimeouts, Lag, Login, Member, PortRange, Rest, Service,
 };
 
 /// Everything that differs. Services are told by their names: another name is another service.
@@ -189,9 +189,12 @@ impl Changes {
     fn service(&mut self, old: &Service, new: &Service) {
         compare!(self, "", Service {
             profile, combine, on_failover, on_failback, drain_timeout, on_all_down, initial, initial_timeout;
-            name, vips, failback, checks, members
+            name, vips, failback, checks, application, members
         }, old, new);
         compare!(self, "failback", Failback { mode, healthy_for, hold_down, flap_half_life; }, old.failback, new.failback);
+        let applications = (&old.application, &new.application);
+        compare!(self, "application", Application { server_name, ready_every; login }, applications.0, applications.1);
+        compare!(self, "application", Login { username, password; }, applications.0.login, applications.1.login);
         self.list("VIP", &old.vips, &new.vips, ToString::to_string, |_, _, _| {});
         let named = |check: &Check| format!("{:?}", check.name);
         self.list("check", &old.checks, &new.checks, named, |changes, old, new| {
@@ -241,7 +244,11 @@ impl Changes {
     fn member(&mut self, old: &Member, new: &Member) {
         let of = format!("member {:?}", new.name);
         self.text(&named("endpoint", &of), old.endpoint.to_string(), new.endpoint.to_string());
-        compare!(self, &of, Member { weight; name, endpoint, access, checks }, old, new);
+        compare!(self, &of, Member { weight; name, endpoint, access, rest, checks }, old, new);
+        if old.rest != new.rest {
+            let what = named("rest", &of);
+            self.found.push(Change { what, kind: Kind::Changed, from: None, to: None });
+        }
         // The host is that of the endpoint.
         compare!(self, &of, Access { tls; login, host }, old.access, new.access);
         compare!(self, &of, Login { username, password; }, old.access.login, new.access.login);
@@ -473,6 +480,7 @@ mod tests {
         service "orders" target of check "http": /health at port 8080 -> /health at port 8081
         service "orders" user of check "exec": 7:8 -> 9:8
         service "orders" command of check "exec": ["/bin/true"] -> ["/bin/false"]
+        service "orders" rest of member "paris" changed
         service "orders" url of rest of check "lag" of member "paris": http://10.2.1.9:8080/ -> http://10.2.1.8:8080/
         service "orders" username of rest of check "lag" of member "paris": "viewer" -> "probe"
         service "orders" password of rest of check "lag" of member "paris" changed
@@ -505,6 +513,10 @@ mod tests {
         };
         let said = say(Some("hunter1"), Some("hunter2"));
         assert_eq!(said, r#"service "orders" password of member "paris" changed"#);
+        let mut with_application = parsed(BEFORE);
+        with_application.services[0].application.login.password = Some(Secret::new("hunter2".to_owned()));
+        let said = Difference::between(&parsed(BEFORE), &with_application).to_string();
+        assert_eq!(said, r#"service "orders" password of application: none -> set"#);
         let said = say(None, Some("hunter2"));
         assert_eq!(said, r#"service "orders" password of member "paris": none -> set"#);
     }

@@ -49,7 +49,7 @@ use crate::{
 const LONGEST_HEAD: usize = 64 * 1024;
 
 /// Where to ask, and as whom.
-pub(super) struct Client {
+pub(crate) struct Client {
     url: Url,
     /// The only address that is asked; `None`: those of the URL's host.
     address: Option<SocketAddr>,
@@ -60,17 +60,17 @@ pub(super) struct Client {
 }
 
 /// What came back.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     /// As much of it as was wanted.
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     /// Whether there was more.
     pub(super) is_cut: bool,
 }
 
 impl Client {
     /// Asks `address`, or else those of the URL's host.
-    pub(super) fn new(url: Url, address: Option<SocketAddr>, tls: Option<&Tls>, login: &Login) -> Self {
+    pub(crate) fn new(url: Url, address: Option<SocketAddr>, tls: Option<&Tls>, login: &Login) -> Self {
         let tls = url.is_https.then(|| match tls {
             Some(tls) => Connector::new(tls),
             None => Err("no TLS settings for an https URL".to_owned()),
@@ -79,7 +79,7 @@ impl Client {
     }
 
     /// `GET` of a path with its query, for at most `limit` bytes of body. `phase` tells how far it came.
-    pub(super) async fn get(&self, path: &str, limit: usize, phase: &mut Phase) -> Result<Answer, Stop> {
+    pub(crate) async fn get(&self, path: &str, limit: usize, phase: &mut Phase) -> Result<Answer, Stop> {
         let started = Instant::now();
         let (stream, address) = self.connect(phase).await?;
         let fault = |error: io::Error| Stop::Answer(stop::cause(&error, address, started.elapsed()));

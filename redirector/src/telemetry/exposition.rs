@@ -1,6 +1,9 @@
 //! Metrics as text, in the format of OpenMetrics 1.0, which Prometheus reads since 2.5.
 
-use std::{fmt::Error, time::Duration};
+use std::{
+    fmt::Error,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -17,7 +20,7 @@ use super::{
     process::Process,
 };
 use crate::{
-    control::status::{MemberState, MemberStatus, ServiceState, ServiceStatus, Status},
+    control::status::{MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status},
     decide::CheckState,
 };
 
@@ -140,7 +143,15 @@ impl Exposition {
         out.gauge(&f::MEMBER_STATE, states)?;
         out.gauge(&f::MEMBER_WEIGHT, each(|_, member| member.weight.into()))?;
         out.gauge(&f::MEMBER_ELIGIBLE, each(|_, member| u64::from(member.eligible)))?;
-        out.gauge(&f::MEMBER_FLOWS, each(|_, member| member.flows))
+        out.gauge(&f::MEMBER_FLOWS, each(|_, member| member.flows))?;
+        // Where nobody knows there is no series.
+        let known = |value: fn(&ReadinessStatus) -> Option<u64>| {
+            members().filter_map(move |(service, member)| {
+                Some(([("service", &*service.name), ("member", &*member.name)], value(&member.readiness)?))
+            })
+        };
+        out.gauge(&f::MEMBER_READY, known(|readiness| readiness.ready.map(u64::from)))?;
+        out.gauge(&f::MEMBER_CERTIFICATE_EXPIRY, known(expiry))
     }
 
     fn checks(&self, out: &mut Out<'_>) -> Result<(), Error> {
@@ -201,6 +212,12 @@ impl Exposition {
         out.one(&f::OPEN_FDS, self.process.open_fds)?;
         out.one_real(&f::START_TIME, seconds_of(live.started))
     }
+}
+
+/// Since 1970.
+fn expiry(readiness: &ReadinessStatus) -> Option<u64> {
+    let time = humantime::parse_rfc3339(readiness.certificate_expires.as_deref()?).ok()?;
+    Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// Where metrics are written to, a family at a time.
