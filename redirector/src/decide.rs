@@ -207,7 +207,10 @@ impl Core {
     /// The caller was late by `by`: it was not scheduled, or the machine slept. Probes that were under way may have failed by
     /// that alone, so a member that goes down now is left only when a probe that began since has failed too.
     pub fn on_late(&mut self, now: Time, by: Duration) {
-        // What was due meanwhile is not done here: first come the reports that wait.
+        // What was due meanwhile was due whatever is suspected from now on.
+        if self.is_due(now) {
+            self.on_deadline(now);
+        }
         let window = self.window();
         self.suspicion.on_late(self.now.max(now), by, window);
     }

@@ -143,9 +143,13 @@ impl Witness {
             }
             Event::Late(by) => {
                 let by = Duration::from_millis(*by);
+                let nothing = !self.core.is_due(told);
+                if !nothing {
+                    self.now = self.now.max(told);
+                }
                 self.record(told, Input::Late(nanos(by)));
                 self.core.on_late(told, by);
-                self.look(May { nothing: true, ..May::default() });
+                self.look(May { nothing, ..May::default() });
             }
             Event::Operator(command) => self.command(told, command),
             Event::Reload(reload) => self.reload(told, reload),
