@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 mod access;
 mod detect;
 mod difference;
+mod hook;
 mod outcome;
 mod profile;
 mod redis_error;
@@ -25,6 +26,7 @@ mod state;
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
 pub use difference::{Change, Difference, Kind, ServiceDifference};
+pub use hook::{Hook, HookFailure, HookRun, HookWhen};
 pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict, Witness};
 pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;
@@ -194,6 +196,9 @@ pub struct Service {
     pub combine: Combine,
     /// At least one, and at least one that counts or vetoes; every check runs against every member. What holds for one member is in [`Member::checks`].
     pub checks: Vec<Check>,
+    /// What runs before and after its switches, in this order.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
     /// At least one; names are unique within the service.
     pub members: Vec<Member>,
 }

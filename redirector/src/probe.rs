@@ -32,7 +32,7 @@ mod echo;
 mod exec;
 pub mod heartbeat;
 mod http;
-mod http_client;
+pub(crate) mod http_client;
 mod kept;
 mod keyspace;
 mod lag;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    address, check, detect,
+    address, check, detect, hook,
     login::{self, Credentials},
     read::{Section, Written},
     rest,
@@ -75,6 +75,7 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
         profile,
         combine: detect::combine(&section, &checks),
         checks,
+        hooks: hook::read(&section),
         members,
     };
     Draft { section, name, vips, members: drafts, service }

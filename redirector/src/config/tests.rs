@@ -16,8 +16,8 @@ use super::*;
 use crate::decide::detection::{self, Trouble};
 use crate::model::{
     Access, Agent, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
-    Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown,
-    OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
+    Endpoint, Failback, FailbackMode, FlowPolicy, Hook, HookFailure, HookRun, HookWhen, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown,
+    OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, SwitchKind, Tls, Trust, Url, User,
 };
 
 mod host;
@@ -192,6 +192,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 },
                 ..Check::of(CheckKind::Ping)
             }],
+            hooks: Vec::new(),
             members: vec![Member {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "10.2.1.2".to_owned(), port: 6379 },
@@ -202,6 +203,72 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
         }],
     };
     assert_eq!(parse(Path::new("redirector.toml"), MINIMAL).unwrap().config, expected);
+}
+
+/// Those of the full legal file.
+fn hooks() -> Vec<Hook> {
+    let user = User { name: "7:8".to_owned(), uid: 7, gid: 8 };
+    let authorities = Authorities::Pem(CERTIFICATE.0.clone());
+    let (host, path) = ("hooks.example.com".to_owned(), "/secret".to_owned());
+    vec![
+        Hook {
+            name: "/usr/bin/may-switch".to_owned(),
+            when: HookWhen::Before,
+            kinds: vec![SwitchKind::Manual],
+            timeout: Duration::from_secs(3),
+            on_failure: HookFailure::GoOn,
+            run: HookRun::Command {
+                command: vec!["/usr/bin/may-switch".to_owned(), "now".to_owned()],
+                user,
+            },
+        },
+        Hook {
+            name: "https://hooks.example.com".to_owned(),
+            when: HookWhen::After,
+            kinds: vec![
+                SwitchKind::Initial,
+                SwitchKind::Failover,
+                SwitchKind::Failback,
+                SwitchKind::Manual,
+            ],
+            timeout: Duration::from_secs(5),
+            on_failure: HookFailure::Veto,
+            run: HookRun::Url {
+                url: Url { is_https: true, host, port: 443, path },
+                tls: Some(Tls {
+                    server_name: Some("other.example.com".to_owned()),
+                    trust: Arc::new(Trust { authorities, identity: None }),
+                }),
+            },
+        },
+    ]
+}
+
+#[test]
+fn hooks_that_cannot_be_meant_are_faults() {
+    let message = |hook: &str| Directory::new().message(&MINIMAL.replace(
+        "[[service.member]]",
+        &format!("[[service.hook]]\n{hook}\n[[service.member]]"),
+    ));
+    let before = "when = \"before\"\ncommand = [\"/bin/true\"]";
+    for (hook, words) in [
+        (before.to_owned(), "accepted"),
+        ("command = [\"/bin/true\"]".to_owned(), "`when` is missing"),
+        ("when = \"after\"".to_owned(), "a hook without `command` or `url`; add one of them"),
+        (format!("{before}\nurl = \"http://a.example\""), "`command` and `url` in one hook"),
+        (format!("{before}\nca_file = \"ca.pem\""), "`ca_file` means nothing to a hook with `command`"),
+        (before.replace("/bin/true", "true"), "the program \"true\" is not an absolute path"),
+        (format!("{before}\nkinds = [\"failover\"]"), "a hook before a switch of kind \"failover\""),
+        (format!("{before}\nkinds = [\"fallback\"]"), "`kinds` does not know \"fallback\""),
+        (format!("{before}\ntimeout = \"21s\""), "longer than 20s together"),
+        (
+            "when = \"after\"\ncommand = [\"/bin/true\"]\non_failure = \"veto\"".to_owned(),
+            "`on_failure` of a hook after the switch",
+        ),
+    ] {
+        let said = message(&hook);
+        assert!(said.contains(words), "{hook}: {said}");
+    }
 }
 
 #[test]
@@ -281,6 +348,7 @@ fn every_key_that_is_built_reaches_the_model() {
         profile: Profile::Fast,
         combine: Combine::AtLeast(1),
         checks: checks.clone(),
+        hooks: hooks(),
         members: vec![
             Member {
                 name: "paris".to_owned(),

@@ -94,6 +94,7 @@ pub(super) fn orders() -> Service {
         profile: Profile::Balanced,
         combine: Combine::All,
         checks: vec![check()],
+        hooks: Vec::new(),
         members: vec![member("paris", 100), member("dublin", 50)],
     }
 }
