@@ -16,8 +16,9 @@ use super::*;
 use crate::decide::detection::{self, Trouble};
 use crate::model::{
     Access, Agent, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
-    Endpoint, Failback, FailbackMode, FlowPolicy, Hook, HookFailure, HookRun, HookWhen, Identity, IdleTimeouts, Initial, Login, Member, OnAllDown,
-    OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, SwitchKind, Tls, Trust, Url, User,
+    Endpoint, Failback, FailbackMode, FlowPolicy, Hook, HookFailure, HookRun, HookWhen, Identity,
+    IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, Policy, PortRange, Profile, RedisErrorKind,
+    Role, Secret, Service, SwitchKind, Tls, Trust, Url, User,
 };
 
 mod host;
@@ -217,20 +218,12 @@ fn hooks() -> Vec<Hook> {
             kinds: vec![SwitchKind::Manual],
             timeout: Duration::from_secs(3),
             on_failure: HookFailure::GoOn,
-            run: HookRun::Command {
-                command: vec!["/usr/bin/may-switch".to_owned(), "now".to_owned()],
-                user,
-            },
+            run: HookRun::Command { command: vec!["/usr/bin/may-switch".to_owned(), "now".to_owned()], user },
         },
         Hook {
             name: "https://hooks.example.com".to_owned(),
             when: HookWhen::After,
-            kinds: vec![
-                SwitchKind::Initial,
-                SwitchKind::Failover,
-                SwitchKind::Failback,
-                SwitchKind::Manual,
-            ],
+            kinds: vec![SwitchKind::Initial, SwitchKind::Failover, SwitchKind::Failback, SwitchKind::Manual],
             timeout: Duration::from_secs(5),
             on_failure: HookFailure::Veto,
             run: HookRun::Url {
@@ -246,10 +239,11 @@ fn hooks() -> Vec<Hook> {
 
 #[test]
 fn hooks_that_cannot_be_meant_are_faults() {
-    let message = |hook: &str| Directory::new().message(&MINIMAL.replace(
-        "[[service.member]]",
-        &format!("[[service.hook]]\n{hook}\n[[service.member]]"),
-    ));
+    let message = |hook: &str| {
+        Directory::new().message(
+            &MINIMAL.replace("[[service.member]]", &format!("[[service.hook]]\n{hook}\n[[service.member]]")),
+        )
+    };
     let before = "when = \"before\"\ncommand = [\"/bin/true\"]";
     for (hook, words) in [
         (before.to_owned(), "accepted"),
@@ -348,7 +342,7 @@ fn every_key_that_is_built_reaches_the_model() {
         profile: Profile::Fast,
         combine: Combine::AtLeast(1),
         checks: checks.clone(),
-        hooks: hooks(),
+        hooks: Vec::new(),
         members: vec![
             Member {
                 name: "paris".to_owned(),
@@ -412,6 +406,7 @@ fn every_key_that_is_built_reaches_the_model() {
         sessions.members[0].access,
         access("fd00:2::2", Login { username: None, password: Some(Secret::new("xyzzy".to_owned())) })
     );
+    assert_eq!(sessions.hooks, hooks());
     assert_eq!(config.services.len(), 2);
 }
 
@@ -514,6 +509,10 @@ fn the_examples_in_messages_are_legal() {
             text += &checks_with_every_key(section);
             return;
         }
+        if section.header == "[[service.hook]]" {
+            text += &hooks_with_every_key(section);
+            return;
+        }
         text += &format!("{}\n", section.header);
         // Where an http check asks is overridden in the checks named after these keys.
         let is_elsewhere = |key: &str| {
@@ -558,6 +557,23 @@ fn checks_with_every_key(section: &keys::Keys) -> String {
         }
     }
     text
+}
+
+/// A hook for each key, beside those that it needs.
+fn hooks_with_every_key(section: &keys::Keys) -> String {
+    let example = |key: &str| section.example(key);
+    let of = |(key, _): &(&str, &str)| {
+        let others: &[&str] = match *key {
+            "command" | "url" => &["when"],
+            "when" => &["command"],
+            "ca_file" | "server_name" => &["when", "url"],
+            _ => &["when", "command"],
+        };
+        let lines = others.iter().map(|key| example(key)).chain([example(key)]);
+        format!("{}\n{}\n", section.header, lines.collect::<Vec<_>>().join("\n"))
+    };
+    let text: String = section.built.iter().map(of).collect();
+    text.replace("/etc/redirector/", "").replace("5s", "1s")
 }
 
 fn for_each_section(keys: &'static keys::Keys, visit: &mut impl FnMut(&'static keys::Keys)) {

@@ -24,8 +24,8 @@ use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
-    http::request,
     header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT},
+    http::request,
 };
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt::set_socket_linger;

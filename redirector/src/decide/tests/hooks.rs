@@ -3,9 +3,7 @@
 use super::world::*;
 use crate::{
     decide::{Accepted, Action, Command, record::Input},
-    model::{
-        Hook, HookFailure, HookRun, HookWhen, MemberId, Service, ServiceState, SwitchKind,
-    },
+    model::{Hook, HookFailure, HookRun, HookWhen, MemberId, Service, ServiceState, SwitchKind},
 };
 
 fn hooked(on_failure: HookFailure) -> Service {
@@ -91,11 +89,11 @@ fn a_hook_without_an_answer_means_what_it_is_told_to() {
 #[test]
 fn a_failover_asks_no_hook_and_waits_for_none() {
     let mut world = World::settled(hooked(HookFailure::Veto));
-    world.is(PARIS, Refused).run(s(5)).assert_active(DUBLIN, ServiceState::Degraded);
+    world.is(PARIS, Dead).run(s(5)).assert_active(DUBLIN, ServiceState::Degraded);
     assert_eq!(asked(&world), []);
 
     let mut world = waiting(HookFailure::Veto);
-    world.is(PARIS, Refused).run(s(3)).assert_active(DUBLIN, ServiceState::Degraded);
+    world.is(PARIS, Dead).run(s(3)).assert_active(DUBLIN, ServiceState::Degraded);
     assert_eq!(world.the_switch().kind, SwitchKind::Failover);
 }
 
@@ -110,7 +108,7 @@ fn force_skips_hooks() {
 #[test]
 fn a_candidate_that_dies_while_its_hook_is_asked_is_not_gone_to() {
     let mut world = waiting(HookFailure::GoOn);
-    world.is(DUBLIN, Refused).run(s(3));
+    world.is(DUBLIN, Dead).run(s(3));
     answer(&mut world, 1, None);
     world.assert_active(PARIS, ServiceState::Ok);
 }
@@ -118,8 +116,8 @@ fn a_candidate_that_dies_while_its_hook_is_asked_is_not_gone_to() {
 #[test]
 fn a_failback_that_hooks_refuse_is_proposed_again_after_a_minute() {
     let mut world = World::settled(hooked(HookFailure::Veto));
-    world.is(PARIS, Refused).run(s(5));
-    world.is(PARIS, Passes);
+    world.is(PARIS, Dead).run(s(5));
+    world.is(PARIS, Alive);
     while asked(&world).is_empty() {
         world.run(ms(100));
     }
