@@ -19,6 +19,7 @@ mod heartbeats;
 mod history;
 mod hooks;
 mod inputs;
+mod lookouts;
 mod moves;
 mod names;
 mod observer;
@@ -51,6 +52,7 @@ use self::{
     history::History,
     hooks::Hooks,
     inputs::Punctuality,
+    lookouts::Lookouts,
     moves::Moves,
     names::Names,
     observer::Observer,
@@ -97,6 +99,7 @@ struct Agent {
     punctuality: Punctuality,
     cores: Cores,
     probers: Probers,
+    lookouts: Lookouts,
     answers: answers::Keeper,
     observer: Observer,
     hooks: Hooks,
@@ -219,6 +222,7 @@ impl Agent {
             operators: Operators::default(),
             punctuality: Punctuality::new(Clock.now()),
             probers: Probers::new(reports),
+            lookouts: Lookouts::default(),
             observer,
             hooks,
         };
@@ -279,6 +283,7 @@ impl Agent {
         self.observer.addresses(service, member, &addresses);
         self.hand_in_addresses(service, member, &addresses);
         self.probers.set(service, member, &self.config.services[service.0], &addresses, tasks);
+        self.lookouts.set(&self.config.services[service.0], member, &addresses, tasks);
     }
 
     fn on_changed(&mut self, Changed { service, member, addresses }: Changed, tasks: &mut Tasks) {
@@ -397,11 +402,12 @@ impl Agent {
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
                 let count = self.datapath.counter();
                 let (config, clock) = (Arc::clone(&self.config), self.clock);
+                let board = self.lookouts.board().clone();
                 // Counting reads the whole flow table.
                 tokio::task::spawn_blocking(move || match count() {
                     Ok(counts) => {
                         // The client may have gone away meanwhile.
-                        let _gone = reply.send(report::status(&config, &views, &counts, clock));
+                        let _gone = reply.send(report::status(&config, &views, &counts, &board, clock));
                     }
                     Err(error) => tracing::error!("cannot read the maps: {error:#}"),
                 });

@@ -19,6 +19,7 @@ use crate::model;
 
 mod address;
 mod agent;
+mod application;
 mod check;
 mod conflict;
 mod detect;

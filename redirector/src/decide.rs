@@ -78,6 +78,7 @@ pub use explain::{
     AddressExplanation, CheckExplanation, Explanation, MemberExplanation, OrdersExplanation,
     SwitchExplanation, Timer,
 };
+pub use health::CheckState;
 pub use operator::{Accepted, Command, Refused};
 pub use orders::{Drained, Orders, Pin, Weight};
 pub use time::Time;
@@ -215,7 +216,8 @@ impl Core {
     /// that alone, so a member that goes down now is left only when a probe that began since has failed too.
     pub fn on_late(&mut self, now: Time, by: Duration) {
         // What was due meanwhile is not done here: first come the reports that wait.
-        self.suspicion.on_late(self.now.max(now), by);
+        let window = self.window();
+        self.suspicion.on_late(self.now.max(now), by, window);
     }
 
     /// Time has passed. May come early, late or twice.

@@ -15,6 +15,7 @@ pub mod kept;
 pub mod model;
 pub mod probe;
 mod quote;
+pub mod readiness;
 pub mod resolve;
 pub mod telemetry;
 pub mod tls;

@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 mod access;
+mod application;
 mod detect;
 mod difference;
 mod hook;
@@ -24,6 +25,7 @@ mod shards;
 mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
+pub use application::Application;
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
 pub use difference::{Change, Difference, Kind, ServiceDifference};
 pub use hook::{Hook, HookFailure, HookRun, HookWhen};
@@ -199,6 +201,9 @@ pub struct Service {
     /// What runs before and after its switches, in this order.
     #[serde(default)]
     pub hooks: Vec<Hook>,
+    /// What is known of the applications. No part of a recording: it decides nothing.
+    #[serde(skip)]
+    pub application: Application,
     /// At least one; names are unique within the service.
     pub members: Vec<Member>,
 }
@@ -474,6 +479,9 @@ pub struct Member {
     /// How checks reach and enter it. Not recorded.
     #[serde(skip)]
     pub access: Access,
+    /// The REST API of the Redis Software cluster that it is in; `None`: it is in none, or nobody said.
+    #[serde(skip)]
+    pub rest: Option<Rest>,
     /// Those of its service in the same order, with what this member overrides.
     pub checks: Vec<Check>,
 }

@@ -148,12 +148,15 @@ impl AgentConfig {
         self
     }
 
-    /// The agent returns to a better member by itself after `healthy_for`, at most every `hold_down`. When not
+    /// The agent returns to a better member by itself after `healthy_for`, however often that one failed, at most every
+    /// `hold_down`. When not
     /// called the agent's defaults hold, which are longer than a test.
     #[must_use]
     pub fn failback(mut self, healthy_for: Duration, hold_down: Duration) -> Self {
         let (healthy_for, hold_down) = (millis(healthy_for), millis(hold_down));
-        self.failback = format!("mode = \"auto\"\nhealthy_for = {healthy_for}\nhold_down = {hold_down}\n");
+        self.failback = format!(
+            "mode = \"auto\"\nhealthy_for = {healthy_for}\nhold_down = {hold_down}\nflap_half_life = \"0s\"\n"
+        );
         self
     }
 

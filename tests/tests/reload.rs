@@ -481,6 +481,39 @@ fn members_by_command() {
     });
 }
 
+/// A password that changed in its file is another login of the probes, and is told to nobody.
+#[test]
+fn a_password_changes() {
+    const FIRST: &str = "first-secret";
+    const SECOND: &str = "second-secret";
+    scenario().lab(|lab| lab.password(FIRST)).run(|lab| {
+        let config = lab.config().one_service();
+        let agent = lab.agent(&config)?;
+        agent.wait_active("m1", START)?;
+        let text = config.to_string();
+        let file = text.split_once("password_file = \"").and_then(|(_, rest)| rest.split_once('"'));
+        let file = file.with_context(|| text.clone())?.0;
+        for member in lab.members() {
+            let mut connection = member.connect()?;
+            connection.command(&["CONFIG", "SET", "requirepass", SECOND])?;
+        }
+        fs::write(file, SECOND)?;
+        let output = agent.verb(&["reload"])?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success() && said.contains("password of member \"m1\" changed"), "{output:?}");
+        wait_until("the probes are let in again", SOON, || {
+            agent.status().is_ok_and(|status| {
+                let reason =
+                    status["services"][0]["members"][0]["reason"].as_str().unwrap_or_default().to_owned();
+                reason.contains("ok in")
+            })
+        })?;
+        let log = agent.log();
+        ensure!(!format!("{log}{said}").contains("-secret"), "a password is told: {said}{log}");
+        Ok(())
+    });
+}
+
 /// SIGKILL at every moment of a reload; whatever the file says is so after the next start.
 #[test]
 fn killed_in_the_middle_of_a_reload() {

@@ -7,7 +7,7 @@ use tokio::{sync::watch, task::AbortHandle};
 
 use super::tasks::Tasks;
 use crate::{
-    model::{Access, Check, MemberId, Service},
+    model::{Access, Check, CheckKind, MemberId, Service},
     probe::heartbeat::{self, Addresses, Heartbeat, Said},
 };
 
@@ -65,15 +65,22 @@ impl Heartbeats {
     pub(super) fn retain(&mut self, services: &[Service]) {
         self.running.retain(|(service, check), _| {
             let service = services.iter().find(|known| known.name == *service);
-            service.is_some_and(|service| service.checks.iter().any(|known| known.name == *check))
+            service.is_some_and(|service| {
+                service.checks.iter().any(|known| known.name == *check && is_heartbeat(known))
+            })
         });
     }
 
-    /// What the heartbeat of this check says.
+    /// What the heartbeat of this check says; `None`: it is another kind, now at least.
     pub(super) fn said(&self, service: &Service, check: &Check) -> Option<watch::Receiver<Said>> {
-        let running = self.running.get(&(service.name.clone(), check.name.clone()))?;
+        let key = is_heartbeat(check).then(|| (service.name.clone(), check.name.clone()))?;
+        let running = self.running.get(&key)?;
         Some(running.said.subscribe())
     }
+}
+
+fn is_heartbeat(check: &Check) -> bool {
+    matches!(check.kind, CheckKind::Heartbeat(_))
 }
 
 fn members(service: &Service) -> Vec<(String, Access)> {

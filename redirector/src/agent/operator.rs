@@ -15,7 +15,7 @@ use crate::{
     control::{
         ErrorText,
         access::Who,
-        explain::Explained,
+        explain::{Explained, MemberReadiness},
         operator::{Answer, Asked, Operation, OperationResult, Order, Refused, RefusedKind},
         status::VERSION,
     },
@@ -161,10 +161,16 @@ impl Agent {
         let id =
             self.find_service(name).map_err(|Refused { message, next, .. }| ErrorText { message, next })?;
         let now = self.clock.now();
+        let service = &self.config.services[id.0];
+        let readiness = service.members.iter().map(|member| MemberReadiness {
+            member: member.name.clone(),
+            readiness: (&self.lookouts.board().readiness(&service.name, &member.name)).into(),
+        });
         Ok(Explained {
             version: VERSION,
             at: self.clock.rfc3339(now),
             explanation: self.cores[id.0].explain(now),
+            readiness: readiness.collect(),
         })
     }
 

@@ -125,7 +125,11 @@ impl Reloads {
 impl Agent {
     /// Takes an order.
     pub(super) fn order(&self, order: Order, reloads: &mut Reloads, readiness: &Readiness) {
-        reloads.waiting.push_back(order);
+        // A second signal adds nothing to one that waits: the file is read when its turn comes.
+        let is_signal = |order: &Order| order.from.is_none();
+        if !(is_signal(&order) && reloads.waiting.iter().any(is_signal)) {
+            reloads.waiting.push_back(order);
+        }
         self.begin_next(reloads, readiness);
     }
 
@@ -226,6 +230,7 @@ impl Agent {
         self.observer.forget();
         self.hooks.forget(&self.config);
         self.probers.rename(moves, &self.config.services);
+        self.lookouts.keep(&self.config);
         self.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         *names = self.follow_names(source, tasks);
         self.carry_out();

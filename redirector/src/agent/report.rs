@@ -3,20 +3,30 @@
 use super::clock::Clock;
 use crate::{
     control::status::{
-        AddressStatus, MemberStatus, OutcomeStatus, ServiceStatus, Status, SwitchStatus, VERSION,
+        AddressStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ServiceStatus, Status, SwitchStatus,
+        VERSION,
     },
     datapath::Counts,
     decide::{AddressView, MemberView, Switch, View},
     model::{Config, MemberId, Service, ServiceId},
+    readiness::Board,
 };
 
 /// The whole answer; `views` are in the order of the configuration.
-pub(super) fn status(config: &Config, views: &[View], counts: &Counts, clock: Clock) -> Status {
+pub(super) fn status(
+    config: &Config,
+    views: &[View],
+    counts: &Counts,
+    board: &Board,
+    clock: Clock,
+) -> Status {
     let services = config.services.iter().zip(views).enumerate().map(|(at, (service, view))| {
         let id = ServiceId(at);
         let members = view.members.iter().enumerate().map(|(number, view)| {
             let member = MemberId(number);
-            member_status(service, member, view, id, counts, clock)
+            let status = member_status(service, member, view, id, counts, clock);
+            let readiness = (&board.readiness(&service.name, &status.name)).into();
+            MemberStatus { readiness, ..status }
         });
         ServiceStatus {
             name: service.name.clone(),
@@ -64,6 +74,7 @@ fn member_status(
         eligible: view.eligible,
         eligible_reason: view.eligible_reason.clone(),
         flows: counts.flows(service_id, id),
+        readiness: ReadinessStatus::default(),
     }
 }
 

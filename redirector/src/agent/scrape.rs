@@ -5,12 +5,31 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{Agent, report};
 use crate::{
     control::ErrorText,
+    decide::{MemberView, View},
+    model::{Check, Config, Member, Service},
     telemetry::{
         Event, Selection, Subscription,
-        exposition::{self, Sample},
+        exposition::{self, CheckSample, Sample},
         server::Ask,
     },
 };
+
+/// What every check says of the addresses of every member.
+fn checks(config: &Config, views: &[View]) -> Vec<CheckSample> {
+    let members = config.services.iter().zip(views).flat_map(|(service, view)| {
+        service.members.iter().zip(&view.members).map(move |(member, view)| (service, member, view))
+    });
+    let each = |(service, member, view): (&Service, &Member, &MemberView)| {
+        let sample = |(number, check): (usize, &Check)| CheckSample {
+            service: service.name.clone(),
+            member: member.name.clone(),
+            check: check.name.clone(),
+            states: view.addresses.iter().filter_map(|view| view.checks.get(number).copied()).collect(),
+        };
+        member.checks.iter().enumerate().map(sample).collect::<Vec<_>>()
+    };
+    members.flat_map(each).collect()
+}
 
 impl Agent {
     pub(super) fn on_ask(&self, ask: Ask) {
@@ -29,12 +48,14 @@ impl Agent {
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
                 let count = self.datapath.counter();
                 let (config, clock) = (Arc::clone(&self.config), self.clock);
+                let board = self.lookouts.board().clone();
                 let (metrics, events) = (self.observer.metrics.clone(), self.observer.events.clone());
                 // Counting reads the whole flow table, and some thousand series are a megabyte of text.
                 tokio::task::spawn_blocking(move || match count() {
                     Ok(counts) => {
                         let sample = Sample {
-                            status: report::status(&config, &views, &counts, clock),
+                            checks: checks(&config, &views),
+                            status: report::status(&config, &views, &counts, &board, clock),
                             flows: counts.all_flows(),
                             max_flows: counts.max_flows.into(),
                             counted_in: counts.counted_in,

@@ -12,7 +12,10 @@ use std::{
 use anyhow::Result;
 use serde::Serialize;
 
-use self::load::{Detection, in_milliseconds, milliseconds};
+use self::{
+    load::{Detection, in_milliseconds, milliseconds},
+    ready::Ready,
+};
 use super::{
     CheckArgs, Exit, Output, run,
     table::{Align, Table},
@@ -30,6 +33,7 @@ use crate::{
 };
 
 mod load;
+mod ready;
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
@@ -50,6 +54,8 @@ struct Findings {
     checks: Vec<Finding>,
     /// How soon trouble of each member is seen, and what that costs it.
     detection: Vec<Detection>,
+    /// What applications would meet at each member.
+    readiness: Vec<Ready>,
 }
 
 /// How this host reaches one address of a member.
@@ -100,10 +106,11 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
         Err(error) => return run::failed(&error),
     };
     let (checks, detection) = probe_all(&fitting.config, &fitting.resolved).await;
-    let findings = Findings { checks, detection, ..findings(fitting, memory) };
+    let readiness = ready::look(&fitting.config, &fitting.resolved).await;
+    let findings = Findings { checks, detection, readiness, ..findings(fitting, memory) };
     let findings = Findings { passed: findings.checks.iter().all(|finding| finding.passed), ..findings };
     match write(&findings, &args.config, args.output, out) {
-        Ok(()) if findings.passed => Exit::Done,
+        Ok(()) if findings.passed && findings.readiness.iter().all(Ready::is_sound) => Exit::Done,
         Ok(()) => Exit::Failed,
         Err(error) => run::failed(&error),
     }
@@ -175,6 +182,7 @@ fn findings(fitting: run::Fitting, memory: u64) -> Findings {
         addresses: paths.iter().map(address).collect(),
         checks: Vec::new(),
         detection: Vec::new(),
+        readiness: Vec::new(),
     }
 }
 
@@ -235,6 +243,7 @@ fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Writ
     writeln!(out, "{} is valid.\n", config.display())?;
     writeln!(out, "{table}")?;
     load::write(&findings.detection, out)?;
+    ready::write(&findings.readiness, out)?;
     write_addresses(&findings.addresses, out)?;
     writeln!(
         out,

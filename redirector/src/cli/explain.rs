@@ -20,7 +20,7 @@ use super::{
 use crate::{
     control::{
         client::{self, ClientError},
-        explain::Explained,
+        explain::{Explained, MemberReadiness},
     },
     decide::{CheckExplanation, Explanation, MemberExplanation, SwitchExplanation, Timer},
 };
@@ -71,13 +71,36 @@ pub async fn run(socket: &Path, args: &ExplainArgs, out: &mut impl Write, err: &
 
 fn write(explained: &Explained, output: Output, out: &mut impl Write) -> io::Result<()> {
     match output {
-        Output::Table => write!(out, "{}", Page(&explained.explanation))?,
+        Output::Table => {
+            write!(out, "{}", Page(&explained.explanation))?;
+            write_readiness(&explained.readiness, out)?;
+        }
         Output::Json => {
             serde_json::to_writer_pretty(&mut *out, explained)?;
             writeln!(out)?;
         }
     }
     out.flush()
+}
+
+/// What would hurt applications after a switch; nothing where nothing was found.
+fn write_readiness(members: &[MemberReadiness], out: &mut impl Write) -> io::Result<()> {
+    let is_silent = |member: &MemberReadiness| {
+        member.readiness.findings.is_empty() && member.readiness.ready_unknown.is_empty()
+    };
+    if members.iter().all(is_silent) {
+        return Ok(());
+    }
+    writeln!(out, "\nafter a switch applications would meet (this decides nothing)")?;
+    for MemberReadiness { member, readiness } in members {
+        for finding in &readiness.findings {
+            writeln!(out, "  {}  {member}: {}", finding.severity, plain(&finding.text))?;
+        }
+        for why in &readiness.ready_unknown {
+            writeln!(out, "  unknown  {member}: {}", plain(why))?;
+        }
+    }
+    Ok(())
 }
 
 /// For people: from the decision down to the probes that it rests on.

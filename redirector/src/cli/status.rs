@@ -13,7 +13,10 @@ use super::{
 };
 use crate::control::{
     client::{self, ClientError},
-    status::{AddressStatus, MemberState, MemberStatus, ServiceState, ServiceStatus, Status, SwitchStatus},
+    status::{
+        AddressStatus, FindingStatus, MemberState, MemberStatus, ServiceState, ServiceStatus, Status,
+        SwitchStatus,
+    },
 };
 
 /// Writes the status to `out` and errors to `err`, which are standard output and error outside tests.
@@ -87,6 +90,19 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &ServiceStatus, now: Syste
     writeln!(f, "\n{}", members(&service.members, now).to_string().trim_end())?;
     if service.members.iter().any(|member| member.address_states.len() > 1) {
         writeln!(f, "\n{}", addresses(&service.members, now).to_string().trim_end())?;
+    }
+    write_findings(f, &service.members)
+}
+
+/// What would hurt after a switch, a line each.
+fn write_findings(f: &mut fmt::Formatter<'_>, members: &[MemberStatus]) -> fmt::Result {
+    if members.iter().any(|member| !member.readiness.findings.is_empty()) {
+        writeln!(f)?;
+    }
+    for member in members {
+        for FindingStatus { severity, text, .. } in &member.readiness.findings {
+            writeln!(f, "{severity}  {}: {}", member.name, text.replace(char::is_control, "?"))?;
+        }
     }
     Ok(())
 }
@@ -200,7 +216,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::control::status::{SwitchKind, VERSION};
+    use crate::control::status::{ReadinessStatus, Severity, SwitchKind, VERSION};
 
     fn member(name: &str, weight: u32, state: MemberState) -> MemberStatus {
         MemberStatus {
@@ -215,6 +231,7 @@ mod tests {
             eligible_reason: None,
             flows: 12,
             address_states: Vec::new(),
+            readiness: ReadinessStatus::default(),
         }
     }
 
@@ -297,6 +314,25 @@ mod tests {
             address(4, MemberState::Unknown, "no verdict yet"),
         ];
         insta::assert_snapshot!(shown(vec![service]));
+    }
+
+    #[test]
+    fn what_would_hurt_stands_below_the_members() {
+        let mut service = orders();
+        let finding =
+            |severity, text: &str| FindingStatus { kind: "tls".into(), severity, text: text.into() };
+        service.members[1].readiness.findings = vec![
+            finding(Severity::Problem, "the member's certificate expired at 2026-11-20T00:00:00Z; renew it"),
+            finding(Severity::Warning, "maxmemory is 1 GiB, at paris 2 GiB; raise it\u{1b}[2J"),
+        ];
+        let shown = shown(vec![service]);
+        let lines: Vec<_> = shown.lines().rev().take(3).collect();
+        let expected = [
+            "warning  dublin: maxmemory is 1 GiB, at paris 2 GiB; raise it?[2J",
+            "problem  dublin: the member's certificate expired at 2026-11-20T00:00:00Z; renew it",
+            "",
+        ];
+        assert_eq!(lines, expected, "{shown}");
     }
 
     #[test]

@@ -84,12 +84,26 @@ static SERVICE: Keys = Keys {
     later: &[],
     sections: &[
         ("redis", &REDIS),
+        ("application", &APPLICATION),
         ("detect", &DETECT),
         ("failback", &FAILBACK),
         ("check", &CHECK),
         ("hook", &HOOK),
         ("member", &MEMBER),
     ],
+};
+
+static APPLICATION: Keys = Keys {
+    header: "[service.application]",
+    built: &[
+        ("username", r#"username = "orders""#),
+        ("password_file", r#"password_file = "/etc/redirector/application.password""#),
+        ("password_credential", r#"password_credential = "application-password""#),
+        ("server_name", r#"server_name = "orders.example.com""#),
+        ("ready_every", r#"ready_every = "60s""#),
+    ],
+    later: &[],
+    sections: &[],
 };
 
 static FAILBACK: Keys = Keys {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    address, check, detect, hook,
+    address, application, check, detect, hook,
     login::{self, Credentials},
     read::{Section, Written},
     rest,
@@ -41,7 +41,7 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
     let defaults = profile.defaults();
     let checks = check::read(&section, profile, detect::read(&section.sub("detect"), profile));
     let service_name = name.as_ref().map_or("", |name| &name.value);
-    let (members, drafts) = section
+    let (members, drafts): (Vec<_>, _) = section
         .list("member")
         .into_iter()
         .map(|section| member(section, service_name, &credentials, &checks))
@@ -76,6 +76,7 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
         combine: detect::combine(&section, &checks),
         checks,
         hooks: hook::read(&section),
+        application: application::read(&section.sub("application"), &members),
         members,
     };
     Draft { section, name, vips, members: drafts, service }
@@ -116,6 +117,7 @@ fn member<'a>(
         weight: section.number("weight", 1..=u32::MAX).unwrap_or(100),
         access: login::read(&redis).within(credentials, &redis, endpoint.as_ref()),
         checks: witness::bind(check::of_member(&section, checks), &section, &of),
+        rest: of.rest,
     };
     (member, MemberDraft { section, name, endpoint })
 }

@@ -15,12 +15,14 @@ use std::{
 use super::*;
 use crate::decide::detection::{self, Trouble};
 use crate::model::{
-    Access, Agent, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect, Effect,
-    Endpoint, Failback, FailbackMode, FlowPolicy, Hook, HookFailure, HookRun, HookWhen, Identity,
+    Access, Agent, Application, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect,
+    Effect, Endpoint, Failback, FailbackMode, FlowPolicy, Hook, HookFailure, HookRun, HookWhen, Identity,
     IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, Policy, PortRange, Profile, RedisErrorKind,
     Role, Secret, Service, SwitchKind, Tls, Trust, Url, User,
 };
 
+mod application;
+mod documented;
 mod host;
 mod properties;
 mod resolving;
@@ -61,6 +63,7 @@ impl Directory {
         let directory = Self(path);
         directory.write("orders.password", b"hunter2\n");
         directory.write("dublin.password", b"swordfish");
+        directory.write("application.password", b"opensesame\n");
         directory.write("empty.password", b"\n");
         directory.write("latin1.password", b"h\xfcnter");
         directory.write("large.password", &[b'x'; 5000]);
@@ -194,11 +197,13 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 ..Check::of(CheckKind::Ping)
             }],
             hooks: Vec::new(),
+            application: Application::default(),
             members: vec![Member {
                 name: "paris".to_owned(),
                 endpoint: Endpoint { host: "10.2.1.2".to_owned(), port: 6379 },
                 weight: 100,
                 access: access("10.2.1.2", Login::default()),
+                rest: None,
                 checks: vec![Check::of(CheckKind::Ping)],
             }],
         }],
@@ -343,6 +348,7 @@ fn every_key_that_is_built_reaches_the_model() {
         combine: Combine::AtLeast(1),
         checks: checks.clone(),
         hooks: Vec::new(),
+        application: Application::default(),
         members: vec![
             Member {
                 name: "paris".to_owned(),
@@ -353,6 +359,7 @@ fn every_key_that_is_built_reaches_the_model() {
                     ..access("redis.paris.example.com", login("probe", "hunter2"))
                 },
                 checks: checks_of_paris,
+                rest: None,
             },
             Member {
                 name: "dublin".to_owned(),
@@ -363,6 +370,7 @@ fn every_key_that_is_built_reaches_the_model() {
                     ..access("redis.dublin.example.com", login("probe", "swordfish"))
                 },
                 checks,
+                rest: None,
             },
         ],
     };
@@ -563,6 +571,8 @@ fn checks_with_every_key(section: &keys::Keys) -> String {
 fn hooks_with_every_key(section: &keys::Keys) -> String {
     let example = |key: &str| section.example(key);
     let of = |(key, _): &(&str, &str)| {
+        // Those before a switch have little time together.
+        let short = if *key == "timeout" { "" } else { "timeout = \"1s\"" };
         let others: &[&str] = match *key {
             "command" | "url" => &["when"],
             "when" => &["command"],
@@ -570,7 +580,7 @@ fn hooks_with_every_key(section: &keys::Keys) -> String {
             _ => &["when", "command"],
         };
         let lines = others.iter().map(|key| example(key)).chain([example(key)]);
-        format!("{}\n{}\n", section.header, lines.collect::<Vec<_>>().join("\n"))
+        format!("{}\n{short}\n{}\n", section.header, lines.collect::<Vec<_>>().join("\n"))
     };
     let text: String = section.built.iter().map(of).collect();
     text.replace("/etc/redirector/", "").replace("5s", "1s")

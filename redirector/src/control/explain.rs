@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::status::ReadinessStatus;
 use crate::decide::Explanation;
 
 /// Why a service is as it is, and what would change it.
@@ -14,4 +15,17 @@ pub struct Explained {
     /// What the core says.
     #[serde(flatten)]
     pub explanation: Explanation,
+    /// How ready its members are for applications. No part of the decision.
+    #[serde(default)]
+    pub readiness: Vec<MemberReadiness>,
+}
+
+/// How ready one member is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberReadiness {
+    /// Its name.
+    pub member: String,
+    /// What was seen.
+    #[serde(flatten)]
+    pub readiness: ReadinessStatus,
 }

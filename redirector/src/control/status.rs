@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::model::{MemberState, ServiceState, SwitchKind};
+use crate::readiness::Readiness;
+
+pub use crate::{
+    model::{MemberState, ServiceState, SwitchKind},
+    readiness::Severity,
+};
 
 /// Version of every JSON document that the command line prints.
 pub const VERSION: u32 = 1;
@@ -100,6 +105,59 @@ pub struct MemberStatus {
     /// What is known of each of [`Self::addresses`], in the same order.
     #[serde(default)]
     pub address_states: Vec<AddressStatus>,
+    /// How ready it is for applications, whatever its state (`docs/readiness.md`).
+    #[serde(flatten)]
+    pub readiness: ReadinessStatus,
+}
+
+/// How ready a member is for applications. Never changes its state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadinessStatus {
+    /// `false`: applications are sure to fail there. `true`: nothing of that kind was seen. `null`: nobody has looked yet, or
+    /// could.
+    #[serde(default)]
+    pub ready: Option<bool>,
+    /// What would hurt; problems first.
+    #[serde(default)]
+    pub findings: Vec<FindingStatus>,
+    /// What could not be looked at, and why, in words.
+    #[serde(default)]
+    pub ready_unknown: Vec<String>,
+    /// When the newest look ended (RFC 3339, UTC).
+    #[serde(default)]
+    pub looked_at: Option<String>,
+    /// When the first certificate that it showed expires (RFC 3339, UTC).
+    #[serde(default)]
+    pub certificate_expires: Option<String>,
+}
+
+/// Something that would hurt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingStatus {
+    /// One word for programs: `certificate_name`.
+    pub kind: String,
+    /// How much.
+    pub severity: Severity,
+    /// What, and what to do.
+    pub text: String,
+}
+
+impl From<&Readiness> for ReadinessStatus {
+    fn from(readiness: &Readiness) -> Self {
+        let findings = readiness.findings.iter().map(|found| FindingStatus {
+            kind: found.finding.kind().to_owned(),
+            severity: found.finding.severity(),
+            text: found.to_string(),
+        });
+        let date = |time| humantime::format_rfc3339_seconds(time).to_string();
+        Self {
+            ready: readiness.ready,
+            findings: findings.collect(),
+            ready_unknown: readiness.unknown.clone(),
+            looked_at: readiness.looked_at.map(date),
+            certificate_expires: readiness.certificate_expires.map(date),
+        }
+    }
 }
 
 /// One address of a member.
@@ -147,7 +205,12 @@ mod tests {
         );
         let member = written["services"][0]["members"][0].as_object_mut().unwrap();
         assert_eq!(member.remove("checked_at"), Some(Value::Null));
-        assert_eq!(member.remove("address_states"), Some(Value::Array(Vec::new())));
+        for list in ["address_states", "findings", "ready_unknown"] {
+            assert_eq!(member.remove(list), Some(Value::Array(Vec::new())), "{list}");
+        }
+        for nothing in ["ready", "looked_at", "certificate_expires"] {
+            assert_eq!(member.remove(nothing), Some(Value::Null), "{nothing}");
+        }
         assert_eq!(written, serde_json::from_str::<Value>(SAMPLE).unwrap());
     }
 

@@ -297,4 +297,13 @@ mod tests {
         assert_eq!(back.ids.leaving(ServiceId(0)).count(), 0);
         assert_eq!(back.ids, before.ids);
     }
+    #[test]
+    fn when_no_id_is_left_it_is_said_for_whom() {
+        let mut names = vec![name("", 0); (MAX_SERVICES + MAX_MEMBERS) as usize];
+        for (number, taken) in names[..MAX_SERVICES as usize].iter_mut().enumerate() {
+            *taken = name(&format!("other-{number}"), 0);
+        }
+        let error = Ids::assign(&configuration(&[("orders", &["paris"])]), &names).err().unwrap().to_string();
+        assert!(error.contains("\"orders\"") && error.contains("1024 services"), "{error}");
+    }
 }

@@ -15,7 +15,8 @@
 //! Gates and checks that are only observed have no part in it. A gate is asked by the choice of another member
 //! ([`Health::gate`]).
 
-pub(super) use self::check::{CheckHealth, CheckState};
+pub(super) use self::check::CheckHealth;
+pub use self::check::CheckState;
 use serde::{Deserialize, Serialize};
 
 use super::time::Time;

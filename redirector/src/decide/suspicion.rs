@@ -53,8 +53,11 @@ pub(super) struct Doubt {
 }
 
 impl Suspicion {
-    pub(super) fn on_late(&mut self, now: Time, by: Duration) {
-        self.late = Some(Late { at: now, by });
+    /// The caller was late. One that is late again and again within a window suspects itself for one window only: else
+    /// a starved agent would never leave a dead member.
+    pub(super) fn on_late(&mut self, now: Time, by: Duration, window: Duration) {
+        self.late.take_if(|late| late.at + window <= now);
+        self.late.get_or_insert(Late { at: now, by });
     }
 
     pub(super) fn on_switch(&mut self) {

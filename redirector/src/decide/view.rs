@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Core, Switch, Time, member::Member};
+use super::{CheckState, Core, Switch, Time, member::Member};
 use crate::model::{Epoch, MemberId, MemberState, ServiceState};
 
 /// A service at one moment.
@@ -62,6 +62,8 @@ pub struct AddressView {
     pub checked_at: Option<Time>,
     /// Whether new flows may go there.
     pub offered: bool,
+    /// What each check says of it, in the order of the configuration.
+    pub checks: Vec<CheckState>,
 }
 
 impl Core {
@@ -124,6 +126,7 @@ fn address_views(member: &Member) -> Vec<AddressView> {
         reason: health.reason(),
         checked_at: health.checked_at(),
         offered,
+        checks: health.checks().iter().map(super::health::CheckHealth::state).collect(),
     };
     member.addresses().map(view).collect()
 }

@@ -9,7 +9,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Access, Agent, Check, Config, Datapath, Detect, Failback, IdleTimeouts, Login, Member, PortRange, Service,
+    Access, Agent, Application, Check, CheckKind, Config, Datapath, Detect, Exec, Failback, Http,
+    IdleTimeouts, Lag, Login, Member, PortRange, Rest, Service,
 };
 
 /// Everything that differs. Services are told by their names: another name is another service.
@@ -188,9 +189,12 @@ impl Changes {
     fn service(&mut self, old: &Service, new: &Service) {
         compare!(self, "", Service {
             profile, combine, on_failover, on_failback, drain_timeout, on_all_down, initial, initial_timeout, hooks;
-            name, vips, failback, checks, members
+            name, vips, failback, checks, application, members
         }, old, new);
         compare!(self, "failback", Failback { mode, healthy_for, hold_down, flap_half_life; }, old.failback, new.failback);
+        let applications = (&old.application, &new.application);
+        compare!(self, "application", Application { server_name, ready_every; login }, applications.0, applications.1);
+        compare!(self, "application", Login { username, password; }, applications.0.login, applications.1.login);
         self.list("VIP", &old.vips, &new.vips, ToString::to_string, |_, _, _| {});
         let named = |check: &Check| format!("{:?}", check.name);
         self.list("check", &old.checks, &new.checks, named, |changes, old, new| {
@@ -205,16 +209,46 @@ impl Changes {
     /// A check of the service, or as one member has it.
     fn check(&mut self, of: &str, old: &Check, new: &Check) {
         compare!(self, of, Check {
-            kind, effect, interval, fast_interval, down_interval, jitter_percent, timeout, probes, probe_delay, policy,
-            fall, rise, role, counted_errors; name, detect
+            effect, interval, fast_interval, down_interval, jitter_percent, timeout, probes, probe_delay, policy,
+            fall, rise, role, counted_errors; name, kind, detect
         }, old, new);
+        self.kind(of, &old.kind, &new.kind);
         compare!(self, of, Detect { silence_tolerance, stall_tolerance, refused_tolerance; }, old.detect, new.detect);
+    }
+
+    /// What a check does, key by key where it has many. Whom it is about is compared with the member.
+    fn kind(&mut self, of: &str, old: &CheckKind, new: &CheckKind) {
+        match (old, new) {
+            (CheckKind::Lag(old), CheckKind::Lag(new)) => {
+                compare!(self, of, Lag { tolerance, extended; of }, old, new);
+                let rest = |lag: &Lag| lag.of.as_ref().map(|of| of.rest.clone());
+                if let (Some(old), Some(new)) = (rest(old), rest(new)) {
+                    let of = format!("rest of {of}");
+                    self.text(&named("url", &of), old.url.to_string(), new.url.to_string());
+                    compare!(self, &of, Rest { uid, tls; url, login }, old, new);
+                    compare!(self, &of, Login { username, password; }, old.login, new.login);
+                }
+            }
+            (CheckKind::Http(old), CheckKind::Http(new)) => {
+                self.text(&named("target", of), old.target.to_string(), new.target.to_string());
+                compare!(self, of, Http { tls, status, contains; target }, old, new);
+            }
+            (CheckKind::Exec(old), CheckKind::Exec(new)) => {
+                self.text(&named("user", of), old.user.name.clone(), new.user.name.clone());
+                compare!(self, of, Exec { command; user, of }, old, new);
+            }
+            (old, new) => self.value(&named("kind", of), old, new),
+        }
     }
 
     fn member(&mut self, old: &Member, new: &Member) {
         let of = format!("member {:?}", new.name);
         self.text(&named("endpoint", &of), old.endpoint.to_string(), new.endpoint.to_string());
-        compare!(self, &of, Member { weight; name, endpoint, access, checks }, old, new);
+        compare!(self, &of, Member { weight; name, endpoint, access, rest, checks }, old, new);
+        if old.rest != new.rest {
+            let what = named("rest", &of);
+            self.found.push(Change { what, kind: Kind::Changed, from: None, to: None });
+        }
         // The host is that of the endpoint.
         compare!(self, &of, Access { tls; login, host }, old.access, new.access);
         compare!(self, &of, Login { username, password; }, old.access.login, new.access.login);
@@ -411,6 +445,48 @@ mod tests {
         "#);
     }
 
+    /// Of a check with many settings each is a line, and not all of them one.
+    #[test]
+    fn checks_that_ask_somebody_else_differ_key_by_key() {
+        let text = r#"
+            [[service]]
+            name = "orders"
+            vips = ["10.255.0.1:6379"]
+            check = [
+                { kind = "lag", tolerance = "5s" },
+                { kind = "http", path = "/health", port = 8080 },
+                { kind = "exec", command = ["/bin/true"], user = "7:8" },
+            ]
+            [[service.member]]
+            name = "paris"
+            endpoint = "10.2.1.2:6379"
+            rest = { url = "http://10.2.1.9:8080", username = "viewer", password_file = "/proc/self/comm" }
+        "#;
+        let after = [
+            ("\"5s\"", "\"1s\""),
+            ("8080 }", "8081 }"),
+            ("/bin/true", "/bin/false"),
+            ("7:8", "9:8"),
+            ("10.2.1.9", "10.2.1.8"),
+            ("viewer", "probe"),
+        ];
+        let after = after.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+        let mut new = parsed(&after);
+        if let CheckKind::Lag(Lag { of: Some(of), .. }) = &mut new.services[0].members[0].checks[0].kind {
+            of.rest.login.password = Some(Secret::new("sesame".to_owned()));
+        }
+        insta::assert_snapshot!(Difference::between(&parsed(text), &new), @r#"
+        service "orders" tolerance of check "lag": 5s -> 1s
+        service "orders" target of check "http": /health at port 8080 -> /health at port 8081
+        service "orders" user of check "exec": 7:8 -> 9:8
+        service "orders" command of check "exec": ["/bin/true"] -> ["/bin/false"]
+        service "orders" rest of member "paris" changed
+        service "orders" url of rest of check "lag" of member "paris": http://10.2.1.9:8080/ -> http://10.2.1.8:8080/
+        service "orders" username of rest of check "lag" of member "paris": "viewer" -> "probe"
+        service "orders" password of rest of check "lag" of member "paris" changed
+        "#);
+    }
+
     #[test]
     fn the_order_of_members_is_a_difference() {
         let (old, mut new) = (parsed(BEFORE), parsed(BEFORE));
@@ -437,6 +513,10 @@ mod tests {
         };
         let said = say(Some("hunter1"), Some("hunter2"));
         assert_eq!(said, r#"service "orders" password of member "paris" changed"#);
+        let mut with_application = parsed(BEFORE);
+        with_application.services[0].application.login.password = Some(Secret::new("hunter2".to_owned()));
+        let said = Difference::between(&parsed(BEFORE), &with_application).to_string();
+        assert_eq!(said, r#"service "orders" password of application: none -> set"#);
         let said = say(None, Some("hunter2"));
         assert_eq!(said, r#"service "orders" password of member "paris": none -> set"#);
     }

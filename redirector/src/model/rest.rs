@@ -97,6 +97,16 @@ pub enum HttpTarget {
     },
 }
 
+impl fmt::Display for HttpTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => url.fmt(f),
+            Self::Path { path, port: Some(port) } => write!(f, "{path} at port {port}"),
+            Self::Path { path, port: None } => f.write_str(path),
+        }
+    }
+}
+
 /// What an `exec` check runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exec {

@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// `GET` of a path with its query, for at most `limit` bytes of body. `phase` tells how far it came.
-    pub(super) async fn get(&self, path: &str, limit: usize, phase: &mut Phase) -> Result<Answer, Stop> {
+    pub(crate) async fn get(&self, path: &str, limit: usize, phase: &mut Phase) -> Result<Answer, Stop> {
         self.ask(self.request(Request::get(path), Bytes::new())?, limit, phase).await
     }
 

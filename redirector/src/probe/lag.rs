@@ -92,34 +92,10 @@ impl Lag {
         }
     }
 
-    /// The number of the database that has the member's endpoint. Always with `fields`: without, passwords come back.
     async fn look_up(&mut self, phase: &mut Phase) -> Result<u32, Stop> {
-        let answer = self.client.get("/v1/bdbs?fields=uid,name,endpoints", LONGEST_LIST, phase).await?;
-        if answer.status != StatusCode::OK {
-            return Err(unclear(refusal(answer.status, "the list of databases")));
-        }
-        if answer.is_cut {
-            return Err(unclear("the list of databases is too long; give this one's `uid`".to_owned()));
-        }
-        let databases: Vec<Database> = serde_json::from_slice(&answer.body)
-            .map_err(|_| unclear("the list of databases is not what the API's documents say".to_owned()))?;
-        let mut having =
-            databases.iter().filter(|database| database.has(&self.endpoint)).map(|found| found.uid);
-        match (having.next(), having.next()) {
-            (Some(uid), None) => {
-                self.found = Some(uid);
-                Ok(uid)
-            }
-            (Some(one), Some(other)) => Err(unclear(format!(
-                "databases {one} and {other} both have the endpoint {}; give `uid`",
-                self.endpoint
-            ))),
-            (None, _) => Err(unclear(format!(
-                "no database of the cluster has the endpoint {} ({}); give its `uid`",
-                self.endpoint,
-                listed(&databases)
-            ))),
-        }
+        let uid = look_up(&self.client, &self.endpoint, phase).await?;
+        self.found = Some(uid);
+        Ok(uid)
     }
 
     async fn ask(&self, uid: u32, phase: &mut Phase) -> Result<Availability, Stop> {
@@ -174,6 +150,30 @@ impl Lag {
     /// Nobody should send a password back; one that is, is not repeated.
     fn is_secret(&self, text: &str) -> bool {
         self.password.as_ref().is_some_and(|password| text.contains(password.expose()))
+    }
+}
+
+/// The number of the database that has the member's endpoint. Always with `fields`: without, passwords come back.
+pub(crate) async fn look_up(client: &Client, endpoint: &Endpoint, phase: &mut Phase) -> Result<u32, Stop> {
+    let answer = client.get("/v1/bdbs?fields=uid,name,endpoints", LONGEST_LIST, phase).await?;
+    if answer.status != StatusCode::OK {
+        return Err(unclear(refusal(answer.status, "the list of databases")));
+    }
+    if answer.is_cut {
+        return Err(unclear("the list of databases is too long; give this one's `uid`".to_owned()));
+    }
+    let databases: Vec<Database> = serde_json::from_slice(&answer.body)
+        .map_err(|_| unclear("the list of databases is not what the API's documents say".to_owned()))?;
+    let mut having = databases.iter().filter(|database| database.has(endpoint)).map(|found| found.uid);
+    match (having.next(), having.next()) {
+        (Some(uid), None) => Ok(uid),
+        (Some(one), Some(other)) => {
+            Err(unclear(format!("databases {one} and {other} both have the endpoint {endpoint}; give `uid`")))
+        }
+        (None, _) => Err(unclear(format!(
+            "no database of the cluster has the endpoint {endpoint} ({}); give its `uid`",
+            listed(&databases)
+        ))),
     }
 }
 
@@ -295,7 +295,7 @@ fn listed(databases: &[Database]) -> String {
 }
 
 /// What a status means that is no answer to the question. Bodies are not repeated: they may quote the request.
-fn refusal(status: StatusCode, wanted: &str) -> String {
+pub(crate) fn refusal(status: StatusCode, wanted: &str) -> String {
     let number = status.as_u16();
     match number {
         401 => "the user or the password is refused (status 401)".to_owned(),

@@ -9,7 +9,11 @@
 use std::{io, net::SocketAddr, slice};
 
 use redis::{Cmd, Value};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::{
     resp::{NoReply, Scan},
@@ -19,16 +23,29 @@ use super::{
 use crate::{
     model::{Access, Cause, Login, Phase, RedisErrorKind},
     quote::quote,
-    tls::Connector,
+    tls::{Connector, TlsStream},
 };
 
 /// In clear or encrypted.
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
+    /// What the member showed, its own certificate first; empty in clear.
+    fn certificates(&self) -> &[CertificateDer<'static>];
+}
 
-impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
+impl Stream for TcpStream {
+    fn certificates(&self) -> &[CertificateDer<'static>] {
+        &[]
+    }
+}
+
+impl Stream for TlsStream {
+    fn certificates(&self) -> &[CertificateDer<'static>] {
+        self.get_ref().1.peer_certificates().unwrap_or_default()
+    }
+}
 
 /// A connection to a member, logged in. It resets when it is dropped.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     /// Received, and not taken yet.
     buffer: Vec<u8>,
@@ -38,6 +55,17 @@ impl Connection {
     /// Connects, shakes hands if the member is to be reached by TLS, and logs in if there is a password. `phase` says
     /// how far it came, also when it is dropped half-way.
     pub(super) async fn open(address: SocketAddr, access: &Access, phase: &mut Phase) -> Result<Self, Stop> {
+        let mut connection = Self::connect(address, access, phase).await?;
+        connection.enter(&access.login, phase).await?;
+        Ok(connection)
+    }
+
+    /// The same without logging in.
+    pub(crate) async fn connect(
+        address: SocketAddr,
+        access: &Access,
+        phase: &mut Phase,
+    ) -> Result<Self, Stop> {
         *phase = Phase::Connect;
         let stream = socket::open(address).await?;
         let stream: Box<dyn Stream> = match &access.tls {
@@ -48,18 +76,27 @@ impl Connection {
                 Box::new(connector.connect(&access.host, stream).await?)
             }
         };
-        let mut connection = Self { stream, buffer: Vec::new() };
-        if access.login.password.is_some() {
+        Ok(Self { stream, buffer: Vec::new() })
+    }
+
+    /// Logs in, if there is a password. From here on it is in the command phase.
+    pub(crate) async fn enter(&mut self, login: &Login, phase: &mut Phase) -> Result<(), Stop> {
+        if login.password.is_some() {
             *phase = Phase::Authenticate;
-            connection.authenticate(&access.login).await?;
+            self.authenticate(login).await?;
         }
         *phase = Phase::Command;
-        Ok(connection)
+        Ok(())
+    }
+
+    /// The certificates that the member showed, its own first; empty in clear.
+    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
+        self.stream.certificates()
     }
 
     /// Sends a command and returns its answer, whatever kind of value it is. An error reply stops the probe; one that is
     /// nested in an array is part of the answer.
-    pub(super) async fn ask(&mut self, command: &Cmd) -> Result<Value, Stop> {
+    pub(crate) async fn ask(&mut self, command: &Cmd) -> Result<Value, Stop> {
         self.send(command).await?;
         let answer = self.receive().await?;
         if !self.buffer.is_empty() {
@@ -145,12 +182,12 @@ impl Connection {
 }
 
 /// An answer that the command does not call for.
-pub(super) fn wrong(text: String) -> Stop {
+pub(crate) fn wrong(text: String) -> Stop {
     Stop::Answer(Cause::WrongAnswer(text))
 }
 
 /// An answer in words, for a message.
-pub(super) fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Nil => "nil".to_owned(),
         Value::Int(number) => format!("the number {number}"),

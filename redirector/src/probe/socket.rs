@@ -26,7 +26,7 @@ task_local! {
 /// Those of socket(2) and connect(2); [`io::ErrorKind::TimedOut`] after [`SILENCE`]; [`io::ErrorKind::ConnectionRefused`] also when the socket got connected to
 /// itself: on an address of this host the kernel may choose the very port that it connects to as the source, and
 /// TCP's simultaneous open (RFC 9293, 3.5) then succeeds without a server.
-pub(super) async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),

@@ -14,7 +14,7 @@ use crate::{model::Cause, tls};
 
 /// Why a probe ended without passing.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// The kernel said so.
     Io(io::Error),
     /// What the member answered.
@@ -43,7 +43,7 @@ pub(super) fn is_closed(error: &io::Error) -> bool {
 }
 
 /// The cause behind an error of a probe of `address` that ran for `elapsed`.
-pub(super) fn cause(error: &io::Error, address: SocketAddr, elapsed: Duration) -> Cause {
+pub(crate) fn cause(error: &io::Error, address: SocketAddr, elapsed: Duration) -> Cause {
     if is_closed(error) {
         return Cause::Closed;
     }

@@ -1,6 +1,9 @@
 //! Metrics as text, in the format of OpenMetrics 1.0, which Prometheus reads since 2.5.
 
-use std::{fmt::Error, time::Duration};
+use std::{
+    fmt::Error,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -16,7 +19,10 @@ use super::{
     metrics::{Metrics, seconds_of},
     process::Process,
 };
-use crate::control::status::{MemberState, MemberStatus, ServiceState, ServiceStatus, Status};
+use crate::{
+    control::status::{MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status},
+    decide::CheckState,
+};
 
 /// What goes with the text as its media type.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,12 +32,27 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Sample {
     /// States, flows and packets.
     pub status: Status,
+    /// What the checks of each service say.
+    pub checks: Vec<CheckSample>,
     /// Entries of the flow table, whoever's.
     pub flows: u64,
     /// Entries that there is room for.
     pub max_flows: u64,
     /// How long counting the flows took.
     pub counted_in: Duration,
+}
+
+/// What one check says of the addresses of one member.
+#[derive(Clone, Debug)]
+pub struct CheckSample {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the member.
+    pub member: String,
+    /// Name of the check.
+    pub check: String,
+    /// Of each address.
+    pub states: Vec<CheckState>,
 }
 
 /// Everything, as text.
@@ -122,10 +143,35 @@ impl Exposition {
         out.gauge(&f::MEMBER_STATE, states)?;
         out.gauge(&f::MEMBER_WEIGHT, each(|_, member| member.weight.into()))?;
         out.gauge(&f::MEMBER_ELIGIBLE, each(|_, member| u64::from(member.eligible)))?;
-        out.gauge(&f::MEMBER_FLOWS, each(|_, member| member.flows))
+        out.gauge(&f::MEMBER_FLOWS, each(|_, member| member.flows))?;
+        // Where nobody knows there is no series.
+        let known = |value: fn(&ReadinessStatus) -> Option<u64>| {
+            members().filter_map(move |(service, member)| {
+                Some(([("service", &*service.name), ("member", &*member.name)], value(&member.readiness)?))
+            })
+        };
+        out.gauge(&f::MEMBER_READY, known(|readiness| readiness.ready.map(u64::from)))?;
+        out.gauge(&f::MEMBER_CERTIFICATE_EXPIRY, known(expiry))
     }
 
     fn checks(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let words = [
+            (CheckState::Unknown, "unknown"),
+            (CheckState::Passing, "passing"),
+            (CheckState::Failing, "failing"),
+        ];
+        let states = self.sample.checks.iter().flat_map(|check| {
+            words.map(|(state, word)| {
+                let labels = [
+                    ("service", &*check.service),
+                    ("member", &*check.member),
+                    ("check", &*check.check),
+                    ("state", word),
+                ];
+                (labels, check.states.iter().filter(|of| **of == state).count() as u64)
+            })
+        });
+        out.gauge(&f::CHECK_STATE, states)?;
         let live = &self.metrics.0;
         out.live(&f::PROBES, &live.probes)?;
         out.live(&f::PROBE_SECONDS, &live.probe_seconds)?;
@@ -144,7 +190,7 @@ impl Exposition {
     }
 
     fn flows(&self, out: &mut Out<'_>) -> Result<(), Error> {
-        let Sample { status, flows, max_flows, counted_in } = &self.sample;
+        let Sample { status, flows, max_flows, counted_in, .. } = &self.sample;
         let outcomes = || status.outcomes.iter().map(|(outcome, count)| ([("outcome", &**outcome)], count));
         out.counter(&f::PACKETS, outcomes().map(|(labels, count)| (labels, count.packets)))?;
         out.counter(&f::PACKET_BYTES, outcomes().map(|(labels, count)| (labels, count.bytes)))?;
@@ -166,6 +212,12 @@ impl Exposition {
         out.one(&f::OPEN_FDS, self.process.open_fds)?;
         out.one_real(&f::START_TIME, seconds_of(live.started))
     }
+}
+
+/// Since 1970.
+fn expiry(readiness: &ReadinessStatus) -> Option<u64> {
+    let time = humantime::parse_rfc3339(readiness.certificate_expires.as_deref()?).ok()?;
+    Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// Where metrics are written to, a family at a time.

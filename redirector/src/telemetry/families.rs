@@ -57,6 +57,9 @@ families! {
     MEMBER_WEIGHT = Gauge "member_weight" ["service" "member"] "The eligible member with the highest weight is to be active.";
     MEMBER_ELIGIBLE = Gauge "member_eligible" ["service" "member"] "1 if the member could become active now, or is active and up.";
     MEMBER_FLOWS = Gauge "member_flows" ["service" "member"] "Flows that the member carries.";
+    MEMBER_READY = Gauge "member_ready" ["service" "member"] "0 if applications are sure to fail at the member, 1 if nothing of that kind was seen; no series while nobody knows.";
+    MEMBER_CERTIFICATE_EXPIRY = Gauge "member_certificate_expiry_timestamp_seconds" ["service" "member"] "When the first certificate that the member showed expires, since 1970.";
+    CHECK_STATE = Gauge "check_state" ["service" "member" "check" "state"] "How many addresses of the member the check says this of: unknown, passing, failing.";
     PROBES = Counter "probes" ["service" "member" "check" "verdict" "outcome" "phase"] "Probes that have ended, by what they found and how far they came.";
     PROBE_SECONDS = Histogram "probe_seconds" ["service" "member"] "Duration of the probes that passed.";
     CHECK_LAST_SECONDS = Gauge "check_last_probe_seconds" ["service" "member" "check"] "Duration of the newest probe, passed or not.";

@@ -16,8 +16,8 @@ pub(super) fn write(event: &Event) {
         Event::Switch { service, from, to, kind, reason, epoch, policy, detected_in_ms, .. } => {
             tracing::warn!(service, from, to, epoch, %kind, flows = %policy, detected_in_ms, reason, "switch");
         }
-        Event::FlowsReset { service, member, reset, waiting, after_ms, .. } => {
-            tracing::info!(service, member, reset, waiting, after_ms, "reset stale flows");
+        Event::FlowsReset { service, member, epoch, reset, waiting, after_ms } => {
+            tracing::info!(service, member, epoch, reset, waiting, after_ms, "reset stale flows");
         }
         Event::MemberChanged { service, member, state, reason } => {
             tracing::info!(service, member, %state, reason, "member changed");

@@ -17,6 +17,7 @@ mod keyspace;
 mod kinds;
 mod once;
 mod proxy;
+mod readiness;
 mod run;
 mod server;
 #[path = "../support/temp.rs"]

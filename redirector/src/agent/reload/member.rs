@@ -34,6 +34,7 @@ pub(super) async fn add(
         endpoint: new.endpoint.clone(),
         weight: new.weight,
         checks: checks.clone(),
+        rest: None,
         access: Access { host: new.endpoint.host.clone(), ..like.access },
     });
     let answer =

@@ -50,11 +50,15 @@ pub(in crate::decide) struct CheckHealth {
     failure: Option<Failure>,
 }
 
+/// What a check says of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::decide) enum CheckState {
+pub enum CheckState {
+    /// No verdict yet.
     Unknown,
+    /// It passed, and has not failed often or long enough since.
     Passing,
+    /// It failed, and has not passed often enough since.
     Failing,
 }
 

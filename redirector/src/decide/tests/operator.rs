@@ -169,7 +169,10 @@ fn the_end_of_a_forced_pin_is_the_end_of_a_dead_member() {
 
 #[test]
 fn the_death_of_the_active_member_does_not_wait_for_a_round() {
-    let mut world = World::settled(with_oslo(10));
+    let mut service = with_oslo(10);
+    // The round outlasts the failover.
+    service.members[OSLO.0].checks[0].timeout = s(3);
+    let mut world = World::settled(service);
     world.is(OSLO, NeverProbed);
     world.order(&switch(OSLO)).unwrap();
     let crash = world.now;

@@ -271,7 +271,12 @@ fn schedule() -> impl Strategy<Value = (Start, Vec<Step>)> {
 /// How many schedules are tried.
 fn schedules() -> ProptestConfig {
     let number = std::env::var("REDIRECTOR_SCHEDULES").ok().and_then(|number| number.parse().ok());
-    ProptestConfig { cases: number.unwrap_or(600), failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases: number.unwrap_or(600),
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {

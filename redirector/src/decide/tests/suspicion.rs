@@ -143,6 +143,18 @@ fn a_late_agent_leaves_a_dead_member_after_one_more_probe_or_a_window() {
     world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, late, s(2));
 }
 
+/// Each lateness began the window anew: a starved agent would have stayed for ever. And the second one ended the first.
+#[test]
+fn an_agent_that_is_late_again_and_again_leaves_a_dead_member_after_one_window() {
+    let mut world = World::settled(one_failure_is_enough());
+    world.late(s(10)).is(PARIS, NeverProbed).probe(PARIS, &fail());
+    let late = world.now;
+    for _ in 0..3 {
+        world.late(ms(400)).run(ms(100)).assert_no_switch();
+    }
+    world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, late, s(2));
+}
+
 #[test]
 fn lateness_keeps_nobody_who_was_dead_before() {
     let mut world = World::settled(orders());

@@ -10,9 +10,9 @@ use crate::{
         Accepted, Action, AddressView, Command, Core, MemberView, Refused, Resumed, Switch, Time, View,
     },
     model::{
-        Access, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback, FailbackMode, Failure,
-        FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace, Phase, ProbeOutcome,
-        Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
+        Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback,
+        FailbackMode, Failure, FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace,
+        Phase, ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
     },
 };
 
@@ -64,6 +64,7 @@ pub(super) fn member(name: &str, weight: u32) -> Member {
         endpoint: Endpoint { host: "192.0.2.1".to_owned(), port: 6379 },
         weight,
         access: Access::default(),
+        rest: None,
         checks: vec![check()],
     }
 }
@@ -95,6 +96,7 @@ pub(super) fn orders() -> Service {
         combine: Combine::All,
         checks: vec![check()],
         hooks: Vec::new(),
+        application: Application::default(),
         members: vec![member("paris", 100), member("dublin", 50)],
     }
 }

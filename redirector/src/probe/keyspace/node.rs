@@ -43,6 +43,11 @@ impl Round {
         self.started + self.limits.answer - self.limits.answer / 20
     }
 
+    /// When nothing more is begun for single keys, so that all others are still heard of.
+    fn last_call(&self) -> Instant {
+        self.started + self.limits.answer - self.limits.answer / 10
+    }
+
     fn cause(&self, stop: Stop, address: SocketAddr) -> Cause {
         match stop {
             Stop::Answer(cause) => cause,
@@ -94,7 +99,7 @@ impl Node {
     /// first that is missing is the one that waits for its shard, and nothing is known of those after it.
     fn unanswered(&self, answered: usize, phase: Phase, cause: Cause) -> Fault {
         let mut slots = Slots::default();
-        let unknown = &self.keys[answered..];
+        let unknown = self.keys.get(answered..).filter(|keys| !keys.is_empty()).unwrap_or(&self.keys);
         let at_fault = if answered == 0 { unknown } else { &unknown[..unknown.len().min(1)] };
         at_fault.iter().for_each(|key| slots.join(&key.slots));
         Fault { slots, address: Some(self.address), phase, cause }
@@ -170,7 +175,7 @@ impl Node {
             }
         }
         for (key, cause) in again {
-            if let Err(cause) = self.again(connection, key, cause, round).await? {
+            if let Err(cause) = self.again(key, cause, round).await {
                 faults.push(self.fault(key, cause));
             }
         }
@@ -181,56 +186,55 @@ impl Node {
         Fault { slots: key.slots.clone(), address: Some(self.address), phase: Phase::Command, cause }
     }
 
-    /// What a key is owed whose slot is moving; anything else is final.
-    async fn again(
-        &self,
-        connection: &mut Connection,
-        key: &Key,
-        mut cause: Cause,
-        round: &Round,
-    ) -> Result<Result<(), Cause>, Stop> {
+    /// What a key is owed whose slot is moving, until the last call; anything else is final.
+    async fn again(&self, key: &Key, mut cause: Cause, round: &Round) -> Result<(), Cause> {
+        let mut asks = 0;
         loop {
-            let result = match &cause {
-                Cause::Redis(RedisErrorKind::Ask, text) => return Ok(self.elsewhere(text, key, round).await),
-                Cause::Redis(RedisErrorKind::TryAgain, _) => {
-                    // Within the time of the probe; its end is the caller's.
-                    if Instant::now() + TRY_AGAIN_AFTER >= round.deadline() {
-                        return Ok(Err(cause));
-                    }
-                    sleep(TRY_AGAIN_AFTER).await;
-                    connection.send_all(&commands(key, round)).await?;
-                    let (set, get) = (reply(connection).await?, reply(connection).await?);
-                    set.and_then(written).and_then(|()| read_back(&get?, round))
-                }
-                _ => return Ok(Err(cause)),
+            let (address, asking) = match &cause {
+                Cause::Redis(RedisErrorKind::Ask, text) => match target(text) {
+                    Some(address) => (address, true),
+                    None => return Err(Cause::WrongAnswer(text.clone())),
+                },
+                Cause::Redis(RedisErrorKind::TryAgain, _) => (self.address, false),
+                _ => return Err(cause),
             };
-            match result {
-                Ok(()) => return Ok(Ok(())),
-                Err(next) => cause = next,
+            asks += 1;
+            let pause = if asking && asks == 1 { Duration::ZERO } else { TRY_AGAIN_AFTER };
+            let attempt = async {
+                sleep(pause).await;
+                self.aside(address, asking, key, round).await
+            };
+            let late = Instant::now() + pause >= round.last_call();
+            match timeout_at(round.last_call(), attempt).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(next)) if !late => cause = next,
+                _ if asking && !late => return Err(Cause::TimedOut(round.limits.answer)),
+                _ => return Err(cause),
             }
         }
     }
 
-    /// The key at the node that the slot is moving to, which takes it only if it is asked to.
-    async fn elsewhere(&self, ask: &str, key: &Key, round: &Round) -> Result<(), Cause> {
-        let Some(address) = target(ask) else { return Err(Cause::WrongAnswer(ask.to_owned())) };
+    /// One key over a connection of its own, which may be dropped half-way: at the node that its slot is moving to, which
+    /// takes it only if it is `asking`; or here once more.
+    async fn aside(&self, address: SocketAddr, asking: bool, key: &Key, round: &Round) -> Result<(), Cause> {
         let mut phase = Phase::Connect;
-        let ask = async {
+        let exchange = async {
             let mut connection = Connection::open(address, &self.access, &mut phase).await?;
-            let [set, get] = commands(key, round);
-            let asking = redis::cmd("ASKING");
-            connection.send_all(&[asking.clone(), set, asking, get]).await?;
             let mut answers = Vec::new();
-            for _ in 0..4 {
+            for command in commands(key, round) {
+                if asking {
+                    connection.ask(&redis::cmd("ASKING")).await?;
+                }
+                connection.send(&command).await?;
                 answers.push(reply(&mut connection).await?);
             }
-            Ok::<_, Stop>(answers)
+            Ok(answers)
         };
-        let mut answers = ask.await.map_err(|stop| round.cause(stop, address))?.into_iter();
-        let (_, set, _, get) = (answers.next(), answers.next(), answers.next(), answers.next());
-        let missing = || Cause::WrongAnswer("no answer".to_owned());
-        written(set.ok_or_else(missing)??)?;
-        read_back(&get.ok_or_else(missing)??, round)
+        let answers = exchange.await.map_err(|stop| round.cause(stop, address))?;
+        match <[_; 2]>::try_from(answers) {
+            Ok([set, get]) => set.and_then(written).and_then(|()| read_back(&get?, round)),
+            Err(_) => Err(Cause::WrongAnswer("no answer".to_owned())),
+        }
     }
 }
 

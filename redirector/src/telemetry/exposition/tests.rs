@@ -56,14 +56,21 @@ fn scrape() -> String {
 fn sample() -> Sample {
     let member = |name: &str, state: &str| {
         serde_json::json!({"name": name, "endpoint": "10.2.1.2:6379", "addresses": [], "weight": 100, "state": state,
-            "reason": "", "checked_at": null, "eligible": state == "up", "eligible_reason": null, "flows": 12})
+            "reason": "", "checked_at": null, "eligible": state == "up", "eligible_reason": null, "flows": 12,
+            "ready": (state == "up").then_some(false), "certificate_expires": "2026-11-21T20:00:00Z"})
     };
     let status = serde_json::json!({"version": 1, "services": [{"name": "orders", "vips": [], "state": "degraded",
         "active": "dublin", "epoch": 8, "since": null, "pinned": null, "paused": true, "last_switch": null,
         "members": [member("paris", "down"), member("dublin", "up")]}],
         "outcomes": {"carried": {"packets": 100, "bytes": 6400}}, "collected": {"stale": 3}});
     let status = serde_json::from_value(status).unwrap();
-    Sample { status, flows: 25, max_flows: 262_144, counted_in: Duration::from_millis(40) }
+    let checks = vec![CheckSample {
+        service: "orders".into(),
+        member: "paris".into(),
+        check: "ping".into(),
+        states: vec![CheckState::Failing, CheckState::Passing, CheckState::Failing],
+    }];
+    Sample { status, checks, flows: 25, max_flows: 262_144, counted_in: Duration::from_millis(40) }
 }
 
 /// Name and labels of a series, with its value; and the family that it stands in.
@@ -163,7 +170,14 @@ fn values_are_those_of_the_sample_and_the_counters() {
     assert_eq!(value("member_active", &paris), 0.0);
     assert_eq!(value("member_active", &[paris[0], ("member", "dublin")]), 1.0);
     assert_eq!((value("member_flows", &paris), value("member_weight", &paris)), (12.0, 100.0));
+    assert_eq!(value("member_ready", &[paris[0], ("member", "dublin")]), 0.0);
+    let unknown =
+        |series: &Series<'_>| series.name == "redirector_member_ready" && series.labels["member"] == "paris";
+    assert!(!series.iter().any(unknown), "nobody knows");
+    assert_eq!(value("member_certificate_expiry_timestamp_seconds", &paris), 1_795_291_200.0);
     assert_eq!((value("service_paused", &[paris[0]]), value("service_pinned", &[paris[0]])), (1.0, 0.0));
+    let checks = |state| value("check_state", &[paris[0], paris[1], ("check", "ping"), ("state", state)]);
+    assert_eq!(["unknown", "passing", "failing"].map(checks), [0.0, 1.0, 2.0]);
     let probes = |verdict, outcome, phase| {
         let words = [("verdict", verdict), ("outcome", outcome), ("phase", phase)];
         let of_check = [paris[0], paris[1], ("check", "ping")];

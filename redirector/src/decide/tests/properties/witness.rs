@@ -145,8 +145,6 @@ impl Witness {
                 let by = Duration::from_millis(*by);
                 self.record(told, Input::Late(nanos(by)));
                 self.core.on_late(told, by);
-                // What is suspected may be suspected for longer.
-                self.kept_dead_since = None;
                 self.look(May { nothing: true, ..May::default() });
             }
             Event::Operator(command) => self.command(told, command),
