@@ -17,6 +17,7 @@ mod cores;
 mod flows;
 mod heartbeats;
 mod history;
+mod hooks;
 mod inputs;
 mod lookouts;
 mod moves;
@@ -49,6 +50,7 @@ use self::{
     clock::Clock,
     cores::Cores,
     history::History,
+    hooks::Hooks,
     inputs::Punctuality,
     lookouts::Lookouts,
     moves::Moves,
@@ -100,6 +102,7 @@ struct Agent {
     lookouts: Lookouts,
     answers: answers::Keeper,
     observer: Observer,
+    hooks: Hooks,
 }
 
 /// Runs until SIGTERM or SIGINT, and reads `file` again at SIGHUP. Needs a tokio runtime on one thread.
@@ -138,7 +141,9 @@ pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_
         services: config.services.len(),
     });
     let observer = Observer::new(events.clone(), metrics);
-    let mut agent = Agent::new(config, resolved, datapath, history, reports, observer, &mut tasks);
+    let (answers, mut from_hooks) = mpsc::channel(QUEUE);
+    let hooks = Hooks::new(events.clone(), answers);
+    let mut agent = Agent::new(config, resolved, datapath, history, reports, (observer, hooks), &mut tasks);
     let mut notices = agent.datapath.notices();
     let source = names::Source { resolver: Arc::clone(&resolver), events: events.clone() };
     let mut names = agent.follow_names(&source, &mut tasks);
@@ -164,6 +169,7 @@ pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_
             Some(changed) = names.changed() => agent.on_changed(changed, &mut tasks),
             // Looks at the clock at least every tick, and so comes round late only if the agent was not scheduled.
             () = agent.sleep_until_deadline() => agent.on_deadline(),
+            Some(answered) = from_hooks.recv() => agent.on_hooks(answered),
             Some(notice) = notices.recv() => agent.on_notice(notice),
             Some(request) = from_control.recv() => match request {
                 Request::Reload { asked, who, reply } => {
@@ -196,7 +202,7 @@ impl Agent {
         datapath: Datapath,
         history: History,
         reports: mpsc::Sender<Report>,
-        observer: Observer,
+        (observer, hooks): (Observer, Hooks),
         tasks: &mut Tasks,
     ) -> Self {
         let orders = OrdersFile::read(&config.agent.state_dir);
@@ -218,6 +224,7 @@ impl Agent {
             probers: Probers::new(reports),
             lookouts: Lookouts::default(),
             observer,
+            hooks,
         };
         // To the agent, all services are new.
         let moves =
@@ -325,6 +332,7 @@ impl Agent {
                 let (service, member) = self.names(id, member);
                 self.observer.events.emit(Event::MemberChanged { service, member, state, reason });
             }
+            ask @ Action::AskHooks { .. } => self.ask_hooks(id, ask),
             other @ (Action::Round { .. } | Action::Answer { .. } | Action::Orders(_)) => {
                 self.act_on_orders(id, other);
             }
@@ -340,6 +348,7 @@ impl Agent {
         let service = &self.config.services[id.0];
         self.observer.switched(id, service, switch, stored);
         self.history.record(service, switch, self.clock.system_time(switch.at));
+        self.tell_hooks(id, switch);
     }
 
     fn offer(&mut self, id: ServiceId, member: MemberId, addresses: &[Offer]) {

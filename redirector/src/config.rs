@@ -26,6 +26,7 @@ mod detect;
 mod error;
 mod files;
 mod fixed;
+mod hook;
 mod host;
 mod keys;
 mod login;

@@ -36,6 +36,7 @@ use self::{
     drains::Drains,
     flap::Flap,
     health::Change,
+    hooks::Vetoed,
     leaving::Leaving,
     member::Member,
     orders::StandingOrders,
@@ -56,6 +57,7 @@ mod drains;
 mod explain;
 mod flap;
 mod health;
+mod hooks;
 mod leaving;
 mod member;
 mod operator;
@@ -98,6 +100,10 @@ pub struct Core {
     flaps: Vec<Flap>,
     /// When each member failed a round last.
     rejected: Vec<Option<Time>>,
+    /// What hooks said against each member last.
+    vetoed: Vec<Option<Vetoed>>,
+    /// How often hooks were asked.
+    asks: u64,
     standing: Standing,
     epoch: Epoch,
     last: Option<Switch>,
@@ -135,6 +141,8 @@ impl Core {
             answers: vec![Answers::default(); members],
             flaps: vec![Flap::default(); members],
             rejected: vec![None; members],
+            vetoed: vec![None; members],
+            asks: 0,
             standing: Standing::Choosing { until: Some(now + service.initial_timeout) },
             epoch: Epoch::default(),
             last: None,
@@ -231,10 +239,11 @@ impl Core {
         };
         let moves = self.situation(self.now).next_move().filter(|at| *at > self.now);
         let round = self.round.as_ref().map(|round| round.until).filter(|at| *at > self.now);
+        let hooks = self.hooks_asked_until().filter(|at| *at > self.now);
         let pin = self.orders.pin.as_ref().and_then(|pin| pin.until);
         let ends = [self.drains.next_deadline(), self.leaving.next_deadline()];
         let tolerances = self.members.iter().map(Member::next_deadline);
-        [first_choice, moves, round, pin].into_iter().chain(ends).chain(tolerances).flatten().min()
+        [first_choice, moves, round, hooks, pin].into_iter().chain(ends).chain(tolerances).flatten().min()
     }
 
     /// Whether the first choice is still to be made, and its time is not over.
@@ -360,8 +369,9 @@ impl Core {
         self.suspect();
         self.look_after_manual();
         self.end_round();
+        self.hear_hooks();
         match self.situation(self.now).choose() {
-            Some(choice) if self.is_proven(&choice) => self.switch(choice),
+            Some(choice) if self.may_be_made(&choice) => self.switch(choice),
             Some(_) => {}
             None => self.round = None,
         }

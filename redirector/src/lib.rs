@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod cli;
+mod command;
 pub mod config;
 pub mod control;
 pub mod datapath;

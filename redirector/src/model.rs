@@ -16,6 +16,7 @@ mod access;
 mod application;
 mod detect;
 mod difference;
+mod hook;
 mod outcome;
 mod profile;
 mod redis_error;
@@ -27,6 +28,7 @@ pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
 pub use application::Application;
 pub use detect::{Combine, Detect, Effect, Limits, Policy};
 pub use difference::{Change, Difference, Kind, ServiceDifference};
+pub use hook::{Hook, HookFailure, HookRun, HookWhen};
 pub use outcome::{Cause, Failure, FailureKind, Phase, ProbeOutcome, TlsFault, Verdict, Witness};
 pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;
@@ -196,6 +198,9 @@ pub struct Service {
     pub combine: Combine,
     /// At least one, and at least one that counts or vetoes; every check runs against every member. What holds for one member is in [`Member::checks`].
     pub checks: Vec<Check>,
+    /// What runs before and after its switches, in this order.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
     /// What is known of the applications. No part of a recording: it decides nothing.
     #[serde(skip)]
     pub application: Application,

@@ -135,7 +135,7 @@ impl Agent {
     }
 
     /// Records what is about to be handed in. `input` is only made when somebody records.
-    fn note(&mut self, now: Time, service: ServiceId, input: impl FnOnce() -> Input) {
+    pub(super) fn note(&mut self, now: Time, service: ServiceId, input: impl FnOnce() -> Input) {
         let Self { recorder: Some(recorder), config, cores, .. } = self else { return };
         recorder.note(now, service.0, input(), &config.services, cores);
     }

@@ -228,6 +228,7 @@ impl Agent {
         self.cores_are_others();
         self.services_are_others();
         self.observer.forget();
+        self.hooks.forget(&self.config);
         self.probers.rename(moves, &self.config.services);
         self.lookouts.keep(&self.config);
         self.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));

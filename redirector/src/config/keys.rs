@@ -88,6 +88,7 @@ static SERVICE: Keys = Keys {
         ("detect", &DETECT),
         ("failback", &FAILBACK),
         ("check", &CHECK),
+        ("hook", &HOOK),
         ("member", &MEMBER),
     ],
 };
@@ -163,6 +164,23 @@ static CHECK: Keys = Keys {
     ],
     later: &[],
     sections: &[("tls", &CHECK_TLS)],
+};
+
+static HOOK: Keys = Keys {
+    header: "[[service.hook]]",
+    built: &[
+        ("when", r#"when = "before""#),
+        ("command", r#"command = ["/usr/local/lib/redirector/may-switch"]"#),
+        ("user", r#"user = "nobody""#),
+        ("url", r#"url = "https://hooks.example.com/redirector""#),
+        ("ca_file", r#"ca_file = "/etc/redirector/ca.pem""#),
+        ("server_name", r#"server_name = "hooks.example.com""#),
+        ("timeout", r#"timeout = "5s""#),
+        ("on_failure", r#"on_failure = "veto""#),
+        ("kinds", r#"kinds = ["failback", "manual"]"#),
+    ],
+    later: &[],
+    sections: &[],
 };
 
 static CHECK_TLS: Keys = Keys { header: "[service.check.tls]", built: TLS_KEYS, later: &[], sections: &[] };

@@ -61,7 +61,7 @@ fn login(section: &Section<'_>, url: &Written<Url>) -> Login {
     Login { username: username.map(|username| username.value), password }
 }
 
-fn tls(section: &Section<'_>, url: &Written<Url>) -> Option<Tls> {
+pub(super) fn tls(section: &Section<'_>, url: &Written<Url>) -> Option<Tls> {
     let authorities = tls_keys::authorities(section);
     let server_name = tls_keys::server_name(section);
     if !url.value.is_https {

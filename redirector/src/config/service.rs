@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    address, application, check, detect,
+    address, application, check, detect, hook,
     login::{self, Credentials},
     read::{Section, Written},
     rest,
@@ -75,6 +75,7 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
         profile,
         combine: detect::combine(&section, &checks),
         checks,
+        hooks: hook::read(&section),
         application: application::read(&section.sub("application"), &members),
         members,
     };

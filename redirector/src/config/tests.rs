@@ -16,8 +16,9 @@ use super::*;
 use crate::decide::detection::{self, Trouble};
 use crate::model::{
     Access, Agent, Application, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect,
-    Effect, Endpoint, Failback, FailbackMode, FlowPolicy, Identity, IdleTimeouts, Initial, Login, Member,
-    OnAllDown, OnStop, Policy, PortRange, Profile, RedisErrorKind, Role, Secret, Service, Tls, Trust,
+    Effect, Endpoint, Failback, FailbackMode, FlowPolicy, Hook, HookFailure, HookRun, HookWhen, Identity,
+    IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, Policy, PortRange, Profile, RedisErrorKind,
+    Role, Secret, Service, SwitchKind, Tls, Trust, Url, User,
 };
 
 mod application;
@@ -195,6 +196,7 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
                 },
                 ..Check::of(CheckKind::Ping)
             }],
+            hooks: Vec::new(),
             application: Application::default(),
             members: vec![Member {
                 name: "paris".to_owned(),
@@ -207,6 +209,65 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
         }],
     };
     assert_eq!(parse(Path::new("redirector.toml"), MINIMAL).unwrap().config, expected);
+}
+
+/// Those of the full legal file.
+fn hooks() -> Vec<Hook> {
+    let user = User { name: "7:8".to_owned(), uid: 7, gid: 8 };
+    let authorities = Authorities::Pem(CERTIFICATE.0.clone());
+    let (host, path) = ("hooks.example.com".to_owned(), "/secret".to_owned());
+    vec![
+        Hook {
+            name: "/usr/bin/may-switch".to_owned(),
+            when: HookWhen::Before,
+            kinds: vec![SwitchKind::Manual],
+            timeout: Duration::from_secs(3),
+            on_failure: HookFailure::GoOn,
+            run: HookRun::Command { command: vec!["/usr/bin/may-switch".to_owned(), "now".to_owned()], user },
+        },
+        Hook {
+            name: "https://hooks.example.com".to_owned(),
+            when: HookWhen::After,
+            kinds: vec![SwitchKind::Initial, SwitchKind::Failover, SwitchKind::Failback, SwitchKind::Manual],
+            timeout: Duration::from_secs(5),
+            on_failure: HookFailure::Veto,
+            run: HookRun::Url {
+                url: Url { is_https: true, host, port: 443, path },
+                tls: Some(Tls {
+                    server_name: Some("other.example.com".to_owned()),
+                    trust: Arc::new(Trust { authorities, identity: None }),
+                }),
+            },
+        },
+    ]
+}
+
+#[test]
+fn hooks_that_cannot_be_meant_are_faults() {
+    let message = |hook: &str| {
+        Directory::new().message(
+            &MINIMAL.replace("[[service.member]]", &format!("[[service.hook]]\n{hook}\n[[service.member]]")),
+        )
+    };
+    let before = "when = \"before\"\ncommand = [\"/bin/true\"]";
+    for (hook, words) in [
+        (before.to_owned(), "accepted"),
+        ("command = [\"/bin/true\"]".to_owned(), "`when` is missing"),
+        ("when = \"after\"".to_owned(), "a hook without `command` or `url`; add one of them"),
+        (format!("{before}\nurl = \"http://a.example\""), "`command` and `url` in one hook"),
+        (format!("{before}\nca_file = \"ca.pem\""), "`ca_file` means nothing to a hook with `command`"),
+        (before.replace("/bin/true", "true"), "the program \"true\" is not an absolute path"),
+        (format!("{before}\nkinds = [\"failover\"]"), "a hook before a switch of kind \"failover\""),
+        (format!("{before}\nkinds = [\"fallback\"]"), "`kinds` does not know \"fallback\""),
+        (format!("{before}\ntimeout = \"21s\""), "longer than 20s together"),
+        (
+            "when = \"after\"\ncommand = [\"/bin/true\"]\non_failure = \"veto\"".to_owned(),
+            "`on_failure` of a hook after the switch",
+        ),
+    ] {
+        let said = message(&hook);
+        assert!(said.contains(words), "{hook}: {said}");
+    }
 }
 
 #[test]
@@ -286,6 +347,7 @@ fn every_key_that_is_built_reaches_the_model() {
         profile: Profile::Fast,
         combine: Combine::AtLeast(1),
         checks: checks.clone(),
+        hooks: Vec::new(),
         application: Application::default(),
         members: vec![
             Member {
@@ -352,6 +414,7 @@ fn every_key_that_is_built_reaches_the_model() {
         sessions.members[0].access,
         access("fd00:2::2", Login { username: None, password: Some(Secret::new("xyzzy".to_owned())) })
     );
+    assert_eq!(sessions.hooks, hooks());
     assert_eq!(config.services.len(), 2);
 }
 
@@ -454,6 +517,10 @@ fn the_examples_in_messages_are_legal() {
             text += &checks_with_every_key(section);
             return;
         }
+        if section.header == "[[service.hook]]" {
+            text += &hooks_with_every_key(section);
+            return;
+        }
         text += &format!("{}\n", section.header);
         // Where an http check asks is overridden in the checks named after these keys.
         let is_elsewhere = |key: &str| {
@@ -498,6 +565,25 @@ fn checks_with_every_key(section: &keys::Keys) -> String {
         }
     }
     text
+}
+
+/// A hook for each key, beside those that it needs.
+fn hooks_with_every_key(section: &keys::Keys) -> String {
+    let example = |key: &str| section.example(key);
+    let of = |(key, _): &(&str, &str)| {
+        // Those before a switch have little time together.
+        let short = if *key == "timeout" { "" } else { "timeout = \"1s\"" };
+        let others: &[&str] = match *key {
+            "command" | "url" => &["when"],
+            "when" => &["command"],
+            "ca_file" | "server_name" => &["when", "url"],
+            _ => &["when", "command"],
+        };
+        let lines = others.iter().map(|key| example(key)).chain([example(key)]);
+        format!("{}\n{short}\n{}\n", section.header, lines.collect::<Vec<_>>().join("\n"))
+    };
+    let text: String = section.built.iter().map(of).collect();
+    text.replace("/etc/redirector/", "").replace("5s", "1s")
 }
 
 fn for_each_section(keys: &'static keys::Keys, visit: &mut impl FnMut(&'static keys::Keys)) {

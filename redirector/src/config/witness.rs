@@ -155,6 +155,12 @@ fn contains(text: &str) -> Result<String, Complaint> {
 }
 
 pub(super) fn exec(section: &Section<'_>) -> CheckKind {
+    let user = section.text("user", user::user).map(|user| user.value);
+    CheckKind::Exec(Exec { command: command(section), user: user.unwrap_or_else(user::nobody), of: None })
+}
+
+/// A program by its absolute path, and its arguments.
+pub(super) fn command(section: &Section<'_>) -> Vec<String> {
     let words = section.words("command").unwrap_or_default();
     match words.first() {
         None if !section.has("command") => section.missing("command"),
@@ -168,12 +174,7 @@ pub(super) fn exec(section: &Section<'_>) -> CheckKind {
     if let Some(word) = words.iter().find(|word| word.value.contains('\0')) {
         section.fault(word.at, Complaint::new("`command` has a NUL character", "remove it"));
     }
-    let user = section.text("user", user::user).map(|user| user.value);
-    CheckKind::Exec(Exec {
-        command: words.iter().map(|word| word.value.to_owned()).collect(),
-        user: user.unwrap_or_else(user::nobody),
-        of: None,
-    })
+    words.iter().map(|word| word.value.to_owned()).collect()
 }
 
 /// A member, as checks are told of it.

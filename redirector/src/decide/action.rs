@@ -40,6 +40,18 @@ pub enum Action {
         /// Whom.
         member: MemberId,
     },
+    /// The hooks before a switch are asked, one after the other; what they say comes with
+    /// [`Core::on_hooks`](super::Core::on_hooks). A question of the same service that is still open means nothing any more.
+    AskHooks {
+        /// Tells questions apart.
+        ask: u64,
+        /// The member that would become active.
+        to: MemberId,
+        /// Why the agent would move.
+        kind: SwitchKind,
+        /// In words.
+        reason: String,
+    },
     /// What came of a switch that waited for its round ([`Accepted::Waits`](super::Accepted::Waits)); an
     /// [`Action::Switch`] of kind manual stands before an `Ok`.
     Answer {

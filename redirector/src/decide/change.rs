@@ -168,6 +168,7 @@ impl Core {
         self.told = carried(&self.told, members, MemberState::Unknown);
         self.flaps = carried(&self.flaps, members, Flap::default());
         self.rejected = carried(&self.rejected, members, None);
+        self.vetoed = carried(&self.vetoed, members, None);
         for (member, _) in &changes {
             self.offer_and_leave(*member);
         }

@@ -218,12 +218,16 @@ impl Situation<'_> {
         let needed = self.core.flaps[member.0].healthy_for(failback);
         // A failure in the round is a break.
         let rejected = self.core.rejected[member.0].map(|at| at + needed.max(PAUSE_AFTER_ROUND));
-        Some((up_since + needed).max(self.core.hold_until).max(rejected.unwrap_or_default()))
+        let vetoed = self.core.veto(member, self.now).map(|vetoed| vetoed.until);
+        let after = [rejected, vetoed].into_iter().flatten().fold(self.core.hold_until, Time::max);
+        Some((up_since + needed).max(after))
     }
 
-    /// When a member that has failed a round may be asked again in place of one that is drained.
+    /// When a member that has failed a round, or that hooks refused, may be asked again in place of one that is drained.
     fn asked_again(&self, member: MemberId) -> Option<Time> {
-        self.core.rejected[member.0].map(|at| at + PAUSE_AFTER_ROUND).filter(|again| *again > self.now)
+        let rejected = self.core.rejected[member.0].map(|at| at + PAUSE_AFTER_ROUND);
+        let vetoed = self.core.veto(member, self.now).map(|vetoed| vetoed.until);
+        rejected.max(vetoed).filter(|again| *again > self.now)
     }
 
     /// What keeps `member` from becoming active now; `None`: nothing, or it is the active one and up.
@@ -287,11 +291,18 @@ impl Situation<'_> {
             return Some(format!("hold-down for {} more", in_words(hold)));
         }
         let again = self.failback_at(active, member)?.since(self.now);
+        if let Some(vetoed) = self.core.veto(member, self.now).filter(|_| !again.is_zero()) {
+            return Some(format!("{}; again in {}", vetoed.why, in_words(again)));
+        }
         if !again.is_zero() {
             return Some(format!("its round of checks failed; again in {}", in_words(again)));
         }
         let asked = self.core.round.as_ref().is_some_and(|round| round.member == member);
-        asked.then(|| "its round of checks is under way".to_owned())
+        let waits = match self.core.hooks_asked_until() {
+            Some(until) => format!("waits for hooks, at most {} more", in_words(until.since(self.now))),
+            None => "its round of checks is under way".to_owned(),
+        };
+        asked.then_some(waits)
     }
 
     /// The best of those that are up and that `may` be taken.

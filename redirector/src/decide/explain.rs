@@ -75,7 +75,7 @@ pub struct OrdersExplanation {
 /// Something that ends by itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timer {
-    /// Which one: `hold_down`, `healthy_for`, `pin`, `drain`, `first_choice`, `round`, `doubt`, `tolerance`.
+    /// Which one: `hold_down`, `healthy_for`, `pin`, `drain`, `first_choice`, `round`, `hooks`, `doubt`, `tolerance`.
     pub name: Cow<'static, str>,
     /// The member that it is about.
     pub member: Option<String>,
@@ -272,6 +272,10 @@ impl Core {
         if let Some(round) = &self.round {
             let then = "checks that have not answered count as failed".to_owned();
             add("round", Some(round.member), round.until, then);
+        }
+        if let (Some(round), Some(until)) = (&self.round, self.hooks_asked_until()) {
+            let then = "hooks that have not answered have failed".to_owned();
+            add("hooks", Some(round.member), until, then);
         }
         if let Some(active) = self.standing.active() {
             let down = self.members[active.0].state() == MemberState::Down;

@@ -38,8 +38,14 @@ impl Core {
         }
     }
 
-    /// Whether nothing more has to be asked before this choice is carried out. Asks for it, if it was not yet.
-    pub(super) fn is_proven(&mut self, choice: &Choice) -> bool {
+    /// Whether nothing more has to be asked before this choice is carried out: neither checks nor hooks. Asks for it, if it
+    /// was not yet.
+    pub(super) fn may_be_made(&mut self, choice: &Choice) -> bool {
+        let asked = choice.to.filter(|_| choice.round);
+        self.is_proven(choice) && asked.is_none_or(|to| self.hooks_agree(to, choice))
+    }
+
+    fn is_proven(&mut self, choice: &Choice) -> bool {
         let Some(to) = choice.to.filter(|_| choice.round) else { return true };
         let checks = &self.service.members[to.0].checks;
         if let Some(round) = self.round.as_ref().filter(|round| round.member == to) {

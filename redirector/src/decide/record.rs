@@ -41,6 +41,8 @@ pub enum Input {
     Addresses(MemberId, Vec<SocketAddr>),
     /// [`Core::on_operator`]
     Operator(Command),
+    /// [`Core::on_hooks`]: the question, and what stands against the switch.
+    Hooks(u64, Option<String>),
     /// [`Core::on_late`]; nanoseconds.
     Late(u64),
     /// [`Core::on_deadline`]
@@ -114,6 +116,7 @@ impl Core {
             }
             // What was refused then is refused again.
             Input::Operator(command) => drop(self.on_operator(now, command)),
+            Input::Hooks(ask, veto) => self.on_hooks(now, *ask, veto.clone().map_or(Ok(()), Err)),
             Input::Late(by) => self.on_late(now, Duration::from_nanos(*by)),
             Input::Deadline => self.on_deadline(now),
         }

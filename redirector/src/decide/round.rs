@@ -10,7 +10,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{member::Member, time::Time};
+use super::{hooks::Asking, member::Member, time::Time};
 use crate::model::{Check, CheckId, MemberId, ProbeOutcome, Verdict};
 
 /// Beyond the time-outs: for the way through the agent.
@@ -26,6 +26,8 @@ pub(super) struct Round {
     asked: Vec<Asked>,
     /// What went wrong first, in words.
     failed: Option<String>,
+    /// What is asked when it has passed.
+    pub(super) hooks: Option<Asking>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +58,14 @@ impl Round {
             answered: false,
         });
         let longest = checks.iter().map(Check::longest_probe).max().unwrap_or_default();
-        Self { member: id, began: now, until: now + longest + ROOM, asked: asked.collect(), failed: None }
+        Self {
+            member: id,
+            began: now,
+            until: now + longest + ROOM,
+            asked: asked.collect(),
+            failed: None,
+            hooks: None,
+        }
     }
 
     /// A probe of the member has ended.

@@ -7,6 +7,7 @@ mod detection;
 mod failover;
 mod first_choice;
 mod health;
+mod hooks;
 mod operator;
 mod properties;
 mod record;

@@ -188,7 +188,7 @@ impl Changes {
 
     fn service(&mut self, old: &Service, new: &Service) {
         compare!(self, "", Service {
-            profile, combine, on_failover, on_failback, drain_timeout, on_all_down, initial, initial_timeout;
+            profile, combine, on_failover, on_failback, drain_timeout, on_all_down, initial, initial_timeout, hooks;
             name, vips, failback, checks, application, members
         }, old, new);
         compare!(self, "failback", Failback { mode, healthy_for, hold_down, flap_half_life; }, old.failback, new.failback);

@@ -10,24 +10,18 @@
 //! The first line that it writes is the reason. A command that a signal ended has told nothing: inconclusive. One that takes
 //! longer than the check's time-out fails, as any probe.
 
-mod run;
-
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::sync::oneshot;
 
 use super::stop::Stop;
 use crate::{
+    command::{self, End, Ended, PATH, Plan, first_line},
     model::{Cause, Exec as Settings, ExecOf, Phase, Witness},
-    quote::quote,
 };
-use run::{End, Ended, Plan};
 
 /// Exit statuses of a command that could not find out, or not be run at all.
 const UNKNOWN: [i32; 3] = [75, 126, 127];
-
-/// Where commands look for others.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The state of an `exec` prober.
 pub(super) struct Exec {
@@ -50,6 +44,7 @@ impl Exec {
         let plan = Plan {
             command: settings.command.clone(),
             environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            input: Vec::new(),
             user: settings.user.clone(),
             limit,
         };
@@ -64,7 +59,7 @@ impl Exec {
             let _ = before.await;
             self.begun = None;
         }
-        let (_running, ended) = run::start(self.plan.clone()).map_err(impossible)?;
+        let (_running, ended) = command::start(self.plan.clone()).map_err(impossible)?;
         let ended = self.begun.insert(ended).await;
         self.begun = None;
         match ended {
@@ -92,13 +87,6 @@ fn judge(ended: &Ended) -> Result<(), Stop> {
 
 fn unknown(why: String) -> Cause {
     Cause::Witness(Witness::Command, Box::new(Cause::Reported(why)))
-}
-
-/// The first line that is not blank, fit to be shown.
-fn first_line(output: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(output);
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
-    Some(quote(line))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The HTTP client of `lag` and `http`: one `GET` over one connection of its own, with every phase and cause typed.
+//! The HTTP client of `lag`, `http` and of hooks: one `GET` or `POST` over one connection of its own, with every phase and cause typed.
 //!
 //! No connection is kept. Such a check runs every few seconds, and what it asks (a load balancer, the node that manages a
 //! cluster now) may be somewhere else the next time: a name is looked up, a port opened and a certificate verified each
@@ -19,12 +19,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
-    header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, HeaderValue, USER_AGENT},
+    header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT},
+    http::request,
 };
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt::set_socket_linger;
@@ -39,7 +40,7 @@ use super::{
     stop::{self, Stop},
 };
 use crate::{
-    model::{Cause, Login, Phase, Tls, Url},
+    model::{Cause, Failure, Login, Phase, Tls, Url},
     quote::quote,
     resolve::{Resolver, Said},
     tls::{self, Connector},
@@ -65,7 +66,7 @@ pub(crate) struct Answer {
     /// As much of it as was wanted.
     pub(crate) body: Vec<u8>,
     /// Whether there was more.
-    pub(super) is_cut: bool,
+    pub(crate) is_cut: bool,
 }
 
 impl Client {
@@ -80,10 +81,32 @@ impl Client {
 
     /// `GET` of a path with its query, for at most `limit` bytes of body. `phase` tells how far it came.
     pub(crate) async fn get(&self, path: &str, limit: usize, phase: &mut Phase) -> Result<Answer, Stop> {
+        self.ask(self.request(Request::get(path), Bytes::new())?, limit, phase).await
+    }
+
+    /// `POST` of a JSON document to the path of the URL, for at most `limit` bytes of body. What went wrong is in words.
+    pub(crate) async fn post(&self, json: Vec<u8>, limit: usize) -> Result<Answer, String> {
+        let request = Request::post(self.url.path.as_str()).header(CONTENT_TYPE, "application/json");
+        let mut phase = Phase::Resolve;
+        let asked = match self.request(request, json.into()) {
+            Ok(request) => self.ask(request, limit, &mut phase).await,
+            Err(stop) => Err(stop),
+        };
+        asked.map_err(|stop| match stop {
+            Stop::Io(error) => error.to_string(),
+            Stop::Answer(cause) => Failure { phase, cause }.to_string(),
+        })
+    }
+
+    async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+        limit: usize,
+        phase: &mut Phase,
+    ) -> Result<Answer, Stop> {
         let started = Instant::now();
         let (stream, address) = self.connect(phase).await?;
         let fault = |error: io::Error| Stop::Answer(stop::cause(&error, address, started.elapsed()));
-        let request = self.request(path)?;
         let socket = stream.as_fd().try_clone_to_owned().map_err(fault)?;
         let ended = match &self.tls {
             None => {
@@ -156,8 +179,8 @@ impl Client {
         Ok(found.into_iter().map(|ip| SocketAddr::new(ip, self.url.port)).collect())
     }
 
-    fn request(&self, path: &str) -> Result<Request<Empty<Bytes>>, Stop> {
-        let mut request = Request::get(path)
+    fn request(&self, begun: request::Builder, body: Bytes) -> Result<Request<Full<Bytes>>, Stop> {
+        let mut request = begun
             .header(HOST, self.url.authority())
             .header(CONNECTION, "close")
             .header(ACCEPT, "application/json, */*")
@@ -165,7 +188,7 @@ impl Client {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        request.body(Empty::new()).map_err(|error| Stop::Answer(Cause::Local(error.to_string())))
+        request.body(Full::new(body)).map_err(|error| Stop::Answer(Cause::Local(error.to_string())))
     }
 }
 
@@ -187,7 +210,7 @@ fn basic(login: &Login) -> Option<HeaderValue> {
 }
 
 /// One request and its answer, over a connection that ends with it.
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>, limit: usize) -> hyper::Result<Answer>
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>, limit: usize) -> hyper::Result<Answer>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

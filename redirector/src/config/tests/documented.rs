@@ -66,6 +66,9 @@ fn with_and_without(section: &str, key: &str, value: &str) -> [String; 2] {
         "`[service.detect]`" | "`[service.failback]`" | "`[service.application]`" => {
             of_service(&format!("{}\n{line}", section.trim_matches('`')))
         }
+        "`[[service.hook]]`" => {
+            of_service(&format!("[[service.hook]]\nwhen = \"before\"\ncommand = [\"/bin/true\"]\n{line}"))
+        }
         "`[[service.check]]`" => format!("{}{rest}", of_service(&checks(&format!("{check}{line}")))),
         "`[[service.member]]`" => format!("{MINIMAL}{line}"),
         other => panic!("a default in a section that this test does not know: {other} {key}"),

@@ -95,6 +95,7 @@ pub(super) fn orders() -> Service {
         profile: Profile::Balanced,
         combine: Combine::All,
         checks: vec![check()],
+        hooks: Vec::new(),
         application: Application::default(),
         members: vec![member("paris", 100), member("dublin", 50)],
     }

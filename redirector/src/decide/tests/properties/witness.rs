@@ -252,6 +252,7 @@ impl Witness {
                     assert!(now.is_none_or(|offer| !offer.offered), "{address} is in use");
                     reset.push(*address);
                 }
+                Action::AskHooks { .. } => panic!("no service here has a hook: {action:?}"),
                 Action::Round { member } => {
                     self.members[member.0].ask(&after.members[member.0], &self.service);
                 }

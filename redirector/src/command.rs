@@ -1,4 +1,4 @@
-//! Runs a command without privileges, in a process group of its own, on a thread of its own.
+//! Runs a command of the operator's (an `exec` check, a hook) without privileges, in a process group of its own, on a thread of its own.
 //!
 //! Why a thread: to fork and to wait for `execve` can take long (a binary on a network file system that hangs), and the
 //! agent's only thread must never wait. And a thread has credentials of its own on Linux. This one gives up for itself,
@@ -22,7 +22,7 @@
 
 use std::{
     fs::File,
-    io::{self, PipeReader, PipeWriter, Read as _, pipe},
+    io::{self, PipeReader, PipeWriter, Read as _, Seek as _, Write as _, pipe},
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::process::CommandExt as _,
@@ -34,6 +34,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    fs::{MemfdFlags, memfd_create},
     io::Errno,
     process::{
         Pid, PidfdFlags, Resource, Signal, WaitOptions, WaitStatus, geteuid, getrlimit, kill_process_group,
@@ -46,7 +47,10 @@ use rustix::{
 };
 use tokio::sync::oneshot;
 
-use crate::model::User;
+use crate::{model::User, quote::quote};
+
+/// Where commands look for others.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How much of the output is kept, of each of both streams; the rest is read and dropped.
 const KEPT: usize = 4096;
@@ -66,45 +70,54 @@ const LIMITS: [(&str, Resource, u64); 5] = [
 
 /// What is to be run.
 #[derive(Clone)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// At least the program.
-    pub(super) command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// All of it.
-    pub(super) environment: Vec<(String, String)>,
-    pub(super) user: User,
+    pub(crate) environment: Vec<(String, String)>,
+    /// What it reads from its standard input.
+    pub(crate) input: Vec<u8>,
+    pub(crate) user: User,
     /// How long whoever waits will wait.
-    pub(super) limit: Duration,
+    pub(crate) limit: Duration,
 }
 
 /// A run that goes on for as long as this is kept.
-pub(super) struct Running {
+pub(crate) struct Running {
     _until: PipeWriter,
 }
 
 /// A run that has ended; nothing of it is left.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) how: End,
+pub(crate) struct Ended {
+    pub(crate) how: End,
     /// The first bytes.
-    pub(super) stdout: Vec<u8>,
-    pub(super) stderr: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// With this status.
     Exited(i32),
     /// By this signal.
     Killed(i32),
 }
 
+/// The first line of an output that is not blank, fit to be shown.
+pub(crate) fn first_line(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+    Some(quote(line))
+}
+
 /// Begins a run. The receiver has its end when everything has ended, or why it could not begin.
-pub(super) fn start(plan: Plan) -> Result<(Running, oneshot::Receiver<Result<Ended, String>>), String> {
+pub(crate) fn start(plan: Plan) -> Result<(Running, oneshot::Receiver<Result<Ended, String>>), String> {
     let begun = || -> io::Result<_> {
         let (stop, until) = pipe()?;
         let (ended, receiver) = oneshot::channel();
-        thread::Builder::new().name("exec check".to_owned()).spawn(move || {
+        thread::Builder::new().name("command".to_owned()).spawn(move || {
             // Nobody waits any more when the prober is gone.
             let _ = ended.send(run(&plan, &stop));
         })?;
@@ -154,13 +167,24 @@ fn spawn(plan: &Plan) -> Result<Child, String> {
         .envs(plan.environment.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(input(&plan.input).map_err(|error| format!("the command's input cannot be kept: {error}"))?)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     if geteuid().as_raw() != plan.user.uid {
         command.gid(plan.user.gid).uid(plan.user.uid);
     }
     command.spawn().map_err(|error| format!("{PRLIMIT} cannot be run as user {}: {error}", plan.user.name))
+}
+
+/// In memory as a whole: a command that does not read it keeps nobody waiting.
+fn input(bytes: &[u8]) -> io::Result<Stdio> {
+    if bytes.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let mut file = File::from(memfd_create("input", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 /// Options of `prlimit`. What is lower already stays: to raise a limit takes a privilege.
