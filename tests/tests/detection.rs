@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use redirector_tests::{
-    Agent, AgentConfig, Lab, Load, Member, Scenario, VIP_PORT, VIP_V4, Workers, slowness, wait_until,
-    with_and_without_offloads,
+    Agent, AgentConfig, Lab, Load, Member, Offloads, Scenario, VIP_PORT, VIP_V4, Workers, slowness,
+    wait_until,
 };
 
 const START: Duration = Duration::from_secs(10);
@@ -22,13 +22,6 @@ const AFTERWARDS: Duration = Duration::from_millis(150);
 /// Of each kind of trouble.
 const ROUNDS: u32 = 3;
 
-with_and_without_offloads! {
-    fast,
-    balanced,
-    stalls_are_borne,
-    restarts_are_borne,
-}
-
 /// What happens to a member, the words for it, and how it ends.
 type Fault = (&'static str, &'static str, fn(&Lab, &Member) -> Result<()>, fn(&Lab, &Member) -> Result<()>);
 
@@ -38,11 +31,15 @@ const FAULTS: [Fault; 3] = [
     ("stall", "command timed out", |_, member| member.freeze(), |_, member| member.thaw()),
 ];
 
-fn fast(scenario: Scenario) {
+#[test]
+fn fast() {
+    let scenario = Scenario::new(Offloads::On);
     scenario.run(|lab| sees(lab, "fast", [4, 130, 131]));
 }
 
-fn balanced(scenario: Scenario) {
+#[test]
+fn balanced() {
+    let scenario = Scenario::new(Offloads::On);
     scenario.limit(Duration::from_secs(90)).run(|lab| sees(lab, "balanced", [4, 1300, 2002]));
 }
 
@@ -86,7 +83,9 @@ fn sees(lab: &Lab, profile: &str, worst: [u64; 3]) -> Result<()> {
 }
 
 /// A fork, a slow script: Redis is back within half a second, and nobody has moved. A whole second is not borne.
-fn stalls_are_borne(scenario: Scenario) {
+#[test]
+fn stalls_are_borne() {
+    let scenario = Scenario::new(Offloads::On);
     scenario.run(|lab| {
         let agent = lab.agent(&config(lab, "balanced"))?;
         agent.wait_active("m1", START)?;
@@ -109,7 +108,9 @@ fn stalls_are_borne(scenario: Scenario) {
 }
 
 /// With a tolerance, a server that is started again within it is not left; one that stays away is.
-fn restarts_are_borne(scenario: Scenario) {
+#[test]
+fn restarts_are_borne() {
+    let scenario = Scenario::new(Offloads::On);
     scenario.run(|lab| {
         let config = config(lab, "balanced").detect_line("refused_tolerance = \"1500ms\"");
         let agent = lab.agent(&config)?;
