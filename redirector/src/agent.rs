@@ -205,7 +205,8 @@ impl Agent {
         (observer, hooks): (Observer, Hooks),
         tasks: &mut Tasks,
     ) -> Self {
-        let orders = OrdersFile::read(&config.agent.state_dir);
+        let mut orders = OrdersFile::read(&config.agent.state_dir);
+        orders.retain(&config.services);
         let answers = answers::Keeper::new(&config.agent.state_dir);
         answers.keep(&config, &resolved);
         let recorder = config.agent.record.as_deref().map(Recorder::new);
@@ -404,12 +405,17 @@ impl Agent {
                 let (config, clock) = (Arc::clone(&self.config), self.clock);
                 let board = self.lookouts.board().clone();
                 // Counting reads the whole flow table.
-                tokio::task::spawn_blocking(move || match count() {
-                    Ok(counts) => {
-                        // The client may have gone away meanwhile.
-                        let _gone = reply.send(report::status(&config, &views, &counts, &board, clock));
+                tokio::task::spawn_blocking(move || {
+                    // Who has gone away meanwhile costs nothing more.
+                    if reply.is_closed() {
+                        return;
                     }
-                    Err(error) => tracing::error!("cannot read the maps: {error:#}"),
+                    match count() {
+                        Ok(counts) => {
+                            let _gone = reply.send(report::status(&config, &views, &counts, &board, clock));
+                        }
+                        Err(error) => tracing::error!("cannot read the maps: {error:#}"),
+                    }
                 });
             }
             Request::Flows { filter, limit, lines, reply } => {
@@ -440,11 +446,16 @@ impl Agent {
                     let _gone = reply.send(Err(unknown));
                     return;
                 }
-                tokio::task::spawn_blocking(move || match flows::totals(&list, &config, &filter) {
-                    Ok(totals) => {
-                        let _gone = reply.send(Ok(totals));
+                tokio::task::spawn_blocking(move || {
+                    if reply.is_closed() {
+                        return;
                     }
-                    Err(error) => tracing::error!("cannot read the flow table: {error:#}"),
+                    match flows::totals(&list, &config, &filter) {
+                        Ok(totals) => {
+                            let _gone = reply.send(Ok(totals));
+                        }
+                        Err(error) => tracing::error!("cannot read the flow table: {error:#}"),
+                    }
                 });
             }
         }

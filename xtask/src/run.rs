@@ -62,8 +62,14 @@ pub(crate) fn build_release(more: &[&str]) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Builds an agent whose kernel programs do the same and are others, for tests of upgrades; answers where it is. In the
-/// profile of the tests, whose dependencies are needed anyway.
+/// Builds the agent in the profile of the tests, whose dependencies are needed anyway; answers where it is. Kernel
+/// programs are optimised in every profile.
+pub(crate) fn build_for_tests() -> Result<PathBuf> {
+    run(&mut cargo(&["build", "-p", "redirector", "--bin", "redirector"]))?;
+    Ok(target_dir()?.join("debug/redirector"))
+}
+
+/// The same with kernel programs that do the same and are others, for tests of upgrades.
 pub(crate) fn build_upgrade() -> Result<PathBuf> {
     run(&mut cargo(&["build", "-p", "redirector", "--bin", "redirector", "--features", "other-programs"]))?;
     let debug = target_dir()?.join("debug");

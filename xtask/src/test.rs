@@ -28,7 +28,7 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
     steps.step("clippy", || run::run(&mut cargo(&["clippy", "--all-targets", "--", "-D", "warnings"])))?;
     steps.step("clippy, kernel programs", clippy_kernel_programs)?;
     let upgrade = steps.step("binary with other programs", run::build_upgrade)?;
-    let redirector = steps.step("release binary", || run::build_release(&[]))?;
+    let redirector = steps.step("binary", run::build_for_tests)?;
     steps.step("tests", || {
         let mut command = cargo(&["test"]);
         command.args(cargo_test).env(REDIRECTOR_BIN, &redirector);
@@ -40,7 +40,8 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
         // The environment, not an argument: so a person's own `-- --test-threads` wins.
         if env::var_os("RUST_TEST_THREADS").is_none() {
             let cores = thread::available_parallelism().map_or(1, usize::from);
-            command.env("RUST_TEST_THREADS", cores.min(MOST_THREADS).to_string());
+            // One more than there are processors: labs mostly wait.
+            command.env("RUST_TEST_THREADS", (cores + 1).min(MOST_THREADS).to_string());
         }
         run::run(&mut command)
     })?;

@@ -97,7 +97,9 @@ impl Agent {
         let core = self.cores.next_deadline().map(|deadline| deadline.since(self.clock.now()));
         let leaving = self.datapath.next_dismissal().map(|at| at.saturating_duration_since(Instant::now()));
         // Sleeps are measured by a clock that stops in suspend, deadlines are not: another reason to look now and then.
-        core.into_iter().chain(leaving).fold(TICK, Duration::min)
+        // Counted from the last look: whatever else wakes the loop looks at no clock.
+        let tick = TICK.saturating_sub(self.clock.now().since(self.punctuality.last));
+        core.into_iter().chain(leaving).fold(tick, Duration::min)
     }
 
     /// An operator wants something of a service. The actions that follow are carried out when the loop comes round.

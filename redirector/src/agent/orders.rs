@@ -49,6 +49,15 @@ impl OrdersFile {
         Some(orders)
     }
 
+    /// Forgets what was said about services that are not there any more.
+    pub(super) fn retain(&mut self, services: &[Service]) {
+        let before = self.records.len();
+        self.records.retain(|name, _| services.iter().any(|service| service.name == *name));
+        if self.records.len() != before {
+            self.writer.write(self.records.clone());
+        }
+    }
+
     /// Keeps what holds now.
     pub(super) fn keep(&mut self, service: &Service, mut orders: Orders, clock: Clock) {
         if orders == Orders::default() {

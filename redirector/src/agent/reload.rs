@@ -163,6 +163,7 @@ impl Agent {
     ) {
         match step {
             Some(Step::Ready(ready)) => {
+                self.observer.takes_up();
                 let Ready { order, told, next } = *ready;
                 let moves = Moves::between(&self.config, &next.config);
                 if let Err(refused) = self.leave_removed(&moves, order.asked.force) {
@@ -224,6 +225,7 @@ impl Agent {
         self.datapath.begin(&prepared)?;
         (self.config, self.resolved) = (config, resolved);
         self.answers.keep(&self.config, &self.resolved);
+        self.orders.retain(&self.config.services);
         self.renumber_cores(moves);
         self.cores_are_others();
         self.services_are_others();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::time::Time;
 use crate::model::Epoch;
 
-/// A queue by deadline. The core's time never goes back and all drains of a service last equally long, so
+/// A queue by deadline. The core's time never goes back, and none ends after one that began later, so
 /// the order of the switches is the order of the deadlines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Drains(VecDeque<Drain>);
@@ -26,7 +26,12 @@ struct Drain {
 impl Drains {
     /// The switch to `epoch` lets the flows of the member that it left go on for `rest`.
     pub(super) fn begin(&mut self, now: Time, epoch: Epoch, rest: Duration) {
-        self.0.push_back(Drain { deadline: now + rest, epoch });
+        let deadline = now + rest;
+        // A reload may have made drains shorter. The floor of this one covers those before it.
+        for drain in &mut self.0 {
+            drain.deadline = drain.deadline.min(deadline);
+        }
+        self.0.push_back(Drain { deadline, epoch });
     }
 
     /// A switch has raised the floor by itself, above all that is waiting here.
@@ -49,5 +54,22 @@ impl Drains {
             self.0.pop_front();
         }
         floor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reload that makes drains shorter used to leave a new one waiting behind an old one.
+    #[test]
+    fn a_shorter_drain_ends_in_its_own_time_and_takes_those_before_it_along() {
+        let (mut drains, now) = (Drains::default(), Time::default());
+        drains.begin(now, Epoch(1), Duration::from_secs(3600));
+        drains.begin(now, Epoch(2), Duration::from_secs(10));
+        let end = now + Duration::from_secs(10);
+        assert_eq!(drains.next_deadline(), Some(end));
+        assert_eq!(drains.take_ended(end), Some(Epoch(2)));
+        assert_eq!(drains.next_deadline(), None);
     }
 }

@@ -188,9 +188,11 @@ impl Changes {
 
     fn service(&mut self, old: &Service, new: &Service) {
         compare!(self, "", Service {
-            profile, combine, on_failover, on_failback, drain_timeout, on_all_down, initial, initial_timeout, hooks;
-            name, vips, failback, checks, application, members
+            profile, combine, on_failover, on_failback, drain_timeout, on_all_down, initial, initial_timeout;
+            hooks, name, vips, failback, checks, application, members
         }, old, new);
+        // What is run may hold a token, in a path or an argument.
+        self.hidden("hooks", &old.hooks, &new.hooks);
         compare!(self, "failback", Failback { mode, healthy_for, hold_down, flap_half_life; }, old.failback, new.failback);
         let applications = (&old.application, &new.application);
         compare!(self, "application", Application { server_name, ready_every; login }, applications.0, applications.1);
@@ -230,12 +232,13 @@ impl Changes {
                 }
             }
             (CheckKind::Http(old), CheckKind::Http(new)) => {
-                self.text(&named("target", of), old.target.to_string(), new.target.to_string());
+                self.hidden(&named("target", of), &old.target, &new.target);
                 compare!(self, of, Http { tls, status, contains; target }, old, new);
             }
             (CheckKind::Exec(old), CheckKind::Exec(new)) => {
                 self.text(&named("user", of), old.user.name.clone(), new.user.name.clone());
-                compare!(self, of, Exec { command; user, of }, old, new);
+                self.hidden(&named("command", of), &old.command, &new.command);
+                compare!(self, of, Exec { ; command, user, of }, old, new);
             }
             (old, new) => self.value(&named("kind", of), old, new),
         }
@@ -304,6 +307,13 @@ impl Changes {
         let hidden = from == to || [&from, &to].iter().any(|text| text.contains("\\n"));
         let (from, to) = if hidden { (None, None) } else { (Some(from), Some(to)) };
         self.found.push(Change { what: what.to_owned(), kind: Kind::Changed, from, to });
+    }
+
+    /// Only that it differs.
+    fn hidden<T: PartialEq>(&mut self, what: &str, old: &T, new: &T) {
+        if old != new {
+            self.found.push(Change { what: what.to_owned(), kind: Kind::Changed, from: None, to: None });
+        }
     }
 
     fn text(&mut self, what: &str, old: String, new: String) {
@@ -477,9 +487,9 @@ mod tests {
         }
         insta::assert_snapshot!(Difference::between(&parsed(text), &new), @r#"
         service "orders" tolerance of check "lag": 5s -> 1s
-        service "orders" target of check "http": /health at port 8080 -> /health at port 8081
+        service "orders" target of check "http" changed
         service "orders" user of check "exec": 7:8 -> 9:8
-        service "orders" command of check "exec": ["/bin/true"] -> ["/bin/false"]
+        service "orders" command of check "exec" changed
         service "orders" rest of member "paris" changed
         service "orders" url of rest of check "lag" of member "paris": http://10.2.1.9:8080/ -> http://10.2.1.8:8080/
         service "orders" username of rest of check "lag" of member "paris": "viewer" -> "probe"

@@ -8,7 +8,7 @@ use crate::{
         operator::{Refused, RefusedKind},
         reload::NewMember,
     },
-    model::{Access, Config, Member, MemberId, Service, ServiceId},
+    model::{Access, CheckKind, Config, ExecOf, Member, MemberId, Service, ServiceId},
     resolve::Resolver,
 };
 
@@ -27,13 +27,27 @@ pub(super) async fn add(
         let message = format!("service {service:?} has a member {:?} already", new.name);
         return Err(conflict(message, "give another name, or remove that one first"));
     }
+    if let Some(check) = checks.iter().find(|check| matches!(check.kind, CheckKind::Lag(_))) {
+        let message = format!("check {:?} asks the REST API of each member's cluster", check.name);
+        return Err(conflict(
+            message,
+            "write the member into the file with its [service.member.rest], and reload",
+        ));
+    }
+    let mut checks = checks.clone();
+    for check in &mut checks {
+        if let CheckKind::Exec(exec) = &mut check.kind {
+            let (member, endpoint) = (new.name.clone(), new.endpoint.clone());
+            exec.of = Some(ExecOf { service: service.to_owned(), member, endpoint });
+        }
+    }
     // There is always a first one.
     let like = members[0].clone();
     members.push(Member {
         name: new.name.clone(),
         endpoint: new.endpoint.clone(),
         weight: new.weight,
-        checks: checks.clone(),
+        checks,
         rest: None,
         access: Access { host: new.endpoint.host.clone(), ..like.access },
     });

@@ -66,6 +66,11 @@ impl<'a> Path<'a> {
     }
 }
 
+/// Whoever may not change anything does not fill the record with what is no name (docs/configuration.md).
+fn could_be_a_name(text: &&str) -> bool {
+    text.len() <= 63 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
 /// Says to the record and to whoever asked that he may not. `asked`: reason, and whether it was only to be said what would
 /// happen.
 pub(super) async fn deny(
@@ -85,8 +90,8 @@ pub(super) async fn deny(
         };
         let operation = Operation {
             verb,
-            service: service.map(str::to_owned),
-            member: member.map(str::to_owned),
+            service: service.filter(could_be_a_name).map(str::to_owned),
+            member: member.filter(could_be_a_name).map(str::to_owned),
             dry_run,
             who,
             reason,
