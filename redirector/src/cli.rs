@@ -1,11 +1,19 @@
 //! The command line: what may be written, and the verbs that only ask the agent.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    control::flows::{Clients, FlowState},
+    control::{
+        client::ClientError,
+        flows::{Clients, FlowState},
+    },
     telemetry::events::Since,
 };
 
@@ -280,6 +288,26 @@ fn service_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("a name has 1 to 63 letters, digits, `-`, `_` and `.`".to_owned())
+    }
+}
+
+/// How a verb ends that asked the agent for something and wrote it. An output that nobody reads any more (`| head`) is no
+/// failure.
+fn finish(what: &str, written: Result<io::Result<()>, ClientError>, err: &mut impl Write) -> Exit {
+    // There is no place left to complain about an unwritable standard error.
+    match written {
+        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(err, "error: cannot write the {what}: {error}; check where the output goes");
+            Exit::Failed
+        }
+        Ok(_) => Exit::Done,
+        Err(error) => {
+            let _ = writeln!(err, "error: {error}");
+            match error {
+                ClientError::NotRunning { .. } => Exit::NotRunning,
+                ClientError::Failed { .. } => Exit::Failed,
+            }
+        }
     }
 }
 

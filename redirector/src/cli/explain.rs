@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     control::{
-        client::{self, ClientError},
+        client,
         explain::{Explained, MemberReadiness},
     },
     decide::{CheckExplanation, Explanation, MemberExplanation, SwitchExplanation, Timer},
@@ -51,22 +51,7 @@ pub async fn run(socket: &Path, args: &ExplainArgs, out: &mut impl Write, err: &
             .await
             .map(|flows| flow::write(&flows, args.output, out)),
     };
-    // There is no place left to complain about an unwritable standard error.
-    match written {
-        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ =
-                writeln!(err, "error: cannot write the explanation: {error}; check where the output goes");
-            Exit::Failed
-        }
-        Ok(_) => Exit::Done,
-        Err(error) => {
-            let _ = writeln!(err, "error: {error}");
-            match error {
-                ClientError::NotRunning { .. } => Exit::NotRunning,
-                ClientError::Failed { .. } => Exit::Failed,
-            }
-        }
-    }
+    super::finish("explanation", written, err)
 }
 
 fn write(explained: &Explained, output: Output, out: &mut impl Write) -> io::Result<()> {

@@ -12,7 +12,7 @@ use super::{
     table::{Align, Table},
 };
 use crate::control::{
-    client::{self, ClientError, FlowLines},
+    client::{self, FlowLines},
     flows::{Filter, FlowStatus, Total, Totals},
     status::VERSION,
 };
@@ -28,21 +28,7 @@ pub async fn run(socket: &Path, args: &FlowsArgs, out: &mut impl Write, err: &mu
         let limit = if args.limit == 0 { u64::MAX } else { args.limit };
         client::flows(socket, &filter, limit).await.map(|flows| write_flows(&flows, args.output, out))
     };
-    // There is no place left to complain about an unwritable standard error.
-    match written {
-        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(err, "error: cannot write the flows: {error}; check where the output goes");
-            Exit::Failed
-        }
-        Ok(_) => Exit::Done,
-        Err(error) => {
-            let _ = writeln!(err, "error: {error}");
-            match error {
-                ClientError::NotRunning { .. } => Exit::NotRunning,
-                ClientError::Failed { .. } => Exit::Failed,
-            }
-        }
-    }
+    super::finish("flows", written, err)
 }
 
 fn filter(args: &FlowsArgs) -> Filter {
