@@ -371,7 +371,10 @@ impl Core {
         self.end_round();
         self.hear_hooks();
         match self.situation(self.now).choose() {
-            Some(choice) if self.may_be_made(&choice) => self.switch(choice),
+            Some(choice) if self.may_be_made(&choice) => {
+                self.switch(choice);
+                self.look_ahead();
+            }
             Some(_) => {}
             None => self.round = None,
         }
@@ -386,6 +389,15 @@ impl Core {
         for (member, address, change) in changed {
             self.tell_member(member);
             self.tell_address(member, address, change);
+        }
+    }
+
+    /// What a failover took in a hurry may not be the best: the round for a better one begins with the same call, and not
+    /// with whichever comes next.
+    fn look_ahead(&mut self) {
+        if let Some(next) = self.situation(self.now).choose().filter(|next| next.round) {
+            let at_once = self.may_be_made(&next);
+            debug_assert!(!at_once, "a round that has just begun has no answers");
         }
     }
 

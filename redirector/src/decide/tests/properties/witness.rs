@@ -254,6 +254,7 @@ impl Witness {
                 }
                 Action::AskHooks { .. } => panic!("no service here has a hook: {action:?}"),
                 Action::Round { member } => {
+                    assert!(!nothing, "no reason for a round of {member:?}");
                     self.members[member.0].ask(&after.members[member.0], &self.service);
                 }
                 Action::Answer { result } => {
