@@ -17,7 +17,7 @@ use self::diag::Diag;
 pub(super) use self::find::Finder;
 
 /// Messages sent with one system call; the errors of all of them fit into a socket's receive buffer.
-const BATCH: usize = 128;
+pub(super) const BATCH: usize = 128;
 
 const HEADER: usize = 16;
 const REQUEST: usize = 56;
@@ -26,7 +26,7 @@ const MESSAGE: usize = HEADER + REQUEST;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 
-/// A netlink socket for destroying the sockets of this network namespace.
+/// A netlink socket for destroying the sockets of the network namespace in which it was opened.
 #[derive(Debug)]
 pub(super) struct Destroyer {
     diag: Diag,
@@ -43,7 +43,13 @@ pub(super) struct Victim {
     pub(super) cookie: u64,
 }
 
+impl Victim {
+    /// The cookie of whichever socket has the tuple (`INET_DIAG_NOCOOKIE`, twice).
+    pub(super) const ANY: u64 = u64::MAX;
+}
+
 impl Destroyer {
+    /// For the network namespace that the thread is in now.
     pub(super) fn open() -> Result<Self> {
         let kernel = KernelVersion::current().context("the kernel's version cannot be read")?;
         Ok(Self { diag: Diag::open()?, orphans: kernel >= KernelVersion::new(6, 11, 0) })
