@@ -89,6 +89,7 @@ pub use self::{
     notice::{Notice, Swept, SweptFlows},
     peer::peer_groups,
     preflight::check_ports,
+    sweep::ResetWays,
 };
 
 use self::{
@@ -367,6 +368,7 @@ impl Datapath {
         let maps = Arc::clone(&self.maps);
         let ids = self.ids.clone();
         let collected = Arc::clone(&self.collector.collected);
+        let ways = self.sweeper.ways.clone();
         move || {
             let table = lock(&maps).flows.clone();
             let mut flows = vec![0; layout::MAX_MEMBERS as usize];
@@ -387,7 +389,7 @@ impl Datapath {
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes, collected, max_flows, counted_in })
+            Ok(Counts { ids, flows, outcomes, collected, max_flows, counted_in, ways })
         }
     }
 
@@ -451,6 +453,8 @@ pub struct Counts {
     pub max_flows: u32,
     /// How long reading the flow table took.
     pub counted_in: Duration,
+    /// Which clients can be reset at a switch.
+    pub ways: ResetWays,
 }
 
 impl Counts {

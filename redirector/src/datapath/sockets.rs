@@ -7,9 +7,13 @@
 mod diag;
 mod find;
 
-use std::io;
+use std::{
+    io::{self, Read as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::util::KernelVersion;
 use redirector_common::{addr::Tuple, flow::Flow};
 
@@ -59,6 +63,29 @@ impl Destroyer {
     /// already leaks it (kernel commit bac76cf89816); the kernel takes no list of states for this command.
     pub(super) fn may_destroy(&self, flow: &Flow) -> bool {
         self.orphans || !flow.client.finished()
+    }
+
+    /// Destroys an own connection over the loopback device, which must be up.
+    pub(super) fn works(&self) -> Result<()> {
+        /// The kernel has answered by then; a client that is not woken waits for ever.
+        const PATIENCE: Duration = Duration::from_secs(1);
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+        let mut client =
+            TcpStream::connect(listener.local_addr()?).context("cannot connect over loopback")?;
+        let _server = listener.accept()?;
+        let victim = Victim {
+            client_side: Tuple::between(client.local_addr()?, client.peer_addr()?),
+            cookie: rustix::net::sockopt::socket_cookie(&client)?,
+        };
+        if let Some((_, error)) = self.destroy(&[victim])?.into_iter().next() {
+            return Err(error).context("the kernel refuses to destroy a socket (CONFIG_INET_DIAG_DESTROY)");
+        }
+        client.set_read_timeout(Some(PATIENCE))?;
+        match client.read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+            other => bail!("a destroyed socket still answers: {other:?}"),
+        }
     }
 
     /// Destroys the sockets that still exist. Returns which ones the kernel refused, by their place in `victims`; one
@@ -114,11 +141,7 @@ fn append(bytes: &mut Vec<u8>, command: u16, number: usize, victim: &Victim) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Read as _,
-        net::{TcpListener, TcpStream},
-        os::fd::AsFd as _,
-    };
+    use std::os::fd::AsFd as _;
 
     use super::*;
 
@@ -131,6 +154,11 @@ mod tests {
         let listener = TcpListener::bind(address).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn it_works() {
+        Destroyer::open().unwrap().works().unwrap();
     }
 
     #[test]

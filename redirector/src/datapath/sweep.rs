@@ -7,9 +7,11 @@
 //! |---|---|
 //! | `end` | ending flows, each in the way that reaches its client |
 //! | `spread` | ending those of a planned switch over a while |
+//! | `ways` | which ways there are, found out at the start |
 
 mod end;
 mod spread;
+mod ways;
 
 use std::{
     net::SocketAddr,
@@ -24,6 +26,7 @@ use redirector_common::layout::{MAX_MEMBERS, MAX_SERVICES};
 use tokio::sync::watch;
 
 pub(super) use self::spread::Over;
+pub use self::ways::ResetWays;
 use self::{
     end::{Doomed, Ender, Left, Pass},
     spread::Spread,
@@ -55,11 +58,13 @@ pub(super) struct Sweeper {
     requests: Option<mpsc::Sender<Request>>,
     thread: Option<thread::JoinHandle<()>>,
     ended: watch::Receiver<()>,
+    pub(super) ways: ResetWays,
 }
 
 impl Sweeper {
     /// Starts the thread. `device`: the name of the VIP device.
     pub(super) fn start(maps: Arc<Mutex<Maps>>, device: &str, notices: Notices) -> Result<Self> {
+        let ways = ResetWays::try_all(device);
         let (requests, asked) = mpsc::channel();
         let mut work = Work { maps, ender: Ender::open(device)?, notices, passes: None, spreads: Vec::new() };
         let (alive, ended) = watch::channel(());
@@ -71,7 +76,7 @@ impl Sweeper {
                 work.run(&asked);
             })
             .context("cannot start the thread that resets stale flows")?;
-        Ok(Self { requests: Some(requests), thread: Some(thread), ended })
+        Ok(Self { requests: Some(requests), thread: Some(thread), ended, ways })
     }
 
     /// Waits for the end of the thread, which is to come with that of the sweeper only.

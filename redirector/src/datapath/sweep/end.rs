@@ -56,13 +56,9 @@ pub(super) struct Ender {
 impl Ender {
     /// With the VIP device of this name.
     pub(super) fn open(device: &str) -> Result<Self> {
-        let injector = Injector::open(device);
-        if let Err(error) = &injector {
-            tracing::warn!(
-                "clients whose sockets cannot be destroyed are reset with their next packet only: {error:#}"
-            );
-        }
-        Ok(Self { here: Destroyer::open()?, injector: injector.ok(), reset: HashSet::new() })
+        // What follows from that, `ResetWays` says.
+        let injector = Injector::open(device).ok();
+        Ok(Self { here: Destroyer::open()?, injector, reset: HashSet::new() })
     }
 
     /// What is needed of a flow to end it.
