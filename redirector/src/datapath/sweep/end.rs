@@ -147,7 +147,9 @@ impl Ender {
         }
         if then == Left::Go {
             injected.iter().try_for_each(|flow| flows.remove(flow))?;
-            due.iter().for_each(|flow| drop(self.reset.remove(&flow.name.incarnation)));
+            for flow in &due {
+                self.reset.remove(&flow.name.incarnation);
+            }
         }
         Ok(())
     }
