@@ -254,7 +254,8 @@ impl Witness {
                 }
                 Action::AskHooks { .. } => panic!("no service here has a hook: {action:?}"),
                 Action::Round { member } => {
-                    assert!(!nothing, "no reason for a round of {member:?}");
+                    // Also an answer that says nothing about a member makes what is known of it new.
+                    assert!(!nothing || about.is_some(), "no reason for a round of {member:?}");
                     self.members[member.0].ask(&after.members[member.0], &self.service);
                 }
                 Action::Answer { result } => {
@@ -278,7 +279,7 @@ impl Witness {
         for member in (0..self.service.members.len()).map(MemberId) {
             self.check_offers(member, &after, &reset);
         }
-        assert!(self.core.next_deadline().is_none_or(|deadline| deadline > self.now), "a busy loop");
+        self.check_rest();
         self.before = after;
     }
 

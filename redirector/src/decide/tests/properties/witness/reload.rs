@@ -127,6 +127,7 @@ impl Witness {
             let up = member.checks == MemberState::Up;
             known.up_since = up.then(|| known.up_since.unwrap_or(self.now));
         }
+        self.check_rest();
         self.before = after;
     }
 
