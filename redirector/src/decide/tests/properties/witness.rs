@@ -7,7 +7,7 @@ use crate::{
     decide::{
         Accepted, Action, Command, Core, MemberView, Orders, Time, View,
         record::{Input, Line, nanos},
-        tests::world::{fail, inconclusive, pass},
+        tests::world::{assert_at_rest, fail, inconclusive, pass},
     },
     model::{
         CheckId, Effect, Epoch, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind, Verdict,
@@ -279,7 +279,7 @@ impl Witness {
         for member in (0..self.service.members.len()).map(MemberId) {
             self.check_offers(member, &after, &reset);
         }
-        self.check_rest();
+        assert_at_rest(&self.core);
         self.before = after;
     }
 

@@ -1,6 +1,6 @@
 //! What must be so after every call.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use super::{Witness, offers};
 use crate::{
@@ -10,24 +10,7 @@ use crate::{
     },
 };
 
-/// Longer than anything that a schedule waits for.
-const DAY: Duration = Duration::from_secs(86400);
-
 impl Witness {
-    /// Until its next deadline the core has nothing to do: called before it, it does nothing, and knows nothing new.
-    pub(super) fn check_rest(&self) {
-        let deadline = self.core.next_deadline();
-        assert!(deadline.is_none_or(|deadline| deadline > self.core.now), "a busy loop");
-        let before = deadline.map_or(self.core.now + DAY, |deadline| deadline.ago(Duration::from_nanos(1)));
-        for now in [self.core.now, before] {
-            let mut idle = self.core.clone();
-            idle.on_deadline(now);
-            assert_eq!(idle.poll_action(), None, "not due before {deadline:?}");
-            idle.now = self.core.now;
-            assert!(idle == self.core, "not due before {deadline:?}");
-        }
-    }
-
     pub(super) fn check_switch(&mut self, switch: &Switch, after: &View, command: Option<&Command>) {
         assert_eq!(switch.epoch, Epoch(self.before.epoch.0 + 1));
         assert_eq!(after.epoch, switch.epoch);

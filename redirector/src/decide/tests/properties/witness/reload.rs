@@ -6,7 +6,7 @@ use crate::{
         Action, Switch, Time, View,
         tests::{
             properties::{Event, Reload, named_check},
-            world::{check, member as a_member},
+            world::{assert_at_rest, check, member as a_member},
         },
     },
     model::{Epoch, FlowPolicy, MemberId, MemberState, OnAllDown, Service, SwitchKind},
@@ -127,7 +127,7 @@ impl Witness {
             let up = member.checks == MemberState::Up;
             known.up_since = up.then(|| known.up_since.unwrap_or(self.now));
         }
-        self.check_rest();
+        assert_at_rest(&self.core);
         self.before = after;
     }
 
