@@ -283,16 +283,16 @@ impl Witness {
         self.before = after;
     }
 
-    /// Rounds that were asked for are answered with passes.
+    /// Rounds that were asked for are answered with passes; so are those that begin with such an answer.
     fn answer_rounds(&mut self) {
-        if !self.answers_rounds {
-            return;
-        }
-        for number in 0..self.members.len() {
-            let unheard = self.members[number].round.clone().unwrap_or_default();
-            for (address, check) in unheard {
-                self.probe(self.now, MemberId(number), address, check, Verdict::Pass);
-            }
+        let unheard = |(number, known): (usize, &Known)| {
+            let (address, check) = *known.round.as_ref()?.first()?;
+            Some((MemberId(number), address, check))
+        };
+        while let Some((member, address, check)) = self.members.iter().enumerate().find_map(unheard)
+            && self.answers_rounds
+        {
+            self.probe(self.now, member, address, check, Verdict::Pass);
         }
     }
 

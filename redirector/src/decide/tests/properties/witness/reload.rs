@@ -18,9 +18,11 @@ impl Witness {
         if service.members.is_empty() {
             return;
         }
-        self.now = self.now.max(told);
         let active = self.before.active;
         let result = self.core.leave_removed(told, &origins, reload.force);
+        if result.is_ok() {
+            self.now = self.now.max(told);
+        }
         let stays = active.is_none_or(|active| origins.contains(&Some(active)));
         assert!(result.is_ok() || !(stays || reload.force), "{result:?}");
         self.record_core();
