@@ -10,6 +10,7 @@ use super::{
     health::Change,
     member::Member,
     orders::StandingOrders,
+    signals::Seen,
 };
 use crate::model::{Check, CheckId, MemberId, MemberState, Service, SwitchKind};
 
@@ -159,6 +160,7 @@ impl Core {
             let origins = origins(&old.members[from.0].checks, checks);
             let mut member = before[from.0].take().expect("an old member is the origin of one new one");
             let changed = member.set_checks(checks, &origins, self.service.combine, self.now);
+            member.set_breaker(old.breaker.as_ref(), self.service.breaker.as_ref(), self.now);
             self.members.push(member);
             changes.push((MemberId(number), changed));
             let mut carried = std::mem::take(&mut self.answers[from.0]);
@@ -170,6 +172,7 @@ impl Core {
         self.told = carried(&self.told, members, MemberState::Unknown);
         self.flaps = carried(&self.flaps, members, Flap::default());
         self.rejected = carried(&self.rejected, members, None);
+        self.seen = carried(&self.seen, members, Seen::default());
         self.vetoed = carried(&self.vetoed, members, None);
         for (member, _) in &changes {
             self.offer_and_leave(*member);
