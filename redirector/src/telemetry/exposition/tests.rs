@@ -57,7 +57,9 @@ fn sample() -> Sample {
     let member = |name: &str, state: &str| {
         serde_json::json!({"name": name, "endpoint": "10.2.1.2:6379", "addresses": [], "weight": 100, "state": state,
             "reason": "", "checked_at": null, "eligible": state == "up", "eligible_reason": null, "flows": 12,
-            "ready": (state == "up").then_some(false), "certificate_expires": "2026-11-21T20:00:00Z"})
+            "ready": (state == "up").then_some(false), "certificate_expires": "2026-11-21T20:00:00Z",
+            "rtt_ms": 31.5, "rtt_min_ms": 30.25, "connect_ms": 31.0, "signals": {"retransmitted": 12, "refused": 0},
+            "error_replies": {"LOADING": 3}})
     };
     let status = serde_json::json!({"version": 1, "services": [{"name": "orders", "vips": [], "state": "degraded",
         "active": "dublin", "epoch": 8, "since": null, "pinned": null, "paused": true, "last_switch": null,
