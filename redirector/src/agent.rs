@@ -333,6 +333,8 @@ impl Agent {
                 let (service, member) = self.names(id, member);
                 self.observer.events.emit(Event::MemberChanged { service, member, state, reason });
             }
+            Action::Look { member } => self.probers.ask(id, member),
+            Action::Signal { .. } | Action::Spread { .. } => {}
             ask @ Action::AskHooks { .. } => self.ask_hooks(id, ask),
             other @ (Action::Round { .. } | Action::Answer { .. } | Action::Orders(_)) => {
                 self.act_on_orders(id, other);
