@@ -5,7 +5,9 @@
 //!     └──pulses (mapped)──▶ watch ──────┴─▶ core ──look──▶ probers
 //! ```
 
-use super::{Agent, watch::Seen};
+use std::time::Instant;
+
+use super::{Agent, moves::Moves, watch::Seen};
 use crate::{
     datapath::{self, OfMember},
     decide::record::Input,
@@ -23,10 +25,19 @@ pub(super) async fn next(signals: &mut Option<datapath::Signals>) -> anyhow::Res
 }
 
 impl Agent {
-    /// The programs have reported something.
-    pub(super) fn on_signals(&mut self, seen: Vec<OfMember>) {
+    /// The programs have reported something, or it cannot be read any more.
+    pub(super) fn on_signals(
+        &mut self,
+        seen: anyhow::Result<Vec<OfMember>>,
+        signals: &mut Option<datapath::Signals>,
+    ) {
         self.look_at_the_clock();
         self.observer.takes_up();
+        let seen = seen.unwrap_or_else(|error| {
+            *signals = None;
+            self.no_signals("what the kernel programs report cannot be read any more", &error);
+            Vec::new()
+        });
         for (id, signal) in seen {
             // Of members that leave, and of services that nobody wants signals of, there is nothing to tell.
             if let Some((service, member)) = self.watch.subject(id) {
@@ -37,21 +48,20 @@ impl Agent {
 
     /// A look at the traffic, if it is due.
     pub(super) fn look_at_traffic(&mut self) {
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         if self.watch.next().is_none_or(|next| next > now) {
             return;
         }
-        let mut all = std::mem::take(&mut self.seen);
-        let looked = self.watch.look(now, &self.pulses, &self.ticks, |service, member, seen| {
-            all.push((service, member, seen));
+        let mut seen = Vec::new();
+        let looked = self.watch.look(now, &self.pulses, &self.ticks, |service, member, what| {
+            seen.push((service, member, what));
         });
-        for (service, member, seen) in all.drain(..) {
+        for (service, member, seen) in seen {
             match seen {
                 Seen::Signal(signal) => self.hand_in_signal(service, member, signal),
                 Seen::Traffic(traffic) => self.hand_in_traffic(service, member, traffic),
             }
         }
-        self.seen = all;
         if let Err(error) = looked {
             self.no_signals("the traffic with the members is not watched any more", &error);
         }
@@ -94,7 +104,7 @@ impl Agent {
     }
 
     /// Members have other numbers from now on, or there are others.
-    pub(super) fn watch_again(&mut self, moves: &super::moves::Moves) {
+    pub(super) fn watch_again(&mut self, moves: &Moves) {
         let datapath = &self.datapath;
         let id = |service, member| datapath.id(service, member);
         if let Err(error) = self.watch.rename(moves, &self.config, &self.pulses, id) {

@@ -216,9 +216,9 @@ impl Watch {
         (watched.signals != Signals::Off).then_some((watched.service, watched.member))
     }
 
-    /// How often the watch itself has seen something, by the kernel's ids.
-    pub(super) fn counted(&self) -> impl Iterator<Item = (u16, Counted)> {
-        self.members.iter().map(|watched| (watched.id, watched.counted))
+    /// How often the watch itself has seen something, in the order of the configuration.
+    pub(super) fn counted(&self) -> Vec<Counted> {
+        self.members.iter().map(|watched| watched.counted).collect()
     }
 
     /// These addresses of a member are probed from now on.

@@ -203,7 +203,7 @@ fn vitals(members: &[MemberStatus]) -> Table<5> {
     table
 }
 
-/// `retransmitted 12, error_reply 3 (LOADING 3)`
+/// `retransmitted 12, error_reply 3 (loading 3)`
 fn seen(vitals: &VitalsStatus) -> String {
     let list = |counts: &BTreeMap<String, u64>| {
         let counts = counts.iter().filter(|(_, count)| **count > 0);
@@ -343,7 +343,7 @@ mod tests {
             rtt_min_ms: Some(30.9),
             connect_ms: Some(31.0),
             signals: counts(&[("refused", 0), ("retransmitted", 12), ("error_reply", 3)]),
-            error_replies: counts(&[("LOADING", 3)]),
+            error_replies: counts(&[("loading", 3)]),
         };
         insta::assert_snapshot!(shown_with(vec![service], true));
     }

@@ -128,7 +128,7 @@ pub struct VitalsStatus {
     /// How often each signal was seen, since the maps were made; `stalled` since the agent started.
     #[serde(default)]
     pub signals: BTreeMap<String, u64>,
-    /// Error replies that mean trouble, by Redis's word for them, as far as replies were looked at. Those that were seen.
+    /// Error replies that mean trouble, by the error (`loading`), as far as replies were looked at. Those that were seen.
     #[serde(default)]
     pub error_replies: BTreeMap<String, u64>,
 }
