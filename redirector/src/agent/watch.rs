@@ -2,11 +2,11 @@
 //!
 //! The kernel programs keep four moments of each member's traffic ([`Beat`]), and cannot say what does *not* happen. So the agent
 //! looks: a member that was sent something, and of which nothing at all was heard, is *silent*; one that was asked, and has
-//! not answered, is *stalled*. Either is a signal to the core when it lasts for longer than [`LOOK_AFTER`] and four round trips.
+//! not answered, is *stalled*. Either is a signal to the core when it lasts for longer than [`LOOK_AFTER`](crate::model::LOOK_AFTER) and four round trips.
 //!
 //! * A look reads two cache lines of each member out of mapped memory, and makes no system call unless somebody waits for an
 //!   answer. docs/signals.md says what it costs.
-//! * Between two looks nothing is missed: what was asked since the last one is younger than [`LOOK_AFTER`], and what is open
+//! * Between two looks nothing is missed: what was asked since the last one is younger than [`LOOK_AFTER`](crate::model::LOOK_AFTER), and what is open
 //!   gets a look of its own at the moment when it will have been open for too long.
 //! * What was asked is a signal once. A client that is blocked in `BLPOP` for an hour is one reason to look, not thousands.
 //! * A probe that began after something was asked, and passed, has looked already.
@@ -23,7 +23,7 @@ use self::asks::{Asks, Found};
 use super::moves::Moves;
 use crate::{
     datapath::{Beat, Pulses, Ticks, Totals},
-    model::{Config, LOOK_AFTER, MemberId, ServiceId, Signal, SignalKind, Signals, Traffic},
+    model::{Config, MemberId, ServiceId, Signal, SignalKind, Signals, Traffic},
 };
 
 mod asks;
@@ -40,7 +40,7 @@ pub(super) struct Watch {
     services: Vec<usize>,
     /// By the kernel's id of a member its place in `members`.
     places: Vec<Option<u16>>,
-    /// [`LOOK_AFTER`] in ticks.
+    /// [`LOOK_AFTER`](crate::model::LOOK_AFTER) in ticks.
     patience: u32,
     next: Option<Instant>,
 }
@@ -147,7 +147,7 @@ impl Watched {
 }
 
 impl Watch {
-    /// Nobody yet. [`LOOK_AFTER`] in ticks.
+    /// Nobody yet. [`LOOK_AFTER`](crate::model::LOOK_AFTER) in ticks.
     pub(super) fn new(patience: u32) -> Self {
         let (members, services, places) = (Vec::new(), Vec::new(), Vec::new());
         Self { members, services, places, patience, next: None }
@@ -173,13 +173,20 @@ impl Watch {
             let (at, service) = services.next()?;
             let service_id = ServiceId(at);
             let each = members.iter().enumerate().map(|(number, member)| {
-                let (member_id, known) = (MemberId(number), old.zip(*member).map(|(old, member)| known(old, member)));
+                let (member_id, known) =
+                    (MemberId(number), old.zip(*member).map(|(old, member)| known(old, member)));
                 let fresh = || Watched::new(id(service_id, member_id));
                 let watched = known.unwrap_or_else(fresh);
                 let wants_traffic = service.breaker.is_some() && service.signals != Signals::Off;
                 let met = wants_traffic.then(|| watched.met.map_or_else(|| Met::now(watched.id, pulses), Ok));
                 let met = met.transpose()?;
-                Ok(Watched { service: service_id, member: member_id, signals: service.signals, met, ..watched })
+                Ok(Watched {
+                    service: service_id,
+                    member: member_id,
+                    signals: service.signals,
+                    met,
+                    ..watched
+                })
             });
             Some(each.collect::<Result<Vec<_>>>())
         });
@@ -229,7 +236,13 @@ impl Watch {
     }
 
     /// A probe of Redis has passed.
-    pub(super) fn passed(&mut self, service: ServiceId, member: MemberId, address: SocketAddr, started: Instant) {
+    pub(super) fn passed(
+        &mut self,
+        service: ServiceId,
+        member: MemberId,
+        address: SocketAddr,
+        started: Instant,
+    ) {
         let passed = &mut self.of(service, member).passed;
         match passed.iter_mut().find(|(known, _)| *known == address) {
             Some((_, newest)) => *newest = started.max(*newest),

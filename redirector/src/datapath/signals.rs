@@ -33,7 +33,8 @@ impl Signals {
     pub(super) fn new(map: Map, clock: Clock) -> Result<Self> {
         let mut ring = RingBuf::try_from(map).context("the map of signals is no ring buffer")?;
         while ring.next().is_some() {}
-        let reports = AsyncFd::with_interest(ring, Interest::READABLE)
+        // SAFETY: the ring buffer owns its descriptor, gives no other one, and lives as long as the registration.
+        let reports = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .context("cannot wait for what the kernel programs report")?;
         Ok(Self { reports, clock })
     }
@@ -156,8 +157,7 @@ mod tests {
             Report { error: ErrorReply::Busy as u32, ..report(3, Signal::ErrorReply, 99, 1) },
         ]);
         let told = gathered.told(100, |ticks| Duration::from_millis(ticks.into()));
-        let signal =
-            |kind, ago, count| model::Signal { kind, ago: Duration::from_millis(ago), count };
+        let signal = |kind, ago, count| model::Signal { kind, ago: Duration::from_millis(ago), count };
         assert_eq!(
             told,
             [
