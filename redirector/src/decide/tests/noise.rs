@@ -1,0 +1,315 @@
+//! An hour of what happens every day, in virtual time and with the default profile: packets are lost, queues fill, servers
+//! pause, and the kernel's signals speak of all of it. Nobody is left. And trouble that stays is seen in the middle of it.
+//!
+//! `REDIRECTOR_NOISE_HOURS` says how many hours are tried; a hundred take a minute in a release build.
+
+use std::{env, time::Duration};
+
+use self::path::{Chance, Opened, Path, ROUND_TRIP};
+use super::world::*;
+use crate::{
+    decide::{
+        Action, Core, Switch, Time,
+        detection::{self, Trouble},
+    },
+    model::{
+        Cause, Check, CheckId, Failure, FailureKind, MemberId, MemberState, Pace, Phase, ProbeOutcome,
+        Service,
+    },
+};
+
+mod path;
+
+/// How often the programs tell of one kind of signal of a member, at most.
+const REPORT: Duration = ms(10);
+
+/// What live traffic shows of the active member although it is well, each with the probability of a report in [`REPORT`].
+const ALARMS: [f64; 3] = [
+    // Five thousand segments a second, one in a hundred of them lost.
+    0.4,
+    // Twenty new connections a second, two in a hundred of their SYNs or the answers to them lost.
+    0.004,
+    // A container whose firewall answers all of its packets with resets, and which tries again and again.
+    0.2,
+];
+
+/// A prober of a member, and the way there.
+struct Prober {
+    member: MemberId,
+    path: Path,
+    connected: bool,
+    failures: u32,
+    pace: Pace,
+    /// Of the newest probe.
+    started: Time,
+    /// When the probe that is under way ends, and how.
+    probing: Option<(Time, ProbeOutcome)>,
+    /// Of the newest probe that ended.
+    ended: Time,
+    refused: bool,
+    /// By how much of its interval the rest that goes on is shorter: at least 0, less than 1.
+    jitter: f64,
+    /// It is to probe now, at this moment.
+    asked: Option<Time>,
+}
+
+impl Prober {
+    fn new(member: MemberId, now: Time, seed: u64) -> Self {
+        let path = Path { chance: Chance(seed), fault: None };
+        Self {
+            member,
+            path,
+            connected: false,
+            failures: 0,
+            pace: Pace::Fast,
+            started: now,
+            probing: None,
+            ended: now,
+            refused: false,
+            jitter: 0.0,
+            asked: Some(now),
+        }
+    }
+
+    /// As in `probe.rs`: over the connection that was kept, and if that is not answered, over a new one.
+    fn start(&mut self, check: &Check, now: Time) {
+        (self.started, self.asked) = (now, None);
+        let limits = if self.failures < check.fall {
+            check.limits(ROUND_TRIP, ROUND_TRIP)
+        } else {
+            check.patient_limits()
+        };
+        let last = now + limits.answer;
+        let mut at = now;
+        if std::mem::take(&mut self.connected) {
+            match self.path.ask(now) {
+                Some(answered) if answered <= now + limits.kept() => return self.passes(answered),
+                // The connection was reset: so the host says at once.
+                _ if self.path.trouble(now) == Some(Trouble::Crash) => {}
+                _ => at = now + limits.kept(),
+            }
+        }
+        let patience = last.min(at + limits.silence.unwrap_or(limits.answer));
+        self.probing = Some(match self.path.open(at) {
+            Opened::Refused(answered) if answered <= patience => {
+                (answered, failed(Phase::Connect, Cause::Refused))
+            }
+            Opened::At(opened) if opened <= patience => match self.path.ask(opened) {
+                Some(answered) if answered <= last => return self.passes(answered),
+                _ => (last, failed(Phase::Command, Cause::TimedOut(last.since(now)))),
+            },
+            _ => (patience, failed(Phase::Connect, Cause::TimedOut(patience.since(at)))),
+        });
+    }
+
+    fn passes(&mut self, at: Time) {
+        self.connected = true;
+        self.probing = Some((at, ProbeOutcome::Passed { latency: at.since(self.started) }));
+    }
+
+    /// When it does something next: its probe ends, or another one begins.
+    fn due(&self, check: &Check) -> Time {
+        if let Some((ends, _)) = self.probing {
+            return ends;
+        }
+        let interval = match self.pace {
+            _ if self.refused && self.failures < check.fall => check.after_refusal(self.failures),
+            Pace::Normal => check.interval.mul_f64(1.0 - self.jitter),
+            Pace::Fast => check.fast_interval,
+            Pace::Down => check.down_interval.mul_f64(1.0 - self.jitter),
+        };
+        let next = self.asked.unwrap_or(self.started + interval);
+        // Its kept connection ends with the server.
+        let crash = self.path.fault.filter(|(trouble, _)| self.connected && *trouble == Trouble::Crash);
+        let next = crash.map_or(next, |(_, at)| next.min(at));
+        next.max(self.ended)
+    }
+}
+
+fn failed(phase: Phase, cause: Cause) -> ProbeOutcome {
+    ProbeOutcome::Failed(Failure { phase, cause })
+}
+
+/// A host with its agent.
+struct Host {
+    check: Check,
+    core: Core,
+    now: Time,
+    probers: [Prober; 2],
+    chance: Chance,
+    next_report: Time,
+    /// When a signal last made the probers of a member look.
+    looked: Time,
+    story: Story,
+}
+
+/// What came of it.
+#[derive(Default)]
+struct Story {
+    switches: Vec<Switch>,
+    downs: Vec<(Time, String)>,
+    probes: [u64; 2],
+    failures: [u64; 2],
+    signals: u64,
+    looks: u64,
+}
+
+impl Host {
+    /// Settled: paris is active, both members are up.
+    fn new(service: &Service, seed: u64) -> Self {
+        let now = Time(s(3600));
+        let known: Vec<_> = [PARIS, DUBLIN].map(|member| offered(&[address(member, 0)])).into();
+        let core = Core::new(service.clone(), &known, None, now);
+        let probers = [(PARIS, 1), (DUBLIN, 2)].map(|(member, salt)| Prober::new(member, now, seed ^ salt));
+        let (check, chance) = (service.checks[0].clone(), Chance(seed));
+        let (next_report, looked, story) = (now + REPORT, now, Story::default());
+        let mut host = Self { check, core, now, probers, chance, next_report, looked, story };
+        host.run(s(2));
+        host.story = Story::default();
+        host
+    }
+
+    /// Lets this much time pass, or until somebody was left.
+    fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.story.switches.iter().all(|switch| switch.from.is_none()) {
+            let probe = self.probers.iter().map(|prober| prober.due(&self.check)).min().expect("two");
+            let next = probe.min(self.next_report);
+            let deadline = self.core.next_deadline().filter(|deadline| *deadline < next);
+            let next = deadline.unwrap_or(next);
+            if next > end {
+                break;
+            }
+            self.now = next.max(self.now);
+            if deadline.is_some() {
+                self.core.on_deadline(self.now);
+            } else if probe <= self.now {
+                self.probe();
+            } else {
+                self.report();
+            }
+            self.carry_out();
+        }
+    }
+
+    fn probe(&mut self) {
+        let (now, check) = (self.now, &self.check);
+        for prober in self.probers.iter_mut().filter(|prober| prober.due(check) <= now) {
+            let Some((_, outcome)) = prober.probing.take() else {
+                prober.start(check, now);
+                continue;
+            };
+            let member = prober.member;
+            self.story.probes[member.0] += 1;
+            let kind = match &outcome {
+                ProbeOutcome::Failed(failure) => Some(failure.kind()),
+                _ => None,
+            };
+            prober.failures = if kind.is_some() { prober.failures + 1 } else { 0 };
+            self.story.failures[member.0] += u64::from(kind.is_some());
+            (prober.ended, prober.refused) = (now, kind == Some(FailureKind::Refused));
+            prober.jitter = prober.path.chance.part() * f64::from(check.jitter_percent) / 100.0;
+            self.core.on_probe(now, member, address(member, 0), CheckId(0), &outcome);
+        }
+    }
+
+    /// What the programs tell of the active member, and what the agent sees when it looks at it.
+    fn report(&mut self) {
+        self.next_report = self.now + REPORT;
+        for probability in ALARMS {
+            if self.chance.happens(probability) {
+                self.signal();
+            }
+        }
+        let paris = &self.probers[PARIS.0].path;
+        let since = self.now.ago(ms(100));
+        if paris.trouble(since).is_some() || paris.paused(since).is_some() {
+            self.signal();
+        }
+    }
+
+    /// The most that a signal can do: the probers look, once in `fast_interval`.
+    fn signal(&mut self) {
+        self.story.signals += 1;
+        if self.now.since(self.looked) >= self.check.fast_interval {
+            self.looked = self.now;
+            self.look(PARIS);
+        }
+    }
+
+    fn look(&mut self, member: MemberId) {
+        let prober = &mut self.probers[member.0];
+        if prober.probing.is_none() {
+            prober.asked = Some(self.now);
+            self.story.looks += 1;
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(action) = self.core.poll_action() {
+            match action {
+                Action::Pace { member, pace, .. } => self.probers[member.0].pace = pace,
+                Action::Round { member } => self.look(member),
+                Action::MemberChanged { state: MemberState::Down, reason, .. } => {
+                    self.story.downs.push((self.now, reason));
+                }
+                Action::Switch(switch) => self.story.switches.push(switch),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn hours() -> u64 {
+    env::var("REDIRECTOR_NOISE_HOURS").ok().and_then(|hours| hours.parse().ok()).unwrap_or(1)
+}
+
+#[test]
+fn an_hour_of_noise_moves_nobody() {
+    let (mut left, mut down) = (0, 0);
+    for seed in 1..=hours() {
+        let mut host = Host::new(&orders(), seed);
+        host.run(s(3600));
+        let Story { switches, downs, probes, failures, signals, looks } = &host.story;
+        println!(
+            "hour {seed}: {signals} signals, {looks} looks; probes {probes:?}, of which failed {failures:?}"
+        );
+        println!("  {downs:?} {switches:?}");
+        // Else nothing would be shown.
+        assert!(*signals > 100_000 && *looks > 10_000 && failures.iter().all(|failures| *failures > 30));
+        left += switches.len();
+        down += downs.len();
+    }
+    assert_eq!((left, down), (0, 0), "members were left, and went down, without need");
+}
+
+/// What tells that the test above shows something: among the same noise the same core leaves a member in time.
+#[test]
+fn trouble_is_seen_in_the_noise() {
+    let check = check();
+    for trouble in Trouble::ALL {
+        let limit = match trouble {
+            // Three answers, which may wait in the queue, and one or two of them may be lost.
+            Trouble::Crash => ms(300),
+            Trouble::Silence | Trouble::Stall => {
+                detection::of_check(&check, trouble, ROUND_TRIP).expect("a ping sees it") - check.interval
+                    + ms(200)
+            }
+        };
+        let least = check.detect.tolerance(trouble.failure());
+        for seed in 1..=40 {
+            let mut host = Host::new(&orders(), seed);
+            let wait = s(10) + Chance(seed).within(s(20));
+            host.run(wait);
+            assert!(host.story.switches.is_empty(), "{:?}", host.story.switches);
+            let since = host.now;
+            host.probers[PARIS.0].path.fault = Some((trouble, since));
+            host.run(s(10));
+            let left = host.story.switches.first().map(|switch| switch.at.since(since));
+            let left = left.unwrap_or_else(|| panic!("{trouble:?} after {wait:?} was not seen"));
+            assert!(left <= limit, "{trouble:?} after {wait:?}: seen after {left:?}, the limit is {limit:?}");
+            // A pause or a lost packet just before may have begun to count.
+            assert!(left + ms(800) >= least, "{trouble:?} after {wait:?}: seen after {left:?}");
+        }
+    }
+}
