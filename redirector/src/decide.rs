@@ -41,10 +41,11 @@ use self::{
     member::Member,
     orders::StandingOrders,
     round::Round,
+    signals::Seen,
     suspicion::Suspicion,
 };
 use crate::model::{
-    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind,
+    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind, Verdict,
 };
 
 mod action;
@@ -66,6 +67,7 @@ mod proof;
 pub mod record;
 mod resume;
 mod round;
+mod signals;
 mod suspicion;
 mod time;
 mod view;
@@ -102,6 +104,8 @@ pub struct Core {
     rejected: Vec<Option<Time>>,
     /// What hooks said against each member last.
     vetoed: Vec<Option<Vetoed>>,
+    /// What the traffic of each member has shown.
+    seen: Vec<Seen>,
     /// How often hooks were asked.
     asks: u64,
     standing: Standing,
@@ -142,6 +146,7 @@ impl Core {
             flaps: vec![Flap::default(); members],
             rejected: vec![None; members],
             vetoed: vec![None; members],
+            seen: vec![Seen::default(); members],
             asks: 0,
             standing: Standing::Choosing { until: Some(now + service.initial_timeout) },
             epoch: Epoch::default(),
@@ -186,6 +191,9 @@ impl Core {
         let change = self.members[member.0].on_outcome(self.now, address, check, outcome);
         if change.is_some() {
             self.note(member, address, check, outcome);
+        }
+        if outcome.verdict() == Verdict::Fail {
+            self.seen[member.0].believe();
         }
         self.carry_on(member, Vec::new());
         if let Some(change) = change {
@@ -243,7 +251,13 @@ impl Core {
         let pin = self.orders.pin.as_ref().and_then(|pin| pin.until);
         let ends = [self.drains.next_deadline(), self.leaving.next_deadline()];
         let tolerances = self.members.iter().map(Member::next_deadline);
-        [first_choice, moves, round, hooks, pin].into_iter().chain(ends).chain(tolerances).flatten().min()
+        let look = self.next_look();
+        [first_choice, moves, round, hooks, pin, look]
+            .into_iter()
+            .chain(ends)
+            .chain(tolerances)
+            .flatten()
+            .min()
     }
 
     /// Whether the first choice is still to be made, and its time is not over.
@@ -385,6 +399,7 @@ impl Core {
             let removed = !self.offered[member.0].iter().any(|offer| offer.address == address);
             self.actions.push_back(Action::ResetAddress { member, address, removed });
         }
+        self.look();
         self.keep_orders();
         for (member, address, change) in changed {
             self.tell_member(member);

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Orders, Refused, Time};
-use crate::model::{Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, SwitchKind};
+use crate::model::{Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, Signal, SwitchKind};
 
 /// What the caller has to do. To be carried out in the order of [`Core::poll_action`]: what moves traffic comes
 /// before what reports on it.
@@ -17,6 +17,30 @@ pub enum Action {
     RaiseFloor {
         /// Of the switch that began the drain; never above the epoch of the newest switch.
         epoch: Epoch,
+    },
+    /// The flows that an [`Action::RaiseFloor`] with the same epoch will reset are reset little by little until then. Comes after
+    /// the switch that left `from`, whose policy is [`FlowPolicy::Drain`] to the kernel.
+    Spread {
+        /// The member that was left.
+        from: MemberId,
+        /// Of the switch.
+        epoch: Epoch,
+        /// Within which time from now.
+        over: Duration,
+    },
+    /// The probers of a member probe now: a signal gave a reason to.
+    Look {
+        /// Whom.
+        member: MemberId,
+    },
+    /// A signal of the kernel is worth an event. Not every one is: they come by the hundred.
+    Signal {
+        /// Whose traffic it was.
+        member: MemberId,
+        /// What was seen; its count covers all of this kind since the last event.
+        signal: Signal,
+        /// Whether it made the probers look ([`Action::Look`]).
+        looked: bool,
     },
     /// New flows to a member may go to these of its addresses. Those that it had and that are not among them were
     /// removed: no new flow goes there, and their flows go on until [`Action::ResetAddress`], if it comes.

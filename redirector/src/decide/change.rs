@@ -10,6 +10,7 @@ use super::{
     health::Change,
     member::Member,
     orders::StandingOrders,
+    signals::Seen,
 };
 use crate::model::{Check, CheckId, MemberId, MemberState, Service, SwitchKind};
 
@@ -168,6 +169,7 @@ impl Core {
         self.told = carried(&self.told, members, MemberState::Unknown);
         self.flaps = carried(&self.flaps, members, Flap::default());
         self.rejected = carried(&self.rejected, members, None);
+        self.seen = carried(&self.seen, members, Seen::default());
         self.vetoed = carried(&self.vetoed, members, None);
         for (member, _) in &changes {
             self.offer_and_leave(*member);

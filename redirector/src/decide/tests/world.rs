@@ -12,7 +12,7 @@ use crate::{
     model::{
         Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback,
         FailbackMode, Failure, FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace,
-        Phase, ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
+        Phase, ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, Signals, SwitchKind,
     },
 };
 
@@ -83,6 +83,10 @@ pub(super) fn orders() -> Service {
         on_failover: FlowPolicy::Reset,
         on_failback: FlowPolicy::Drain,
         drain_timeout: s(30),
+        reset_over: Duration::ZERO,
+        signals: Signals::Act,
+        breaker: None,
+        limit: None,
         on_all_down: OnAllDown::Stay,
         initial: Initial::Any,
         initial_timeout: s(5),

@@ -266,6 +266,7 @@ impl Witness {
                     assert_ne!(*orders, self.orders, "said twice");
                     self.orders = orders.clone();
                 }
+                Action::Spread { .. } | Action::Look { .. } | Action::Signal { .. } => {}
                 Action::Pace { .. } | Action::AddressChanged { .. } | Action::MemberChanged { .. } => {}
             }
             self.actions.push(action);
