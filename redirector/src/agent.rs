@@ -428,7 +428,8 @@ impl Agent {
                     }
                     match count() {
                         Ok(counts) => {
-                            let _gone = reply.send(report::status(&config, &views, &counts, &board, &counted, clock));
+                            let _gone =
+                                reply.send(report::status(&config, &views, &counts, &board, &counted, clock));
                         }
                         Err(error) => tracing::error!("cannot read the maps: {error:#}"),
                     }

@@ -69,7 +69,9 @@ impl Agent {
 
     /// A part of what gives signals has failed: what is left is what there is without them.
     pub(super) fn no_signals(&self, what: &str, error: &anyhow::Error) {
-        let message = format!("{what}: {error:#}; members are probed at their intervals all the same: restart the agent");
+        let message = format!(
+            "{what}: {error:#}; members are probed at their intervals all the same: restart the agent"
+        );
         self.observer.events.emit(Event::Error { service: None, member: None, message });
     }
 
@@ -87,7 +89,8 @@ impl Agent {
 
     /// A probe that has passed may have answered what the watch would ask.
     pub(super) fn watch_report(&mut self, report: &Report) {
-        let kind = &self.config.services[report.service.0].members[report.member.0].checks[report.check.0].kind;
+        let kind =
+            &self.config.services[report.service.0].members[report.member.0].checks[report.check.0].kind;
         // A connection says nothing of Redis, and a witness nothing of the way that clients go.
         let asks_redis = match kind {
             CheckKind::Ping | CheckKind::Echo | CheckKind::SetGet { .. } => true,

@@ -173,13 +173,20 @@ impl Watch {
             let (at, service) = services.next()?;
             let service_id = ServiceId(at);
             let each = members.iter().enumerate().map(|(number, member)| {
-                let (member_id, known) = (MemberId(number), old.zip(*member).map(|(old, member)| known(old, member)));
+                let (member_id, known) =
+                    (MemberId(number), old.zip(*member).map(|(old, member)| known(old, member)));
                 let fresh = || Watched::new(id(service_id, member_id));
                 let watched = known.unwrap_or_else(fresh);
                 let wants_traffic = service.breaker.is_some() && service.signals != Signals::Off;
                 let met = wants_traffic.then(|| watched.met.map_or_else(|| Met::now(watched.id, pulses), Ok));
                 let met = met.transpose()?;
-                Ok(Watched { service: service_id, member: member_id, signals: service.signals, met, ..watched })
+                Ok(Watched {
+                    service: service_id,
+                    member: member_id,
+                    signals: service.signals,
+                    met,
+                    ..watched
+                })
             });
             Some(each.collect::<Result<Vec<_>>>())
         });
@@ -229,7 +236,13 @@ impl Watch {
     }
 
     /// A probe of Redis has passed.
-    pub(super) fn passed(&mut self, service: ServiceId, member: MemberId, address: SocketAddr, started: Instant) {
+    pub(super) fn passed(
+        &mut self,
+        service: ServiceId,
+        member: MemberId,
+        address: SocketAddr,
+        started: Instant,
+    ) {
         let passed = &mut self.of(service, member).passed;
         match passed.iter_mut().find(|(known, _)| *known == address) {
             Some((_, newest)) => *newest = started.max(*newest),

@@ -336,8 +336,9 @@ mod tests {
     #[test]
     fn one_service_is_shown_with_what_its_traffic_shows() {
         let mut service = orders();
-        let counts =
-            |counts: &[(&str, u64)]| counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let counts = |counts: &[(&str, u64)]| {
+            counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
         service.members[0].vitals = VitalsStatus {
             rtt_ms: Some(31.254),
             rtt_min_ms: Some(30.9),

@@ -147,7 +147,8 @@ impl Pulses {
     #[must_use]
     pub fn vitals(&self, member: u16) -> Vitals {
         let word = |offset| self.word(member, offset);
-        let time = |offset| Some(word(offset)).filter(|us| *us > 0).map(|us| Duration::from_micros(us.into()));
+        let time =
+            |offset| Some(word(offset)).filter(|us| *us > 0).map(|us| Duration::from_micros(us.into()));
         let of = |first: usize, at: usize| word(first + at * size_of::<u32>());
         Vitals {
             round_trip: time(offset_of!(Pulse, rtt_us)),

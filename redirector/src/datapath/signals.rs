@@ -156,8 +156,7 @@ mod tests {
             Report { error: ErrorReply::Busy as u32, ..report(3, Signal::ErrorReply, 99, 1) },
         ]);
         let told = gathered.told(100, |ticks| Duration::from_millis(ticks.into()));
-        let signal =
-            |kind, ago, count| model::Signal { kind, ago: Duration::from_millis(ago), count };
+        let signal = |kind, ago, count| model::Signal { kind, ago: Duration::from_millis(ago), count };
         assert_eq!(
             told,
             [

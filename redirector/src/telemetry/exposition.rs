@@ -21,7 +21,9 @@ use super::{
     process::Process,
 };
 use crate::{
-    control::status::{MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status, VitalsStatus},
+    control::status::{
+        MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status, VitalsStatus,
+    },
     decide::CheckState,
 };
 
