@@ -2,11 +2,11 @@
 //!
 //! The kernel programs keep four moments of each member's traffic ([`Beat`]), and cannot say what does *not* happen. So the agent
 //! looks: a member that was sent something, and of which nothing at all was heard, is *silent*; one that was asked, and has
-//! not answered, is *stalled*. Either is a signal to the core when it lasts for longer than [`LOOK_AFTER`] and four round trips.
+//! not answered, is *stalled*. Either is a signal to the core when it lasts for longer than [`LOOK_AFTER`](crate::model::LOOK_AFTER) and four round trips.
 //!
 //! * A look reads two cache lines of each member out of mapped memory, and makes no system call unless somebody waits for an
 //!   answer. docs/signals.md says what it costs.
-//! * Between two looks nothing is missed: what was asked since the last one is younger than [`LOOK_AFTER`], and what is open
+//! * Between two looks nothing is missed: what was asked since the last one is younger than [`LOOK_AFTER`](crate::model::LOOK_AFTER), and what is open
 //!   gets a look of its own at the moment when it will have been open for too long.
 //! * What was asked is a signal once. A client that is blocked in `BLPOP` for an hour is one reason to look, not thousands.
 //! * A probe that began after something was asked, and passed, has looked already.
@@ -23,7 +23,7 @@ use self::asks::{Asks, Found};
 use super::moves::Moves;
 use crate::{
     datapath::{Beat, Pulses, Ticks, Totals},
-    model::{Config, LOOK_AFTER, MemberId, ServiceId, Signal, SignalKind, Signals, Traffic},
+    model::{Config, MemberId, ServiceId, Signal, SignalKind, Signals, Traffic},
 };
 
 mod asks;
@@ -40,7 +40,7 @@ pub(super) struct Watch {
     services: Vec<usize>,
     /// By the kernel's id of a member its place in `members`.
     places: Vec<Option<u16>>,
-    /// [`LOOK_AFTER`] in ticks.
+    /// [`LOOK_AFTER`](crate::model::LOOK_AFTER) in ticks.
     patience: u32,
     next: Option<Instant>,
 }
@@ -147,7 +147,7 @@ impl Watched {
 }
 
 impl Watch {
-    /// Nobody yet. [`LOOK_AFTER`] in ticks.
+    /// Nobody yet. [`LOOK_AFTER`](crate::model::LOOK_AFTER) in ticks.
     pub(super) fn new(patience: u32) -> Self {
         let (members, services, places) = (Vec::new(), Vec::new(), Vec::new());
         Self { members, services, places, patience, next: None }

@@ -33,7 +33,8 @@ impl Signals {
     pub(super) fn new(map: Map, clock: Clock) -> Result<Self> {
         let mut ring = RingBuf::try_from(map).context("the map of signals is no ring buffer")?;
         while ring.next().is_some() {}
-        let reports = AsyncFd::with_interest(ring, Interest::READABLE)
+        // SAFETY: the ring buffer owns its descriptor, gives no other one, and lives as long as the registration.
+        let reports = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .context("cannot wait for what the kernel programs report")?;
         Ok(Self { reports, clock })
     }
