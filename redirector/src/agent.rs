@@ -343,12 +343,17 @@ impl Agent {
                 let (service, member) = self.names(id, member);
                 self.observer.events.emit(Event::AddressChanged { service, member, address, state, reason });
             }
-            Action::MemberChanged { member, state, reason } => {
+            Action::MemberChanged { member, state, reason, borne } => {
                 let (service, member) = self.names(id, member);
-                self.observer.events.emit(Event::MemberChanged { service, member, state, reason });
+                self.observer.member_changed(service, member, state, reason, borne);
             }
             Action::Look { member } => self.probers.ask(id, member),
-            Action::Signal { .. } | Action::Spread { .. } => {}
+            Action::Signal { member, signal, looked } => {
+                let (service, member) = self.names(id, member);
+                self.observer.signal(service, member, &signal, looked);
+            }
+            // Without it all of them are reset at the end.
+            Action::Spread { .. } => {}
             ask @ Action::AskHooks { .. } => self.ask_hooks(id, ask),
             other @ (Action::Round { .. } | Action::Answer { .. } | Action::Orders(_)) => {
                 self.act_on_orders(id, other);
@@ -359,7 +364,7 @@ impl Agent {
     fn switch(&mut self, id: ServiceId, switch: &Switch) {
         self.datapath.switch(id, switch.to, switch.epoch);
         let stored = Instant::now();
-        if switch.policy == FlowPolicy::Reset {
+        if switch.policy == FlowPolicy::Reset && switch.over.is_zero() {
             self.datapath.raise_floor(id, switch.epoch);
         }
         let service = &self.config.services[id.0];

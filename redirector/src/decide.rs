@@ -50,6 +50,7 @@ use crate::model::{
 
 mod action;
 mod answers;
+mod breaker;
 mod change;
 mod choice;
 mod command;
@@ -77,8 +78,8 @@ mod tests;
 
 pub use action::{Action, Resumed, ResumedSwitch, Switch};
 pub use explain::{
-    AddressExplanation, CheckExplanation, Explanation, MemberExplanation, OrdersExplanation,
-    SwitchExplanation, Timer,
+    AddressExplanation, BreakerExplanation, CheckExplanation, Explanation, MemberExplanation,
+    OrdersExplanation, SignalExplanation, SwitchExplanation, Timer,
 };
 pub use health::CheckState;
 pub use operator::{Accepted, Command, Refused};
@@ -192,8 +193,13 @@ impl Core {
         if change.is_some() {
             self.note(member, address, check, outcome);
         }
-        if outcome.verdict() == Verdict::Fail {
-            self.seen[member.0].believe();
+        match outcome.verdict() {
+            // Another check may be failing still.
+            Verdict::Pass if self.answers[member.0].failing_since().is_none() => {
+                self.seen[member.0].on_pass()
+            }
+            Verdict::Fail => self.seen[member.0].on_failure(),
+            Verdict::Pass | Verdict::Inconclusive => {}
         }
         self.carry_on(member, Vec::new());
         if let Some(change) = change {
@@ -312,7 +318,8 @@ impl Core {
         let (state, reason) = self.shown(member);
         if state != self.told[member.0] {
             self.told[member.0] = state;
-            self.actions.push_back(Action::MemberChanged { member, state, reason });
+            let borne = self.borne(member).filter(|_| state == MemberState::Down);
+            self.actions.push_back(Action::MemberChanged { member, state, reason, borne });
         }
     }
 
@@ -429,14 +436,18 @@ impl Core {
         if kind != SwitchKind::Manual {
             self.hold_until = self.now + self.service.failback.hold_down;
         }
+        let over = self.spread_over(from, kind, policy);
         match policy {
+            FlowPolicy::Reset if !over.is_zero() => self.drains.begin(self.now, self.epoch, over),
             FlowPolicy::Reset => self.drains.supersede(),
             FlowPolicy::Drain => self.drains.begin(self.now, self.epoch, self.service.drain_timeout),
             FlowPolicy::Keep => {}
         }
-        let switch = Switch { from, to, epoch: self.epoch, policy, kind, reason, at: self.now };
+        let borne = from.filter(|_| kind == SwitchKind::Failover).and_then(|from| self.borne(from));
+        let switch = Switch { from, to, epoch: self.epoch, policy, over, kind, reason, borne, at: self.now };
         self.last = Some(switch.clone());
         self.actions.push_back(Action::Switch(switch));
+        self.spread(from, over);
         // The round of another switch, which waits, goes on.
         self.round.take_if(|round| {
             self.manual.as_ref().is_none_or(|manual| manual.to != round.member || to == Some(manual.to))
@@ -457,5 +468,20 @@ impl Core {
             return self.service.on_failover;
         }
         self.service.on_failback
+    }
+
+    /// Over which time the resets of a switch are spread; zero: all at once. Only where the member that is left lives: a
+    /// dead one keeps its clients waiting.
+    fn spread_over(&self, from: Option<MemberId>, kind: SwitchKind, policy: FlowPolicy) -> Duration {
+        let is_down = from.is_none_or(|from| self.members[from.0].state() == MemberState::Down);
+        let is_planned = kind != SwitchKind::Failover && !is_down && policy == FlowPolicy::Reset;
+        if is_planned { self.service.reset_over } else { Duration::ZERO }
+    }
+
+    /// Says that the flows of `from` are reset little by little.
+    fn spread(&mut self, from: Option<MemberId>, over: Duration) {
+        if let Some(from) = from.filter(|_| !over.is_zero()) {
+            self.actions.push_back(Action::Spread { from, epoch: self.epoch, over });
+        }
     }
 }

@@ -36,7 +36,7 @@ pub use redis_error::RedisErrorKind;
 pub use rest::{Exec, ExecOf, Http, HttpTarget, Lag, LagOf, Rest, Url, User};
 pub use shards::{Heartbeat, HeartbeatFault, Keyspace, MOST_TAGS, ShardFailure, TAGS};
 pub use signal::{Breaker, LOOK_AFTER, OpenLimit, Signal, SignalKind, Signals, Traffic};
-pub use state::{MemberState, Pace, ServiceState, SwitchKind};
+pub use state::{Borne, MemberState, Pace, ServiceState, SwitchKind, TroubleKind};
 
 /// Everything that a configuration file says.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::*;
-use crate::decide::detection::{self, Trouble};
+use crate::decide::detection::{self, Prompt, Trouble};
 use crate::model::{
     Access, Agent, Application, Attach, Authorities, Breaker, Check, CheckKind, Combine, Config, Datapath,
     Detect, Effect, Endpoint, Failback, FailbackMode, FlowPolicy, Hook, HookFailure, HookRun, HookWhen,
@@ -486,13 +486,19 @@ fn the_documented_profiles_are_those_of_the_code() {
     row("drain_timeout", all.map(|all| time(all.drain_timeout)));
     row("healthy_for", all.map(|all| time(all.healthy_for)));
     row("hold_down", all.map(|all| time(all.hold_down)));
-    for trouble in Trouble::ALL {
+    let prompts = [(Prompt::Interval, ""), (Prompt::Signal, ", with traffic")];
+    for (trouble, (prompt, with)) in
+        Trouble::ALL.into_iter().flat_map(|of| prompts.map(|prompt| (of, prompt)))
+    {
         let [fast, balanced, patient] = [Profile::Fast, Profile::Balanced, Profile::Patient].map(|profile| {
             let check = Check::with(CheckKind::Ping, profile);
-            detection::of_check(&check, trouble, Duration::ZERO).unwrap().as_nanos().div_ceil(1_000_000)
+            detection::of_check(&check, trouble, Duration::ZERO, prompt)
+                .unwrap()
+                .as_nanos()
+                .div_ceil(1_000_000)
         });
         let name = format!("{trouble:?}").to_lowercase();
-        let row = format!("| {name} | {fast} | {balanced} | {patient} |");
+        let row = format!("| {name}{with} | {fast} | {balanced} | {patient} |");
         assert!(page.contains(&row), "docs/configuration.md has no row {row}");
     }
 }

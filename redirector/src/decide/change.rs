@@ -158,6 +158,7 @@ impl Core {
             let origins = origins(&old.members[from.0].checks, checks);
             let mut member = before[from.0].take().expect("an old member is the origin of one new one");
             let changed = member.set_checks(checks, &origins, self.service.combine, self.now);
+            member.set_breaker(old.breaker.as_ref(), self.service.breaker.as_ref(), self.now);
             self.members.push(member);
             changes.push((MemberId(number), changed));
             let mut carried = std::mem::take(&mut self.answers[from.0]);

@@ -7,53 +7,71 @@
 //! Every signal is looked at, but not each at once:
 //!
 //! * A member is looked at no more often than every `fast_interval`. What comes earlier waits until then.
-//! * A kind that keeps crying wolf waits longer each time, from `fast_interval` doubling up to `interval`: then it costs one probe
-//!   more in an interval, and its looks come no later than without signals. Each kind by itself, so that the loss of a
+//! * A kind that keeps crying wolf waits longer each time, from `fast_interval` doubling up to the longest `interval`: then it costs one
+//!   probe more in an interval, and its looks come no later than without signals. Each kind by itself, so that the loss of a
 //!   bad network does not hide the silence of a dead one. A probe that fails, or an interval of quiet, and the kind is
 //!   believed at once again.
 //! * A member that is down is not looked at: nothing new would be learnt.
+//!
+//! What the traffic was like ([`Core::on_traffic`]) is the business of the [`breaker`](super::breaker).
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Core, Time};
-use crate::model::{Check, MemberId, MemberState, Signal, SignalKind, Signals, Traffic};
+use crate::model::{Borne, Check, MemberId, MemberState, Signal, SignalKind, Signals, Traffic};
+
+/// No more often is the same kind of a member an event.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// What the traffic of one member has shown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Seen {
     kinds: [Kind; SignalKind::COUNT],
     looked_at: Option<Time>,
+    /// The first signal that was looked at since a probe passed.
+    alarm: Option<Alarm>,
 }
 
 /// Signals of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Kind {
+pub(super) struct Kind {
     /// The newest, and when it came.
-    newest: Option<(Time, Signal)>,
+    pub(super) newest: Option<(Time, Signal)>,
     /// How often it was seen since the agent started.
-    total: u64,
+    pub(super) total: u64,
     /// And since the last look.
     waiting: u32,
     looked_at: Option<Time>,
     /// From the last look to the next.
     wait: Duration,
+    /// How often it was seen since the last event, and when that was.
+    untold: u32,
+    told_at: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Alarm {
+    kind: SignalKind,
+    /// When the trouble began, as the traffic saw it.
+    began: Time,
 }
 
 /// Between which bounds looks follow each other.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
+pub(super) struct Rhythm {
     fast: Duration,
     normal: Duration,
 }
 
-impl Pace {
-    fn of(checks: &[Check]) -> Self {
-        let deciding = || checks.iter().filter(|check| check.effect.decides());
+impl Rhythm {
+    pub(super) fn of(checks: &[Check]) -> Self {
+        let deciding = checks.iter().filter(|check| check.effect.decides());
         Self {
-            fast: deciding().map(|check| check.fast_interval).min().unwrap_or_default(),
-            normal: deciding().map(|check| check.interval).min().unwrap_or_default(),
+            fast: deciding.map(|check| check.fast_interval).min().unwrap_or_default(),
+            // All checks look, also those that are dear.
+            normal: checks.iter().map(|check| check.interval).max().unwrap_or_default(),
         }
     }
 }
@@ -62,6 +80,7 @@ impl Kind {
     fn note(&mut self, now: Time, signal: Signal) {
         self.total = self.total.saturating_add(signal.count.into());
         self.waiting = self.waiting.saturating_add(signal.count);
+        self.untold = self.untold.saturating_add(signal.count);
         self.newest = Some((now, signal));
     }
 
@@ -70,26 +89,48 @@ impl Kind {
         (self.waiting > 0).then(|| self.looked_at.map_or(Time::default(), |at| at + self.wait))
     }
 
-    /// It is looked at. Returns what is looked at.
-    fn take(&mut self, now: Time, pace: Pace) -> Option<Signal> {
-        let (_, newest) = self.newest.filter(|_| self.waiting > 0)?;
-        let quiet = self.looked_at.is_none_or(|at| at + self.wait + pace.normal <= now);
-        self.wait = if quiet { pace.fast } else { (self.wait * 2).clamp(pace.fast, pace.normal) };
+    /// When the trouble began that waits to be looked at; it is looked at now.
+    fn look(&mut self, now: Time, rhythm: Rhythm) -> Option<Alarm> {
+        let (at, newest) = self.newest.filter(|_| self.waiting > 0)?;
+        let quiet = self.looked_at.is_none_or(|last| last + self.wait + rhythm.normal <= now);
+        self.wait = if quiet { rhythm.fast } else { (self.wait * 2).clamp(rhythm.fast, rhythm.normal) };
         self.looked_at = Some(now);
-        Some(Signal { count: std::mem::take(&mut self.waiting), ..newest })
+        self.waiting = 0;
+        Some(Alarm { kind: newest.kind, began: at.ago(newest.ago) })
+    }
+
+    /// What is worth an event.
+    fn tell(&mut self, now: Time) -> Option<Signal> {
+        let (at, newest) = self.newest.filter(|_| self.untold > 0)?;
+        if self.told_at.is_some_and(|told| told + TELL_EVERY > now) {
+            return None;
+        }
+        self.told_at = Some(now);
+        let ago = now.since(at) + newest.ago;
+        Some(Signal { count: std::mem::take(&mut self.untold), ago, ..newest })
     }
 }
 
 impl Seen {
     /// When the member is to be looked at.
-    fn due(&self, pace: Pace) -> Option<Time> {
+    pub(super) fn due(&self, rhythm: Rhythm) -> Option<Time> {
         let kind = self.kinds.iter().filter_map(Kind::due).min()?;
-        Some(self.looked_at.map_or(kind, |at| kind.max(at + pace.fast)))
+        Some(self.looked_at.map_or(kind, |at| kind.max(at + rhythm.fast)))
+    }
+
+    /// Each kind that was seen.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = &Kind> {
+        self.kinds.iter().filter(|kind| kind.newest.is_some())
     }
 
     /// A probe has failed: what is seen now is believed.
-    pub(super) fn believe(&mut self) {
+    pub(super) fn on_failure(&mut self) {
         self.kinds.iter_mut().for_each(|kind| kind.wait = Duration::ZERO);
+    }
+
+    /// A probe has passed: there was nothing.
+    pub(super) fn on_pass(&mut self) {
+        self.alarm = None;
     }
 }
 
@@ -101,7 +142,7 @@ impl Core {
     ///
     /// When `member` is not of the service.
     pub fn on_signal(&mut self, now: Time, member: MemberId, signal: &Signal) {
-        self.now = self.now.max(now);
+        self.catch_up(now);
         if self.service.signals == Signals::Off {
             return;
         }
@@ -109,14 +150,28 @@ impl Core {
         self.look_at(member);
     }
 
-    /// What the traffic with a member was like since the call before.
+    /// What the clients of a member have met since the call before. It may open the member's breaker, if the service has one
+    /// and looks at its traffic ([`Signals::Off`]).
     ///
     /// # Panics
     ///
     /// When `member` is not of the service.
     pub fn on_traffic(&mut self, now: Time, member: MemberId, traffic: Traffic) {
+        self.catch_up(now);
+        let Some(settings) = self.service.breaker.filter(|_| self.service.signals != Signals::Off) else {
+            return;
+        };
+        if self.members[member.0].on_traffic(self.now, &settings, traffic) {
+            self.carry_on(member, Vec::new());
+        }
+    }
+
+    /// What was due by now happens first: what is handed in does not make it wait.
+    fn catch_up(&mut self, now: Time) {
+        if self.is_due(now) {
+            self.on_deadline(now);
+        }
         self.now = self.now.max(now);
-        let (_, _) = (&self.members[member.0], traffic);
     }
 
     /// Looks that were put off are due.
@@ -126,31 +181,46 @@ impl Core {
 
     /// When [`Self::look`] wants to be called.
     pub(super) fn next_look(&self) -> Option<Time> {
-        let members = (0..self.members.len()).map(MemberId);
-        members.filter_map(|member| self.look_due(member)).min()
+        (0..self.members.len()).filter_map(|member| self.look_due(MemberId(member))).min()
     }
 
-    fn look_due(&self, member: MemberId) -> Option<Time> {
-        if self.members[member.0].state() == MemberState::Down {
+    pub(super) fn look_due(&self, member: MemberId) -> Option<Time> {
+        if self.service.signals == Signals::Off || self.members[member.0].state() == MemberState::Down {
             return None;
         }
-        self.seen[member.0].due(Pace::of(&self.service.members[member.0].checks))
+        self.seen[member.0].due(Rhythm::of(&self.service.members[member.0].checks))
     }
 
     fn look_at(&mut self, member: MemberId) {
         if self.look_due(member).is_none_or(|due| due > self.now) {
             return;
         }
-        let pace = Pace::of(&self.service.members[member.0].checks);
-        let seen = &mut self.seen[member.0];
-        seen.looked_at = Some(self.now);
-        // Of the kinds that wait longer the look is one, too: it is at all that was seen.
-        let signals: Vec<_> = seen.kinds.iter_mut().filter_map(|kind| kind.take(self.now, pace)).collect();
+        let rhythm = Rhythm::of(&self.service.members[member.0].checks);
         let looked = self.service.signals == Signals::Act;
         if looked {
             self.actions.push_back(Action::Look { member });
         }
-        let signal = |signal| Action::Signal { member, signal, looked };
-        self.actions.extend(signals.into_iter().map(signal));
+        let seen = &mut self.seen[member.0];
+        seen.looked_at = Some(self.now);
+        // Whatever else waits is looked at with it.
+        for kind in &mut seen.kinds {
+            let alarm = kind.look(self.now, rhythm).filter(|_| looked);
+            seen.alarm = seen.alarm.or(alarm);
+            if let Some(signal) = kind.tell(self.now) {
+                self.actions.push_back(Action::Signal { member, signal, looked });
+            }
+        }
+    }
+
+    /// What took a member down, how long it was borne, and which signal showed it first; `None`: it is not down.
+    pub(super) fn borne(&self, member: MemberId) -> Option<Borne> {
+        let (trouble, lasted) = self.members[member.0].borne()?;
+        let alarm = self.seen[member.0].alarm;
+        Some(Borne {
+            trouble,
+            lasted,
+            signal: alarm.map(|alarm| alarm.kind),
+            signalled: alarm.map(|alarm| self.now.since(alarm.began)),
+        })
     }
 }

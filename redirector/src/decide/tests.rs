@@ -1,6 +1,7 @@
 //! Whole outages in virtual time, and properties over random schedules.
 
 mod addresses;
+mod breaker;
 mod combining;
 mod damping;
 mod detection;
@@ -14,5 +15,7 @@ mod properties;
 mod record;
 mod reload;
 mod resume;
+mod signals;
+mod spread;
 mod suspicion;
 mod world;

@@ -12,7 +12,8 @@ use crate::{
     model::{
         Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback,
         FailbackMode, Failure, FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace,
-        Phase, ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, Signals, SwitchKind,
+        Phase, ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, Signal, SignalKind, Signals,
+        SwitchKind, Traffic,
     },
 };
 
@@ -182,6 +183,27 @@ impl World {
         world
     }
 
+    /// The kernel has seen something, just now.
+    pub(super) fn signal(&mut self, member: MemberId, kind: SignalKind) -> &mut Self {
+        let signal = Signal { kind, ago: Duration::ZERO, count: 1 };
+        self.core.on_signal(self.now, member, &signal);
+        self.drain_actions();
+        self
+    }
+
+    /// Clients have met this.
+    pub(super) fn traffic(&mut self, member: MemberId, traffic: Traffic) -> &mut Self {
+        self.core.on_traffic(self.now, member, traffic);
+        self.drain_actions();
+        self
+    }
+
+    /// When the probers of a member looked because of a signal.
+    pub(super) fn looks(&self, member: MemberId) -> Vec<Time> {
+        let looks = self.done.iter().filter(|(_, action)| *action == Action::Look { member });
+        looks.map(|(at, _)| *at).collect()
+    }
+
     /// An operator wants something.
     pub(super) fn order(&mut self, command: &Command) -> Result<Accepted, Refused> {
         let answer = self.core.on_operator(self.now, command);
@@ -327,7 +349,7 @@ impl World {
                 assert_ne!(probed.pace, pace, "a pace is said only when it changes");
                 probed.pace = pace;
             }
-            if let Action::Round { member } = action {
+            if let Action::Round { member } | Action::Look { member } = action {
                 for probed in &mut self.members[member.0] {
                     (probed.next_probe, probed.asked) = (self.now, true);
                 }

@@ -36,6 +36,9 @@ fn scrape() -> String {
         reason: "paris is down".into(),
         epoch: 8,
         policy: FlowPolicy::Reset,
+        reset_over_ms: None,
+        trouble: None,
+        borne_ms: None,
         detected_in_ms: None,
         outage_at_most_ms: None,
     });

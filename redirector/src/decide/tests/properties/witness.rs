@@ -10,7 +10,8 @@ use crate::{
         tests::world::{fail, inconclusive, pass},
     },
     model::{
-        CheckId, Effect, Epoch, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind, Verdict,
+        CheckId, Effect, Epoch, MemberId, MemberState, Offer, ProbeOutcome, Service, Signals, SwitchKind,
+        Verdict,
     },
 };
 
@@ -59,6 +60,8 @@ struct Known {
     round: Option<BTreeSet<(SocketAddr, usize)>>,
     /// It was drained with force.
     drained_by_force: bool,
+    /// When its probers looked last because of a signal.
+    looked_at: Option<Time>,
 }
 
 /// What a call may bring about.
@@ -150,6 +153,23 @@ impl Witness {
                 self.record(told, Input::Late(nanos(by)));
                 self.core.on_late(told, by);
                 self.look(May { nothing, ..May::default() });
+            }
+            Event::Signal(member, signal) => {
+                // What time alone brings about is not its doing.
+                self.call(told, &Event::Deadline);
+                let member = self.member(*member);
+                self.record(told, Input::Signal(member, *signal));
+                self.core.on_signal(told, member, signal);
+                self.look(May { nothing: true, ..May::default() });
+            }
+            Event::Traffic(member, traffic) => {
+                self.call(told, &Event::Deadline);
+                let member = self.member(*member);
+                self.record(told, Input::Traffic(member, *traffic));
+                let all_is_well = traffic.failed + traffic.errors == 0;
+                self.core.on_traffic(told, member, *traffic);
+                let nothing = all_is_well || self.service.breaker.is_none();
+                self.look(May { nothing, about: Some(member), ..May::default() });
             }
             Event::Operator(command) => self.command(told, command),
             Event::Reload(reload) => self.reload(told, reload),
@@ -266,7 +286,16 @@ impl Witness {
                     assert_ne!(*orders, self.orders, "said twice");
                     self.orders = orders.clone();
                 }
-                Action::Spread { .. } | Action::Look { .. } | Action::Signal { .. } => {}
+                Action::Spread { from, epoch, over } => {
+                    let switch = switched.as_ref().expect("a switch comes first");
+                    assert_eq!((Some(*from), *epoch, *over), (switch.from, switch.epoch, switch.over));
+                    assert!(!over.is_zero());
+                }
+                Action::Look { member } => self.check_look(*member, &after),
+                Action::Signal { member, looked, .. } => {
+                    assert_eq!(*looked, self.service.signals == Signals::Act);
+                    assert_ne!(after.members[member.0].checks, MemberState::Down, "nothing new");
+                }
                 Action::Pace { .. } | Action::AddressChanged { .. } | Action::MemberChanged { .. } => {}
             }
             self.actions.push(action);
@@ -332,7 +361,14 @@ impl Witness {
 
 impl Known {
     fn new(id: usize) -> Self {
-        Self { id, up_since: None, answers: Vec::new(), round: None, drained_by_force: false }
+        Self {
+            id,
+            up_since: None,
+            answers: Vec::new(),
+            round: None,
+            drained_by_force: false,
+            looked_at: None,
+        }
     }
 
     fn keep(&mut self, addresses: &[SocketAddr]) {

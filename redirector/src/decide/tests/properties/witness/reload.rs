@@ -118,6 +118,7 @@ impl Witness {
                 Action::Round { member } => {
                     self.members[member.0].ask(&after.members[member.0], &self.service);
                 }
+                Action::Look { member } => self.members[member.0].looked_at = Some(self.now),
                 _ => {}
             }
             self.actions.push(action);
@@ -140,7 +141,7 @@ impl Witness {
         if switch.kind != SwitchKind::Manual {
             self.last_switch = Some(self.now);
         }
-        if switch.policy == FlowPolicy::Reset {
+        if switch.policy == FlowPolicy::Reset && switch.over.is_zero() {
             self.floor = switch.epoch;
         }
     }
