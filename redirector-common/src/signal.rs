@@ -202,12 +202,12 @@ impl Pulse {
     }
 }
 
-/// Whether the first of what waits for an answer is to be written down: nothing waits so far, and it is not what stands there.
-/// `since` is when the first was sent, `last` when an answer came last.
+/// Whether a segment is the first that waits for an answer, when the last first one was sent at `since` and an answer came at
+/// `last`. One in the tick of the answer is: it is not known which came first.
 #[inline(always)]
 #[must_use]
-pub const fn is_first(since: u32, last: u32, now: u32) -> bool {
-    since != now && !is_after(since, last)
+pub const fn is_first(since: u32, last: u32) -> bool {
+    !is_after(since, last)
 }
 
 /// A smoothed time after one more sample (RFC 6298 section 2: an eighth of it); 0 is none, so a sample of 0 counts as 1.
@@ -336,7 +336,7 @@ mod tests {
             (9, 9, 9, "heard: the next one is the first again"),
             (12, 9, 12, "a tie does not wait: it was perhaps answered"),
         ] {
-            if is_first(sent, heard, now) {
+            if is_first(sent, heard) {
                 sent = now;
             }
             assert_eq!(sent, expected, "{why}");

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 use redirector_common::{
     addr::{Addr, Tuple},
@@ -14,10 +14,13 @@ use redirector_common::{
         MAX_SERVICES, MAX_VIPS, Meta, Name, SLOTS, Service, Slot, SourceKey, VipKey, slot_index,
     },
     outcome::{Count, Outcome, counter_index},
-    signal::{Pulse, SIGNALS_BYTES},
+    rate::Rate,
 };
 
 use crate::kernel;
+
+mod pulses;
+pub use pulses::{count_answer, pulse, report};
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_NOEXIST: u64 = 1;
@@ -66,15 +69,6 @@ static CONTINUATIONS: ProgramArray = ProgramArray::with_max_entries(16, 0);
 #[map(name = "outcomes_v4")]
 static OUTCOMES: PerCpuArray<Count> =
     PerCpuArray::with_max_entries((MAX_MEMBERS + 1) * Outcome::ALL.len() as u32, 0);
-
-#[map(name = "pulses_v4")]
-static PULSES: Array<Pulse> = Array::with_max_entries(MAX_MEMBERS, BPF_F_MMAPABLE);
-
-#[map(name = "answers_v4")]
-static ANSWERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_MEMBERS, 0);
-
-#[map(name = "signals_v4")]
-static SIGNALS: RingBuf = RingBuf::with_byte_size(SIGNALS_BYTES, 0);
 
 #[map(name = "opens_v4")]
 static OPENS: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
@@ -127,6 +121,40 @@ pub fn deadline(service: u16) -> u64 {
         // SAFETY: as in `decision`.
         unsafe { (&raw const (*service).deadline).read_volatile() }
     })
+}
+
+/// The cap on new connections of a service, and when the next one would come if all kept it.
+#[inline(always)]
+pub fn rate(service: u32) -> Option<(Rate, Moment)> {
+    let known = SERVICES.get_ptr(service)?;
+    // SAFETY: as in `decision`.
+    let rate = unsafe {
+        Rate {
+            interval: (&raw const (*known).opens_interval_ns).read_volatile(),
+            burst: (&raw const (*known).opens_burst_ns).read_volatile(),
+        }
+    };
+    Some((rate, Moment(OPENS.get_ptr_mut(service)?)))
+}
+
+/// A moment that programs of all processors move on.
+#[derive(Clone, Copy)]
+pub struct Moment(*mut u64);
+
+impl Moment {
+    /// What it is now.
+    #[inline(always)]
+    pub fn get(self) -> u64 {
+        // SAFETY: a map lookup gave the pointer, and the memory is valid until the program ends.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Moves it on, unless somebody did since it was `old`. Returns whether it did.
+    #[inline(always)]
+    pub fn replace(self, old: u64, new: u64) -> bool {
+        // SAFETY: as in `get`.
+        unsafe { kernel::compare_exchange(self.0, old, new) }
+    }
 }
 
 /// One address of a member; an empty slot is not offered.
