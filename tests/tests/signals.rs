@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use redirector_tests::{
-    Agent, AgentConfig, Connection, Host, Lab, Load, Member, Offloads, Scenario, VIP_PORT, VIP_V4, Value, Workers,
-    slowness, wait_until,
+    Agent, AgentConfig, Connection, Host, Lab, Load, Member, Offloads, Scenario, VIP_PORT, VIP_V4, Value,
+    Workers, slowness, wait_until,
 };
 use serde_json::Value as Json;
 
@@ -74,8 +74,9 @@ fn seen(agent: &Agent, signal: &str) -> Result<u64> {
 }
 
 fn wait_seen(agent: &Agent, signal: &str, before: u64) -> Result<()> {
-    wait_until(signal, SOON, || seen(agent, signal).is_ok_and(|now| now > before))
-        .with_context(|| member_status(agent, 0).map_or_else(|error| format!("{error:#}"), |it| format!("{it:#}")))?;
+    wait_until(signal, SOON, || seen(agent, signal).is_ok_and(|now| now > before)).with_context(|| {
+        member_status(agent, 0).map_or_else(|error| format!("{error:#}"), |it| format!("{it:#}"))
+    })?;
     Ok(())
 }
 
@@ -175,7 +176,11 @@ fn every_signal_is_seen_by_its_name_and_moves_nobody() {
         ensure!(reply.text().is_some_and(|text| text.starts_with("OOM")), "{reply:?}");
         m1.command(&["CONFIG", "SET", "maxmemory", "0"])?;
         wait_seen(&agent, "error_reply", 0)?;
-        ensure!(member_status(&agent, 0)?["error_replies"]["oom"].as_u64() > Some(0), "{:#}", agent.status()?);
+        ensure!(
+            member_status(&agent, 0)?["error_replies"]["oom"].as_u64() > Some(0),
+            "{:#}",
+            agent.status()?
+        );
 
         m1.stall(Duration::from_millis(400))?;
         wait_seen(&agent, "stalled", 0)?;
@@ -189,11 +194,14 @@ fn every_signal_is_seen_by_its_name_and_moves_nobody() {
         lab.heal(m1)?;
 
         let told = events(&agent, "signal")?;
-        for name in ["refused", "unanswered", "retransmitted", "unreachable", "reset", "closed", "stalled", "silent"] {
+        for name in
+            ["refused", "unanswered", "retransmitted", "unreachable", "reset", "closed", "stalled", "silent"]
+        {
             ensure!(told.iter().any(|event| event["kind"] == name), "{name} was not told: {told:#?}");
         }
         let status = member_status(&agent, 0)?;
-        let [rtt, shortest, connect] = ["rtt_ms", "rtt_min_ms", "connect_ms"].map(|name| status[name].as_f64());
+        let [rtt, shortest, connect] =
+            ["rtt_ms", "rtt_min_ms", "connect_ms"].map(|name| status[name].as_f64());
         let (rtt, shortest) = (rtt.context("rtt_ms")?, shortest.context("rtt_min_ms")?);
         ensure!(shortest > 0.0 && shortest <= rtt && rtt < 1000.0 && connect > Some(0.0), "{status:#}");
         let table = agent.verb(&["status", "orders"])?;
@@ -299,7 +307,9 @@ fn a_reload_does_not_mix_up_whose_signals_they_are() {
         agent.wait_active("m1", START)?;
         firewall(m1, "reject with tcp reset")?;
         ensure!(patient(&container).is_err(), "the firewall refuses");
-        let of = |service: usize| Ok::<_, anyhow::Error>(member_status(&agent, service)?["signals"]["refused"].as_u64());
+        let of = |service: usize| {
+            Ok::<_, anyhow::Error>(member_status(&agent, service)?["signals"]["refused"].as_u64())
+        };
         wait_until("the refusal is seen", SOON, || of(1).is_ok_and(|seen| seen > Some(0)))?;
         ensure!(of(0)? == Some(0), "{:#}", agent.status()?);
         wait_until("it is told", SOON, || events(&agent, "signal").is_ok_and(|told| !told.is_empty()))?;

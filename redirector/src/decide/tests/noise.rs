@@ -10,7 +10,7 @@ use super::world::*;
 use crate::{
     decide::{
         Action, Core, Switch, Time,
-        detection::{self, Trouble},
+        detection::{self, Prompt, Trouble},
     },
     model::{
         Cause, Check, CheckId, Failure, FailureKind, LOOK_AFTER, MemberId, MemberState, Pace, Phase,
@@ -342,18 +342,19 @@ fn trouble_is_seen_in_the_noise() {
             Trouble::Crash => ms(300),
             // Seen at once; but the probe that is under way may have connected before, and wait for an answer first.
             Trouble::Silence | Trouble::Stall => {
-                let worst = detection::of_check(&check, trouble, ROUND_TRIP).expect("a ping sees it");
-                worst - check.interval + check.limits(ROUND_TRIP, ROUND_TRIP).answer + ms(100)
+                let worst = detection::of_check(&check, trouble, ROUND_TRIP, Prompt::Signal);
+                worst.expect("a ping sees it") + check.limits(ROUND_TRIP, ROUND_TRIP).answer + ms(50)
             }
         };
         let least = check.detect.tolerance(trouble.failure());
         for seed in 1..=40 {
             let mut host = Host::new(&orders(), Looks::AsDecided, seed);
             let wait = s(10) + Chance(seed).within(s(20));
+            // Known beforehand: a probe that is under way then has no answer either.
+            let since = host.now + wait;
+            host.probers[PARIS.0].path.fault = Some((trouble, since));
             host.run(wait);
             assert!(host.story.switches.is_empty(), "{:?}", host.story.switches);
-            let since = host.now;
-            host.probers[PARIS.0].path.fault = Some((trouble, since));
             host.run(s(10));
             let left = host.story.switches.first().map(|switch| switch.at.since(since));
             let left = left.unwrap_or_else(|| panic!("{trouble:?} after {wait:?} was not seen"));

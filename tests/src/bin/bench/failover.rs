@@ -79,8 +79,8 @@ fn of_profile(effort: &Effort, profile: &str) -> Result<()> {
              {WAITING} clients in `BLPOP` and {WAITING} subscribers, all over IPv4. {} outages of each kind with this \
              traffic, and as many with none. From before the fault is made until every worker had an answer of the \
              other member; from the decision (as the event log has it, to the millisecond) until the last waiting \
-             client's connection had ended; without traffic, from the fault to the decision, and what `check` \
-             computes at the most. Milliseconds, median (min to max).",
+             client's connection had ended; without traffic, from the fault to the decision; and what `check` \
+             computes for the decision at the most. Milliseconds, median (min to max).",
             load.pause, effort.outages
         ),
         &[
@@ -88,7 +88,8 @@ fn of_profile(effort: &Effort, profile: &str) -> Result<()> {
             "all workers served again",
             "all blocked and subscribed clients woken after the decision",
             "decided without traffic",
-            "computed at the most",
+            "computed at the most, with traffic",
+            "without",
         ],
     );
     for fault in FAULTS {
@@ -102,12 +103,14 @@ fn of_profile(effort: &Effort, profile: &str) -> Result<()> {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         let served = Readings::new(busy.iter().map(|outage| milliseconds(outage.served)))?;
         let woken = Readings::new(busy.iter().map(|outage| milliseconds(outage.woken)))?;
+        let computed = computed(&agent, &fault)?;
         row(&[
             fault.name.to_owned(),
             format!("{served:.0}"),
             format!("{woken:.1}"),
             format!("{:.0}", Readings::new(idle.into_iter().map(milliseconds))?),
-            computed(&agent, &fault)?.to_string(),
+            computed[0].to_string(),
+            computed[1].to_string(),
         ]);
     }
     println!();
@@ -188,14 +191,18 @@ fn decision(agent: &Agent, began: SystemTime) -> Result<Duration> {
     Ok(decided.context("it was just found")?.saturating_sub(Duration::from_micros(500)))
 }
 
-/// What `check` says of m1, in milliseconds.
-fn computed(agent: &Agent, fault: &Fault) -> Result<u64> {
+/// What `check` says of m1, in milliseconds: with traffic, and without.
+fn computed(agent: &Agent, fault: &Fault) -> Result<[u64; 2]> {
     let file = agent.config_file().to_string_lossy().into_owned();
     let output = agent.verb(&["check", "--config", &file, "-o", "json"])?;
     let findings: Json = serde_json::from_slice(&output.stdout).context("check -o json")?;
     let member = findings["detection"].as_array().into_iter().flatten().find(|one| one["member"] == "m1");
-    let time = member.and_then(|member| member[fault.computed].as_u64());
-    time.with_context(|| format!("no {} in {:#}", fault.computed, findings["detection"]))
+    let member = member.with_context(|| format!("no m1 in {:#}", findings["detection"]))?;
+    let time = |of: &Json| {
+        let time = of[fault.computed].as_u64();
+        time.with_context(|| format!("no {} in {member:#}", fault.computed))
+    };
+    Ok([time(&member["with_traffic"])?, time(member)?])
 }
 
 fn waiting_clients(lab: &Lab) -> Result<Vec<WaitingClient>> {
