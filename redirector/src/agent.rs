@@ -173,9 +173,9 @@ pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_
             biased;
             Some(report) = from_probes.recv() => agent.on_report(report),
             Some(changed) = names.changed() => agent.on_changed(changed, &mut tasks),
-            seen = signals::next(&mut signals) => agent.on_signals(seen, &mut signals),
             // Looks at the clock at least every tick, and so comes round late only if the agent was not scheduled.
             () = agent.sleep_until_deadline() => agent.on_deadline(),
+            seen = signals::next(&mut signals) => agent.on_signals(seen, &mut signals),
             Some(answered) = from_hooks.recv() => agent.on_hooks(answered),
             Some(notice) = notices.recv() => agent.on_notice(notice),
             Some(request) = from_control.recv() => match request {
