@@ -54,7 +54,10 @@ pub fn heard_on<H: Hook>(hook: &H, flow: &mut Flow, client_side: &Tuple, segment
     heard(flow.member, has_data, now);
     if flow.looked.stretch != stretch_of(now) || (has_data && flow.replies.at != now) {
         let note = Note::of(segment, has_data);
-        closely(hook.again(), flow, client_side, segment.acknowledged, note);
+        let error = closely(hook.again(), flow, segment.acknowledged, note);
+        if error != NO_ERROR {
+            signal::raise(flow, client_side, Signal::ErrorReply, now, error);
+        }
     }
 }
 
@@ -105,10 +108,15 @@ impl Note {
     }
 }
 
+/// What [`closely`] says when there is no error.
+const NO_ERROR: u32 = u32::MAX;
+
 /// Looks for what is worth knowing in a few segments of a flow: a round trip in each stretch of time, and an error in the first
-/// reply of a tick.
+/// reply of a tick, whose number is returned.
+///
+/// It raises no signal itself: kernels before 6.6 have no room on the stack for a third function in a row.
 #[inline(never)]
-fn closely<H: Hook>(packet: H, flow: &mut Flow, client_side: &Tuple, acknowledged: u32, note: Note) {
+fn closely<H: Hook>(packet: H, flow: &mut Flow, acknowledged: u32, note: Note) -> u32 {
     let now = kernel::ticks();
     let stretch = stretch_of(now);
     if flow.looked.stretch != stretch {
@@ -121,9 +129,10 @@ fn closely<H: Hook>(packet: H, flow: &mut Flow, client_side: &Tuple, acknowledge
             if let Some(pulse) = maps::pulse(flow.member) {
                 pulse.errors(error).add(1);
             }
-            signal::raise(flow, client_side, Signal::ErrorReply, now, error as u32);
+            return error as u32;
         }
     }
+    NO_ERROR
 }
 
 /// The time that the client's sample took, if this segment ends it. Returns whether it does.

@@ -22,6 +22,8 @@ mod forms;
 mod frame;
 #[path = "packets/fuzz.rs"]
 mod fuzz;
+#[path = "packets/pulses.rs"]
+mod pulses;
 #[path = "packets/table.rs"]
 mod table;
 
@@ -71,6 +73,7 @@ fn check(bench: &mut Bench, case: &Case) -> Result<(), String> {
             Given::Do(action) => action(bench),
         }
     }
+    let before = bench.signals();
     let seen = match case.packet {
         Given::Sent(words) => bench.sent(words),
         Given::Came(words) => bench.came(words),
@@ -85,6 +88,10 @@ fn check(bench: &mut Bench, case: &Case) -> Result<(), String> {
     };
     if seen != wanted {
         return Err(format!("wanted {wanted:?}\n  seen   {seen:?}"));
+    }
+    let signals = bench.signals_since(&before);
+    if signals != case.signals {
+        return Err(format!("signals: {signals:?}, wanted {:?}", case.signals));
     }
     let entries = bench.entries();
     if case.left.is_some_and(|left| (left, left) != entries) {

@@ -197,7 +197,7 @@ fn every_signal_is_seen_by_its_name_and_moves_nobody() {
         for name in
             ["refused", "unanswered", "retransmitted", "unreachable", "reset", "closed", "stalled", "silent"]
         {
-            ensure!(told.iter().any(|event| event["kind"] == name), "{name} was not told: {told:#?}");
+            ensure!(told.iter().any(|event| event["signal"] == name), "{name} was not told: {told:#?}");
         }
         let status = member_status(&agent, 0)?;
         let [rtt, shortest, connect] =
@@ -242,7 +242,7 @@ fn a_firewall_that_rejects_one_container_moves_nobody() {
         ensure!(refused > 100 && seen >= u64::from(refused), "{refused} refused, {seen} seen");
         ensure!(epoch(&agent)? == before, "a firewall moved the host: {:#}", agent.status()?);
         let told = events(&agent, "signal")?;
-        let refusals: Vec<_> = told.iter().filter(|event| event["kind"] == "refused").collect();
+        let refusals: Vec<_> = told.iter().filter(|event| event["signal"] == "refused").collect();
         ensure!((1..10).contains(&refusals.len()) && refusals[0]["looked"] == true, "{told:#?}");
         ensure!(workers.stop().failures_since(Instant::now() - Duration::from_secs(3)).is_empty());
         Ok(())
@@ -260,7 +260,7 @@ fn signals_that_are_not_acted_on() {
         ensure!(patient(&container).is_err(), "the firewall refuses");
         wait_seen(&agent, "refused", 0)?;
         let told = events(&agent, "signal")?;
-        ensure!(told.len() == 1 && told[0]["kind"] == "refused" && told[0]["looked"] == false, "{told:#?}");
+        ensure!(told.len() == 1 && told[0]["signal"] == "refused" && told[0]["looked"] == false, "{told:#?}");
 
         fs::write(agent.config_file(), config("off").to_string())?;
         ensure!(agent.verb(&["reload"])?.status.success(), "{}", agent.log());

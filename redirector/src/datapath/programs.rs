@@ -138,6 +138,9 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
     let log = u32::from(settings.log);
     // A route is believed for 100 ms.
     let route_life = ticks_per_second() / 10;
+    // A round trip of each flow is measured in about 128 ms, and a signal of a member reported in 10 ms.
+    let sample_shift = (ticks_per_second() / 8).max(1).ilog2();
+    let report_every = ticks_per_second().div_ceil(100);
 
     let mut loader = EbpfLoader::new();
     loader
@@ -150,6 +153,8 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         .override_global("HALF_OPEN_PER_SOURCE", &settings.half_open.per_source, true)
         .override_global("HALF_OPEN_PER_SERVICE", &settings.half_open.per_service, true)
         .override_global("ROUTE_LIFE", &route_life, true)
+        .override_global("SAMPLE_SHIFT", &sample_shift, true)
+        .override_global("REPORT_EVERY", &report_every, true)
         .override_global("LOG", &log, true);
     for name in SIZED {
         loader.map_max_entries(name, settings.max_flows);

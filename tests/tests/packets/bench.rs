@@ -20,6 +20,8 @@ use redirector_common::{
     flow::{Flow, Stub, Way},
     layout::{FragmentKey, Fragments, SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
+    rate::Rate,
+    signal::Pulse,
 };
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
@@ -137,9 +139,11 @@ impl Bench {
         clear::<u32, u32>(&mut self.programs, "l3_devices_v4");
         self.forget_half_open();
         self.set("services_v4", u32::from(SERVICE), Service::default());
+        self.set::<u64>("opens_v4", u32::from(SERVICE), 0);
         let source = if self.v6 { "fd00:1::2" } else { "10.1.0.2" }.parse().unwrap();
         for (member, name) in [(MEMBER, "member"), (OTHER, "other")] {
             self.set::<u64>("floors_v4", u32::from(member), 0);
+            self.set("pulses_v4", u32::from(member), Pulse::default());
             for slot in 0..SLOTS {
                 self.set("slots_v4", slot_index(member, slot), Slot::default());
             }
@@ -192,10 +196,16 @@ impl Bench {
 
     /// A lease that ended one nanosecond after boot.
     pub fn end_lease(&mut self) {
-        let service = Service { deadline: 1 };
+        let service = Service { deadline: 1, ..Service::default() };
         let mut services: Array<_, Service> =
             self.programs.map_mut("services_v4").unwrap().try_into().unwrap();
         services.set(u32::from(SERVICE), service, 0).unwrap();
+    }
+
+    /// The service takes so many connections in a second, and so many in one moment.
+    pub fn cap(&mut self, per_second: u32, burst: u32) {
+        let service = Service::default().with_rate(Rate::new(per_second, burst));
+        self.set("services_v4", u32::from(SERVICE), service);
     }
 
     /// The member's address is replaced: what the agent does when it resolves to another one.

@@ -28,6 +28,8 @@ pub struct Case {
     pub copy: Option<&'static str>,
     /// Entries in each half of the flow table afterwards.
     pub left: Option<usize>,
+    /// What the packet shows of the member.
+    pub signals: &'static [&'static str],
     pub only_v4: bool,
     pub only_v6: bool,
 }
@@ -41,6 +43,7 @@ pub const CASE: Case = Case {
     out: "unchanged",
     copy: None,
     left: None,
+    signals: &[],
     only_v4: false,
     only_v6: false,
 };
