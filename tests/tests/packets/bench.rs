@@ -326,6 +326,15 @@ impl Bench {
         seen
     }
 
+    /// The same packet many times, and nobody looks what becomes of it.
+    pub fn send_quickly(&mut self, words: &str, times: u32) {
+        let frame = build(words, &self.names);
+        let program = classifier(&mut self.programs, EGRESS).unwrap();
+        for _ in 0..times {
+            program.test_run(TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() }).unwrap();
+        }
+    }
+
     /// Runs a packet through ingress of an uplink.
     pub fn came(&mut self, words: &str) -> Seen {
         self.run(INGRESS, words)
