@@ -186,7 +186,7 @@ mod tests {
         write(r#"{"event": "of another release"}"#, Output::Table, &mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r#"
         1970-01-01T00:00:00.000Z  started             -             -             release 0.1.0, process 77, services: 2
-        1970-01-01T00:00:00.000Z  member_changed      orders        paris         down: ping: connection refused (2 in a row)
+        1970-01-01T00:00:00.000Z  member_changed      orders        paris         down: ping: connection refused (2 in a row)?, refused borne for 1.5 ms, seen by the signal closed
         1970-01-01T00:00:00.000Z  switch              orders        -             failover from paris to none, epoch 7, flows: reset, detected in 51.2 ms; paris is down
         1970-01-01T00:00:00.000Z  flows_reset         orders        paris         12 reset after 1.9 ms, 3 with their next packet
         {"event": "of another release"}

@@ -14,6 +14,7 @@ mod operator;
 mod properties;
 mod record;
 mod reload;
+mod rest;
 mod resume;
 mod signals;
 mod spread;
