@@ -9,6 +9,7 @@ mod failover;
 mod first_choice;
 mod health;
 mod hooks;
+mod noise;
 mod operator;
 mod properties;
 mod record;
