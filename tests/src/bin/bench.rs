@@ -6,6 +6,7 @@
 //! | `programs` | the kernel programs' time per packet under that traffic |
 //! | `packets` | the same, a packet at a time, without any traffic |
 //! | `failover` | from a fault until every client is served again |
+//! | `resets` | idle connections at a switch: first and last to hear of it, CPU, memory |
 //! | `rest` | what the agent costs when nothing happens |
 //! | `services` | the same with 500 services |
 //!
@@ -28,6 +29,8 @@ mod machine;
 mod packets;
 #[path = "bench/programs.rs"]
 mod programs;
+#[path = "bench/resets.rs"]
+mod resets;
 #[path = "bench/rest.rs"]
 mod rest;
 #[path = "bench/services.rs"]
@@ -69,6 +72,8 @@ enum Part {
     Programs,
     /// From a fault until every client is served again
     Failover,
+    /// Idle connections at a switch, up to 100 000
+    Resets,
     /// The agent's memory and CPU when nothing happens
     Rest,
     /// The same with 500 services
@@ -84,6 +89,7 @@ impl Part {
                 packets::measure(effort).context("programs, a packet at a time")
             }
             Self::Failover => failover::measure(effort).context("failover"),
+            Self::Resets => resets::measure().context("resets"),
             Self::Rest => rest::measure(effort).context("at rest"),
             Self::Services => services::measure(effort).context("many services"),
         }
