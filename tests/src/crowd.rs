@@ -202,6 +202,13 @@ impl Seen {
         })
     }
 
+    /// How many in which hundredth of a second, from the one that `time` is in.
+    #[must_use]
+    pub fn since(&self, time: Duration) -> BTreeMap<u64, usize> {
+        let first = time.as_secs() * 100 + u64::from(time.subsec_millis() / 10);
+        self.hundredths.range(first..).map(|(hundredth, count)| (*hundredth, *count)).collect()
+    }
+
     fn add(&mut self, other: &Self) {
         self.count += other.count;
         self.first = self.first.into_iter().chain(other.first).min();

@@ -62,6 +62,9 @@ struct Arguments {
     /// Only these (may be given several times)
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Connections at a switch, for `resets` (may be given several times)
+    #[arg(long, default_values_t = [1, 1_000, 100_000])]
+    crowd: Vec<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,7 +84,7 @@ enum Part {
 }
 
 impl Part {
-    fn measure(self, effort: &Effort) -> Result<()> {
+    fn measure(self, effort: &Effort, crowds: &[usize]) -> Result<()> {
         match self {
             Self::Throughput => throughput::measure(effort).context("throughput"),
             Self::Programs => {
@@ -89,7 +92,7 @@ impl Part {
                 packets::measure(effort).context("programs, a packet at a time")
             }
             Self::Failover => failover::measure(effort).context("failover"),
-            Self::Resets => resets::measure().context("resets"),
+            Self::Resets => resets::measure(crowds).context("resets"),
             Self::Rest => rest::measure(effort).context("at rest"),
             Self::Services => services::measure(effort).context("many services"),
         }
@@ -115,7 +118,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     println!("# Redirector, measured\n\n{}", machine::describe()?);
     let parts = Part::value_variants().iter();
     for part in parts.filter(|part| arguments.only.is_empty() || arguments.only.contains(part)) {
-        part.measure(&effort)?;
+        part.measure(&effort, &arguments.crowd)?;
     }
     println!("Taken in {} s; load average at the end: {}.", start.elapsed().as_secs(), machine::load()?);
     Ok(())

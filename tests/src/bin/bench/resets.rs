@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use redirector_tests::{Agent, Assembly, Held, Lab};
 
 use crate::{
@@ -16,16 +16,24 @@ use crate::{
     rest::resident,
 };
 
-/// Connections of one switch each.
-const CROWDS: [usize; 3] = [1, 1_000, 100_000];
 /// Whoever has not heard by then is missed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The last pass of a sweep is over.
 const SWEPT: Duration = Duration::from_secs(1);
 /// Those that nobody may touch, of each kind.
 const BYSTANDERS: usize = 100;
 
-pub fn measure() -> Result<()> {
+/// Connections of a planned switch, and how long their resets are spread.
+const PLANNED: usize = 10_000;
+const SPREAD: Duration = Duration::from_secs(2);
+
+/// `crowds`: connections of one switch each.
+pub fn measure(crowds: &[usize]) -> Result<()> {
+    at_once(crowds)?;
+    spread().with_context(|| format!("{PLANNED} connections over {SPREAD:?}"))
+}
+
+fn at_once(crowds: &[usize]) -> Result<()> {
     table(
         "Every connection at once",
         &format!(
@@ -39,7 +47,7 @@ pub fn measure() -> Result<()> {
         ),
         &["connections", "first", "last", "CPU for each", "memory", "missed", "wrong"],
     );
-    for count in CROWDS {
+    for &count in crowds {
         let lab = Lab::builder().build()?;
         let assembly = Assembly::new(&lab, count)?;
         let agent = lab.agent(&assembly.config())?;
@@ -105,6 +113,44 @@ impl Left {
             self.wrong.to_string(),
         ]);
     }
+}
+
+/// A planned switch, whose clients connect again at once.
+fn spread() -> Result<()> {
+    let lab = Lab::builder().build()?;
+    let assembly = Assembly::new(&lab, PLANNED)?;
+    let config = assembly.config().service_line(&format!("reset_over = \"{}s\"", SPREAD.as_secs()));
+    let agent = lab.agent(&config)?;
+    agent.wait_active("m1", START)?;
+    let crowd = assembly.persistent_clients(PLANNED)?;
+    thread::sleep(SWEPT);
+    let asked = agent.switch_at_once("orders", "m2")?;
+    thread::sleep(SPREAD + SWEPT);
+    let held = crowd.wait_ended(PATIENCE)?;
+    let again = held.opened.since(asked);
+    ensure!(again.values().sum::<usize>() == PLANNED, "not everybody connected again: {held:?}");
+    let (Some(first), Some(last)) = (again.keys().next(), again.keys().next_back()) else {
+        bail!("nobody connected again");
+    };
+    // Whole tenths of a second.
+    let tenths = (*first..=last.saturating_sub(9)).step_by(10);
+    let rates: Vec<usize> =
+        tenths.map(|start| again.range(start..start + 10).map(|(_, count)| count).sum()).collect();
+    table(
+        "A planned switch",
+        &format!(
+            "{PLANNED} connections as above with `reset_over = \"{SPREAD:?}\"`, whose clients connect again at once; \
+             connections that the new member accepts in each tenth of a second, from the first to the last."
+        ),
+        &["least", "most", "first to last"],
+    );
+    row(&[
+        rates.iter().min().map_or_else(String::new, ToString::to_string),
+        rates.iter().max().map_or_else(String::new, ToString::to_string),
+        format!("{:.2} s", f64::from(u32::try_from(last - first + 1)?) / 100.0),
+    ]);
+    println!();
+    Ok(())
 }
 
 fn milliseconds(time: Duration) -> String {
