@@ -323,6 +323,9 @@ impl Datapath {
     pub fn switch(&self, service: ServiceId, active: Option<MemberId>, epoch: Epoch) {
         let active = active.map(|member| self.ids.member(service, member));
         self.steering.set_decision(self.ids.service(service), Decision { active, epoch: epoch.0 });
+        if let Some(active) = active {
+            self.sweeper.keep(active);
+        }
     }
 
     /// Makes flows of every member but the active one stale if they are older than `epoch`, and resets them.
@@ -335,16 +338,11 @@ impl Datapath {
         self.sweeper.sweep();
     }
 
-    /// Resets flows of every member but the active one that are older than `epoch`, evenly over `time`. They do not become
-    /// stale by that: [`Datapath::raise_floor`] is to follow when the time is over.
-    pub fn spread(&self, service: ServiceId, epoch: Epoch, time: Duration) {
-        self.sweeper.spread(Over {
-            service: self.ids.service(service),
-            members: self.ids.members_of(service).chain(self.ids.leaving(service)).collect(),
-            epoch: u64::from(epoch.0),
-            since: Instant::now(),
-            time,
-        });
+    /// Resets the flows of `from` that are older than `epoch`, evenly over `time`. They do not become stale by that:
+    /// [`Datapath::raise_floor`] is to follow when the time is over. Ends early when `from` becomes active again.
+    pub fn spread(&self, service: ServiceId, from: MemberId, epoch: Epoch, time: Duration) {
+        let (member, epoch) = (self.ids.member(service, from), u64::from(epoch.0));
+        self.sweeper.spread(Over { member, epoch, since: Instant::now(), time });
     }
 
     /// What its threads and tasks tell, from the start on. To be called once: later there is nothing to hear.

@@ -55,6 +55,8 @@ enum Request {
     /// Reset whatever is stale; since then.
     Sweep(Instant),
     Spread(Over),
+    /// Go on with no spread of this member.
+    Keep(u16),
 }
 
 /// Hands sweeps to their thread.
@@ -102,6 +104,11 @@ impl Sweeper {
         self.ask(Request::Spread(over));
     }
 
+    /// A member is active again: what was not reset yet stays.
+    pub(super) fn keep(&self, member: u16) {
+        self.ask(Request::Keep(member));
+    }
+
     fn ask(&self, request: Request) {
         if let Some(requests) = &self.requests {
             // The thread ends only when this end of the channel is gone, or in a panic: the agent ends too then.
@@ -142,6 +149,7 @@ impl Work {
                 // A switch that comes meanwhile starts the passes anew.
                 Ok(Request::Sweep(switch)) => self.passes = Some((switch, 0)),
                 Ok(Request::Spread(over)) => self.begin(over),
+                Ok(Request::Keep(member)) => self.keep(member),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return self.stop(),
             }

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData},
@@ -172,11 +172,15 @@ fn try_all() -> Result<Trials> {
             Connection::V6 if !has_ipv6() => Trial::Untried(Untried::NoIpv6),
             _ => connection.carry(&mut programs).into(),
         });
-        trials.requests = match trials.connections {
-            [Trial::Works, _] => request(&mut programs).into(),
-            _ => Trial::Untried(Untried::Follows),
-        };
-        trials.batches = read_flows(&mut programs).into();
+        match Maps::take(&mut programs) {
+            Ok(maps) => {
+                trials.batches = maps.flows.for_each(|_, _| {}).into();
+                if trials.connections[0] == Trial::Works {
+                    trials.requests = request(&mut programs, &maps).into();
+                }
+            }
+            Err(error) => trials.batches = Err(error).into(),
+        }
         Ok(trials)
     })
 }
@@ -227,14 +231,13 @@ fn attach(programs: &mut Ebpf) -> Result<()> {
 }
 
 /// A flow is reset at both ends by the program on the VIP device, which an agent that sends no packet of its own asks to.
-fn request(programs: &mut Ebpf) -> Result<()> {
+fn request(programs: &mut Ebpf, maps: &Maps) -> Result<()> {
     let program = classifier(programs, EGRESS)?;
     if program.attach(VIP_DEVICE, TcAttachType::Egress).is_err() {
         // Before tcx.
         tc::qdisc_add_clsact(VIP_DEVICE).context("cannot add a clsact qdisc")?;
         program.attach(VIP_DEVICE, TcAttachType::Egress).context("cannot attach a program")?;
     }
-    let maps = Maps::take(programs)?;
     let mut named = None;
     maps.flows.for_each(|client_side, flow| {
         named = Some(Named { client_side: *client_side, incarnation: flow.incarnation });
@@ -371,11 +374,6 @@ fn table<'a, K: aya::Pod, V: aya::Pod>(
 
 fn array<'a, V: aya::Pod>(programs: &'a mut Ebpf, name: &str) -> Result<Array<&'a mut MapData, V>> {
     Ok(programs.map_mut(name).with_context(|| format!("the object has no map {name}"))?.try_into()?)
-}
-
-/// The flows that the two connections have left.
-fn read_flows(programs: &mut Ebpf) -> Result<()> {
-    Maps::take(programs)?.flows.for_each(|_, _| {})
 }
 
 /// Destroys an own connection over the loopback device.

@@ -5,7 +5,7 @@
 //! by another agent.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -25,13 +25,11 @@ const SLICE: Duration = Duration::from_millis(10);
 const BELIEVED: Duration = Duration::from_secs(1);
 
 /// What is to be reset, and how long that may take.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Over {
-    /// Id of the service.
-    pub(in super::super) service: u16,
-    /// Ids of its members. The one that is active keeps its flows.
-    pub(in super::super) members: Vec<u16>,
-    /// Flows with a lower epoch.
+    /// Id of the member that was left.
+    pub(in super::super) member: u16,
+    /// Those of its flows that have a lower epoch.
     pub(in super::super) epoch: u64,
     /// Since when.
     pub(in super::super) since: Instant,
@@ -81,14 +79,8 @@ impl Spread {
 
     fn slice(&mut self, now: Instant, maps: &Mutex<Maps>, ender: &mut Ender) -> Result<()> {
         let due = self.take_due(now);
-        let (flows, steering) = {
-            let maps = lock(maps);
-            (maps.flows.clone(), Arc::clone(&maps.steering))
-        };
-        // A switch back keeps what is left of its member's flows.
-        let active = steering.decision(self.over.service).active;
-        let (local, mut others): (Vec<_>, Vec<_>) =
-            due.into_iter().filter(|flow| active != Some(flow.member)).partition(Doomed::is_local);
+        let flows = lock(maps).flows.clone();
+        let (local, mut others): (Vec<_>, Vec<_>) = due.into_iter().partition(Doomed::is_local);
         others.extend(ender.end_local(&flows, &local, &mut self.found)?);
         if others.is_empty() {
             return Ok(());
@@ -127,14 +119,23 @@ impl Work {
         };
         let mut flows = Vec::new();
         table.for_each(|client_side, flow| {
-            if over.members.contains(&flow.member)
-                && u64::from(flow.epoch) < over.epoch
-                && !standings.is_stale(flow)
-            {
+            let is_meant = flow.member == over.member && u64::from(flow.epoch) < over.epoch;
+            if is_meant && !standings.is_stale(flow) {
                 flows.push(self.ender.doom(client_side, flow));
             }
         })?;
         Ok(flows)
+    }
+
+    /// Flows of this member are not reset any more: it is active again.
+    pub(super) fn keep(&mut self, member: u16) {
+        let (kept, others) =
+            std::mem::take(&mut self.spreads).into_iter().partition(|spread| spread.over.member == member);
+        self.spreads = others;
+        let kept: Vec<Spread> = kept;
+        for spread in kept {
+            self.tell(spread.over.since, spread.found, false);
+        }
     }
 
     /// Goes on with what is spread.
