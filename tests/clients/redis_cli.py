@@ -17,36 +17,36 @@ TROUBLE = ("Error: ", "Could not connect to Redis")
 
 
 class Terminal:
-    """An interactive redis-cli."""
+    """An interactive redis-cli; started again when it ended, as a person would."""
 
     def __init__(self):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         self.process = subprocess.Popen(COMMAND, **pipes, text=True, bufsize=1)
 
-    def type(self, line):
-        self.process.stdin.write(line + "\n")
-
     def line(self):
-        """The next line that is not empty; `None` when redis-cli has ended."""
-        for line in self.process.stdout:
-            if line.strip():
-                return line.strip()
-        return None
+        """The next line that is not empty."""
+        for line in map(str.strip, self.process.stdout):
+            if line:
+                return line
+        raise EOFError
 
     def ask(self, use, line, answers=1):
         """Types a line until it is answered with so many lines, and returns the last."""
         while True:
-            self.type(line)
-            for left in reversed(range(answers)):
-                answer = self.line()
-                if answer is None:
-                    raise EOFError(f"redis-cli ends with status {self.process.wait()}")
-                if answer.startswith(TROUBLE):
-                    use.error("", answer)
-                    time.sleep(AGAIN)
-                    break
-                if left == 0:
-                    return answer
+            try:
+                self.process.stdin.write(line + "\n")
+                lines = []
+                while len(lines) < answers:
+                    lines.append(self.line())
+                    if lines[-1].startswith(TROUBLE):
+                        use.error("", lines[-1])
+                        break
+                else:
+                    return lines[-1]
+            except (EOFError, BrokenPipeError):
+                use.error("", f"exit status {self.process.wait()}")
+                self.__init__()
+            time.sleep(AGAIN)
 
 
 def pool(moved):
