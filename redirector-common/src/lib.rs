@@ -12,6 +12,7 @@
 //! | [`decision`] | the 64-bit word that says where new flows go |
 //! | [`flow`] | the state of one TCP connection, staleness, and what a segment means for it |
 //! | [`reset`] | the numbers of a correct RST (RFC 9293), and its header |
+//! | [`inject`] | how the agent asks for a flow to be reset |
 //! | [`build`] | the other headers of packets that programs make |
 //! | [`outcome`] | what became of a packet |
 //! | [`layout`] | the remaining map values, map names and sizes |
@@ -30,6 +31,7 @@ pub mod checksum;
 pub mod decision;
 pub mod flow;
 pub mod icmp;
+pub mod inject;
 pub mod layout;
 pub mod outcome;
 pub mod packet;

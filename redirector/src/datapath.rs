@@ -24,6 +24,8 @@
 //! | `notice` | what its threads tell the agent |
 //! | `bpf` | `bpf(2)`, as far as aya lacks it |
 //! | `sockets` | `SOCK_DESTROY` |
+//! | `namespaces` | the network namespaces that clients are in, beside this one |
+//! | `inject` | resets for clients whose socket cannot be destroyed |
 //! | `sweep` | resetting what a switch made stale |
 //!
 //! # Invariants
@@ -43,10 +45,12 @@ mod events;
 mod flows;
 mod follow;
 mod host;
+mod inject;
 mod links;
 mod list;
 mod maps;
 mod memory;
+mod namespaces;
 pub mod network;
 mod notice;
 mod pace;
@@ -85,6 +89,7 @@ pub use self::{
     notice::{Notice, Swept, SweptFlows},
     peer::peer_groups,
     preflight::check_ports,
+    sweep::ResetWays,
 };
 
 use self::{
@@ -98,7 +103,7 @@ use self::{
     registry::Ids,
     routes::{Reach, View, Wanted},
     slots::Slots,
-    sweep::{Sweeper, lock},
+    sweep::{Over, Sweeper, lock},
 };
 use crate::{
     config::Resolved,
@@ -193,7 +198,7 @@ impl Datapath {
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
         let maps = Arc::new(Mutex::new(maps));
         let (notices, told) = mpsc::unbounded_channel();
-        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), notices.clone())?);
+        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), &config.datapath.device, notices.clone())?);
         let clock = Clock::new(programs::classifier(loaded.programs(), programs::CLOCK)?.fd()?.as_fd())?;
         let limit = Limit { timeouts: config.datapath.idle_timeouts, cap: settings.half_open.per_service };
         let collector = Collector::start(Arc::clone(&maps), clock.clone(), limit)?;
@@ -330,6 +335,18 @@ impl Datapath {
         self.sweeper.sweep();
     }
 
+    /// Resets flows of every member but the active one that are older than `epoch`, evenly over `time`. They do not become
+    /// stale by that: [`Datapath::raise_floor`] is to follow when the time is over.
+    pub fn spread(&self, service: ServiceId, epoch: Epoch, time: Duration) {
+        self.sweeper.spread(Over {
+            service: self.ids.service(service),
+            members: self.ids.members_of(service).chain(self.ids.leaving(service)).collect(),
+            epoch: u64::from(epoch.0),
+            since: Instant::now(),
+            time,
+        });
+    }
+
     /// What its threads and tasks tell, from the start on. To be called once: later there is nothing to hear.
     pub fn notices(&mut self) -> mpsc::UnboundedReceiver<Notice> {
         self.notices.take().unwrap_or_else(|| mpsc::unbounded_channel().1)
@@ -351,6 +368,7 @@ impl Datapath {
         let maps = Arc::clone(&self.maps);
         let ids = self.ids.clone();
         let collected = Arc::clone(&self.collector.collected);
+        let ways = self.sweeper.ways.clone();
         move || {
             let table = lock(&maps).flows.clone();
             let mut flows = vec![0; layout::MAX_MEMBERS as usize];
@@ -371,7 +389,7 @@ impl Datapath {
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes, collected, max_flows, counted_in })
+            Ok(Counts { ids, flows, outcomes, collected, max_flows, counted_in, ways })
         }
     }
 
@@ -435,6 +453,8 @@ pub struct Counts {
     pub max_flows: u32,
     /// How long reading the flow table took.
     pub counted_in: Duration,
+    /// Which clients can be reset at a switch.
+    pub ways: ResetWays,
 }
 
 impl Counts {

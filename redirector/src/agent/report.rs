@@ -3,8 +3,8 @@
 use super::clock::Clock;
 use crate::{
     control::status::{
-        AddressStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ServiceStatus, Status, SwitchStatus,
-        VERSION,
+        AddressStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ResetsStatus, ServiceStatus, Status,
+        SwitchStatus, VERSION,
     },
     datapath::Counts,
     decide::{AddressView, MemberView, Switch, View},
@@ -50,6 +50,12 @@ pub(super) fn status(
         services: services.collect(),
         outcomes: outcomes.collect(),
         collected: collected.into_iter().collect(),
+        resets: ResetsStatus {
+            sockets: counts.ways.sockets.is_none(),
+            namespaces: counts.ways.namespaces.is_none(),
+            requests: counts.ways.requests.is_none(),
+            problems: counts.ways.problems(),
+        },
     }
 }
 

@@ -69,6 +69,9 @@ impl fmt::Display for Blocks<'_> {
             }
             write_service(f, service, self.now)?;
         }
+        for problem in &self.status.resets.problems {
+            writeln!(f, "\nat a switch  {}", problem.replace(char::is_control, "?"))?;
+        }
         Ok(())
     }
 }
@@ -277,6 +280,7 @@ mod tests {
                 services,
                 outcomes: BTreeMap::new(),
                 collected: BTreeMap::new(),
+                resets: Default::default(),
             },
             now,
         }
