@@ -3,7 +3,6 @@
 //! application sees: the test compares, in both directions.
 
 use std::{
-    collections::BTreeMap,
     thread,
     time::{Duration, Instant},
 };
@@ -72,26 +71,39 @@ fn moves(scenario: Scenario, fault: Fault, strike: impl FnOnce(&Lab, &Member) ->
         let calm = Instant::now();
         until(&programs, &mut publisher, MOVED, |_| calm.elapsed() > CALM)?;
 
-        let mut seen: BTreeMap<(&str, &str), Vec<Seen>> = BTreeMap::new();
+        let mut all = Vec::new();
         for program in &programs {
+            let lines = program.lines();
+            let pool_moved = Seen::of(&lines, "pool").back_after(since)?;
             for one in USES {
-                let of_it = Seen::of(&program.lines(), one);
-                ensure!(
-                    of_it.moved("m2", since),
-                    "{} {one}: failed after it had gone on\n{of_it}",
-                    program.name()
-                );
+                let seen = Seen::of(&lines, one);
+                ensure!(seen.moved("m2", since), "{} {one} failed again\n{seen}", program.name());
+                let back = seen.back_after(since)?;
+                // Nobody used it before that.
+                let back = if one == "idle" { back.saturating_sub(pool_moved + program::IDLE) } else { back };
                 eprintln!(
-                    "{fault:?} {:22} {one:10} back after {:>5.0?}: {}",
+                    "{fault:?}: {:15} {one:10} back after {back:>5.0?}: {}",
                     program.name(),
-                    of_it.back_after(since)?,
-                    of_it.heard()
+                    seen.heard()
                 );
-                seen.entry((program.client, one)).or_default().push(of_it);
+                all.push((program.client, one, seen, back));
             }
+            sent_twice(program, lab.member("m2"))?;
         }
-        table.says(fault, since, &seen)
+        table.says(fault, &all)
     });
+}
+
+/// The first command of a pipeline in flight was done at the member that failed, and is done once more at the other one,
+/// whoever sent it again: the library, or an application that was given an error.
+fn sent_twice(program: &Program, member: &Member) -> Result<()> {
+    let tried = member.command(&["GET", &format!("tried:{}", program.name())])?;
+    ensure!(
+        tried.text().as_deref() == Some("1"),
+        "{}: the pipeline was sent {tried:?} times to m2",
+        program.name()
+    );
+    Ok(())
 }
 
 /// All are served by `m1`, their subscribers hear it, and what waits, waits there.

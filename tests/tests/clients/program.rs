@@ -4,6 +4,7 @@ use std::{
     env,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -15,6 +16,9 @@ use serde_json::Value as Json;
 pub const CLIENTS: [&str; 5] = ["redis-cli", "redis-py", "redis-rs", "ioredis", "node-redis"];
 /// What each does with its connections.
 pub const USES: [&str; 5] = ["pool", "idle", "blocked", "subscribed", "pipeline"];
+
+/// How long programs leave their idle connections unused after the failover.
+pub const IDLE: Duration = Duration::from_millis(300);
 
 /// Seconds of the clock that programs report with.
 pub fn now() -> f64 {

@@ -1,8 +1,9 @@
-//! The table of `docs/clients.md`, compared with what was seen.
+//! The tables of `docs/clients.md`, compared with what was seen.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
+use redirector_tests::slowness;
 
 use super::{
     program::{CLIENTS, USES},
@@ -18,17 +19,41 @@ pub enum Fault {
     BlackHole,
 }
 
-/// A row: `| client | use | crash: calls | black hole: calls | events | back within | application |`.
-#[derive(Debug)]
-struct Row {
-    errors: [Vec<String>; 2],
-    events: Vec<String>,
-    back_within: [Duration; 2],
+/// What becomes of the calls under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Calls {
+    /// `—`
+    Succeed,
+    /// `may fail`: it depends on the moment.
+    MayFail,
+    /// `fail`
+    Fail,
 }
 
-/// All rows, by client and use.
+/// A row of the first table.
 #[derive(Debug)]
-pub struct Table(BTreeMap<(String, String), Row>);
+struct Row {
+    /// By [`Fault`].
+    expected: [(Calls, Duration); 2],
+}
+
+/// A row of the second table: something that a library says.
+#[derive(Debug)]
+struct Text {
+    client: String,
+    text: String,
+    /// By a call that fails.
+    call: bool,
+    /// By an event.
+    event: bool,
+}
+
+/// Both.
+#[derive(Debug)]
+pub struct Table {
+    rows: BTreeMap<(String, String), Row>,
+    texts: Vec<Text>,
+}
 
 impl Table {
     /// Reads the page.
@@ -38,67 +63,94 @@ impl Table {
     pub fn read() -> Result<Self> {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/clients.md");
         let page = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
-        let mut rows = BTreeMap::new();
-        for line in page.lines().filter(|line| line.starts_with('|')) {
+        let mut table = Self { rows: BTreeMap::new(), texts: Vec::new() };
+        let mut section = "";
+        for line in page.lines() {
+            section = line.strip_prefix("## ").unwrap_or(section);
             let columns: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
-            let [client, name, crash, black_hole, events, back, _] = columns[..] else { continue };
-            if !CLIENTS.contains(&client) {
-                continue;
+            if columns.first().is_some_and(|client| CLIENTS.contains(client)) {
+                table.read_row(section, &columns).with_context(|| format!("docs/clients.md: {line}"))?;
             }
-            let times: Vec<_> = back.split('/').map(|time| humantime::parse_duration(time.trim())).collect();
-            let [Ok(crash_within), Ok(black_hole_within)] = times[..] else {
-                bail!("docs/clients.md: {client} {name}: {back:?} is not two times");
-            };
-            let row = Row {
-                errors: [quoted(crash), quoted(black_hole)],
-                events: quoted(events),
-                back_within: [crash_within, black_hole_within],
-            };
-            rows.insert((client.to_owned(), name.to_owned()), row);
         }
         for (client, name) in CLIENTS.iter().flat_map(|client| USES.map(|name| (client, name))) {
-            ensure!(
-                rows.contains_key(&((*client).to_owned(), name.to_owned())),
-                "docs/clients.md has no row for {client} {name}"
-            );
+            let row = ((*client).to_owned(), name.to_owned());
+            ensure!(table.rows.contains_key(&row), "docs/clients.md has no row for {client} {name}");
         }
-        Ok(Self(rows))
+        Ok(table)
     }
 
-    /// Everything that was seen stands in the table; where the table says that calls fail, one did; everybody was back in
-    /// time.
+    fn read_row(&mut self, section: &str, columns: &[&str]) -> Result<()> {
+        match (section, columns) {
+            (
+                "What an application sees",
+                [client, name, crash, crash_within, black_hole, black_hole_within, _],
+            ) => {
+                let one = |calls, within| -> Result<_> {
+                    Ok((Calls::read(calls)?, humantime::parse_duration(within)?))
+                };
+                let expected = [one(crash, crash_within)?, one(black_hole, black_hole_within)?];
+                self.rows.insert(((*client).to_owned(), (*name).to_owned()), Row { expected });
+            }
+            ("What they say", [client, text, by, _]) => {
+                let text = text.trim_matches('`').to_owned();
+                let (call, event) = (by.contains("call"), by.contains("event"));
+                ensure!(call || event, "who says so?");
+                self.texts.push(Text { client: (*client).to_owned(), text, call, event });
+            }
+            ("What an application sees" | "What they say", _) => {
+                bail!("not as many columns as there should be")
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Calls fail where the table says so, and with texts that it has; everybody was back in time.
     ///
     /// # Errors
     /// Naming every row that is not so.
-    pub fn says(&self, fault: Fault, since: f64, seen: &BTreeMap<(&str, &str), Vec<Seen>>) -> Result<()> {
+    pub fn says(&self, fault: Fault, seen: &[(&str, &str, Seen, Duration)]) -> Result<()> {
         let mut wrong = Vec::new();
-        for ((client, name), row) in &self.0 {
-            let all = seen.get(&(client.as_str(), name.as_str())).context("every use was seen")?;
-            let errors = &row.errors[fault as usize];
+        for (client, name, seen, back) in seen {
             let mut say = |what: String| wrong.push(format!("{client} {name}, {fault:?}: {what}"));
-            for one in all {
-                let unknown =
-                    one.errors().into_iter().filter(|text| !errors.iter().any(|known| known == text));
-                unknown.for_each(|text| say(format!("a call failed with `{text}`")));
-                let unknown =
-                    one.events().into_iter().filter(|text| !row.events.iter().any(|known| known == text));
-                unknown.for_each(|text| say(format!("an event told `{text}`")));
-                let back = one.back_after(since)?;
-                let bound = row.back_within[fault as usize] * redirector_tests::slowness();
-                if back > bound {
-                    say(format!("back after {back:?}, not within {bound:?}"));
-                }
+            for text in
+                seen.errors().into_iter().filter(|text| !self.has(client, |t| t.call && t.text == *text))
+            {
+                say(format!("a call failed with `{text}`"));
             }
-            if !errors.is_empty() && all.iter().all(|one| one.errors().is_empty()) {
-                say("no call failed".into());
+            for text in
+                seen.events().into_iter().filter(|text| !self.has(client, |t| t.event && t.text == *text))
+            {
+                say(format!("an event told `{text}`"));
+            }
+            let row =
+                self.rows.get(&((*client).to_owned(), (*name).to_owned())).context("every row is there")?;
+            let (calls, within) = row.expected[fault as usize];
+            match (calls, seen.errors().is_empty()) {
+                (Calls::Succeed, false) => say("calls failed".into()),
+                (Calls::Fail, true) => say("no call failed".into()),
+                _ => {}
+            }
+            if *back > within * slowness() {
+                say(format!("back after {back:?}, not within {within:?}"));
             }
         }
         ensure!(wrong.is_empty(), "docs/clients.md says otherwise:\n{}", wrong.join("\n"));
         Ok(())
     }
+
+    fn has(&self, client: &str, is_it: impl Fn(&Text) -> bool) -> bool {
+        self.texts.iter().any(|text| text.client == client && is_it(text))
+    }
 }
 
-/// The code spans of a cell.
-fn quoted(cell: &str) -> Vec<String> {
-    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+impl Calls {
+    fn read(cell: &str) -> Result<Self> {
+        Ok(match cell {
+            "—" => Self::Succeed,
+            "may fail" => Self::MayFail,
+            "fail" => Self::Fail,
+            other => bail!("{other:?} is none of —, may fail, fail"),
+        })
+    }
 }
