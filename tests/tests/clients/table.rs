@@ -37,7 +37,7 @@ struct Row {
     expected: [(Calls, Duration); 2],
 }
 
-/// A row of the second table: something that a library says.
+/// Something that a library says, of the second table.
 #[derive(Debug)]
 struct Text {
     client: String,
@@ -92,10 +92,13 @@ impl Table {
                 self.rows.insert(((*client).to_owned(), (*name).to_owned()), Row { expected });
             }
             ("What they say", [client, text, by, _]) => {
-                let text = text.trim_matches('`').to_owned();
                 let (call, event) = (by.contains("call"), by.contains("event"));
                 ensure!(call || event, "who says so?");
-                self.texts.push(Text { client: (*client).to_owned(), text, call, event });
+                // What stands between backticks.
+                for text in text.split('`').skip(1).step_by(2) {
+                    let (client, text) = ((*client).to_owned(), text.to_owned());
+                    self.texts.push(Text { client, text, call, event });
+                }
             }
             ("What an application sees" | "What they say", _) => {
                 bail!("not as many columns as there should be")
