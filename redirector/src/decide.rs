@@ -366,17 +366,11 @@ impl Core {
             *until = until.filter(|until| *until > self.now);
         }
         self.expire_orders();
-        self.suspect();
-        self.look_after_manual();
-        self.end_round();
-        self.hear_hooks();
-        match self.situation(self.now).choose() {
-            Some(choice) if self.may_be_made(&choice) => {
-                self.switch(choice);
-                self.look_ahead();
-            }
-            Some(_) => {}
-            None => self.round = None,
+        if self.move_on() {
+            // What follows from the switch follows now, and not from whichever call comes next: the round for a better
+            // member than the one that was taken in a hurry, or another suspicion.
+            let again = self.move_on();
+            debug_assert!(!again, "the best member that may be gone to is active");
         }
         if let Some(epoch) = self.drains.take_ended(self.now) {
             self.actions.push_back(Action::RaiseFloor { epoch });
@@ -392,13 +386,23 @@ impl Core {
         }
     }
 
-    /// What a failover took in a hurry may not be the best: the round for a better one begins with the same call, and not
-    /// with whichever comes next.
-    fn look_ahead(&mut self) {
-        if let Some(next) = self.situation(self.now).choose().filter(|next| next.round) {
-            let at_once = self.may_be_made(&next);
-            debug_assert!(!at_once, "a round that has just begun has no answers");
+    /// Makes the switch that should be made, or asks for what it waits for. Returns whether it was made.
+    fn move_on(&mut self) -> bool {
+        self.suspect();
+        self.look_after_manual();
+        self.end_round();
+        self.hear_hooks();
+        let Some(choice) = self.situation(self.now).choose() else {
+            self.round = None;
+            return false;
+        };
+        let may_be_made = self.is_proven(&choice);
+        if may_be_made {
+            self.switch(choice);
+        } else {
+            self.ask_for_proof(&choice);
         }
+        may_be_made
     }
 
     fn situation(&self, now: Time) -> Situation<'_> {

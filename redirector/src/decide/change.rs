@@ -34,13 +34,13 @@ impl Core {
         members: &[Option<MemberId>],
         force: bool,
     ) -> Result<(), Refused> {
-        self.now = self.now.max(now);
+        let now = self.now.max(now);
         let Standing::Active(active) = self.standing else { return Ok(()) };
         if members.contains(&Some(active)) {
             return Ok(());
         }
         let stays = |member: &MemberId| members.contains(&Some(*member));
-        let Some(best) = self.situation(self.now).best_of_those_up(stays, active) else {
+        let Some(best) = self.situation(now).best_of_those_up(stays, active) else {
             let name = &self.service.members[active.0].name;
             return if force {
                 Ok(())
@@ -51,6 +51,8 @@ impl Core {
         };
         let name = &self.service.members[active.0].name;
         let reason = format!("member {name:?} is removed from the configuration");
+        // Only now: a call that changes nothing passes over nothing that was due.
+        self.now = now;
         self.switch(Choice { to: Some(best), kind: SwitchKind::Manual, reason, round: false });
         self.settle();
         Ok(())

@@ -12,6 +12,7 @@ mod operator;
 mod properties;
 mod record;
 mod reload;
+mod rest;
 mod resume;
 mod suspicion;
 mod world;

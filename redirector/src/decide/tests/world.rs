@@ -119,6 +119,24 @@ pub(super) fn offered(addresses: &[SocketAddr]) -> Vec<Offer> {
     addresses.iter().map(|address| Offer { address: *address, offered: true }).collect()
 }
 
+/// Until its next deadline a core has nothing to do: called before it, it does nothing and knows nothing new. The calls that
+/// an agent makes without need are many, and a recording leaves them out.
+#[track_caller]
+pub(super) fn assert_at_rest(core: &Core) {
+    let deadline = core.next_deadline();
+    let later = deadline.is_none_or(|deadline| deadline > core.now);
+    assert!(later, "a deadline that is not ahead would make the agent spin");
+    // A day is longer than anything that is waited for.
+    let before = deadline.map_or(core.now + s(86400), |deadline| deadline.ago(Duration::from_nanos(1)));
+    for now in [core.now, before] {
+        let mut idle = core.clone();
+        idle.on_deadline(now);
+        assert_eq!(idle.poll_action(), None, "not due before {deadline:?}");
+        idle.now = core.now;
+        assert!(idle == *core, "not due before {deadline:?}");
+    }
+}
+
 pub(super) struct World {
     pub(super) core: Core,
     pub(super) now: Time,
@@ -183,6 +201,15 @@ impl World {
         let answer = self.core.on_operator(self.now, command);
         self.drain_actions();
         answer
+    }
+
+    /// The members of whom a round was asked, and when.
+    pub(super) fn rounds(&self) -> Vec<(Time, MemberId)> {
+        let round = |(at, action): &(Time, Action)| match action {
+            Action::Round { member } => Some((*at, *member)),
+            _ => None,
+        };
+        self.done.iter().filter_map(round).collect()
     }
 
     /// What came of the switches that waited for their rounds.
@@ -330,8 +357,7 @@ impl World {
             }
             self.done.push((self.now, action));
         }
-        let later = self.core.next_deadline().is_none_or(|deadline| deadline > self.now);
-        assert!(later, "a deadline that is not ahead would make the agent spin");
+        assert_at_rest(&self.core);
     }
 
     /// What `status` would say.

@@ -7,7 +7,7 @@ use crate::{
     decide::{
         Accepted, Action, Command, Core, MemberView, Orders, Time, View,
         record::{Input, Line, nanos},
-        tests::world::{fail, inconclusive, pass},
+        tests::world::{assert_at_rest, fail, inconclusive, pass},
     },
     model::{
         CheckId, Effect, Epoch, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind, Verdict,
@@ -254,7 +254,8 @@ impl Witness {
                 }
                 Action::AskHooks { .. } => panic!("no service here has a hook: {action:?}"),
                 Action::Round { member } => {
-                    assert!(!nothing, "no reason for a round of {member:?}");
+                    // Also an answer that says nothing about a member makes what is known of it new.
+                    assert!(!nothing || about.is_some(), "no reason for a round of {member:?}");
                     self.members[member.0].ask(&after.members[member.0], &self.service);
                 }
                 Action::Answer { result } => {
@@ -278,20 +279,20 @@ impl Witness {
         for member in (0..self.service.members.len()).map(MemberId) {
             self.check_offers(member, &after, &reset);
         }
-        assert!(self.core.next_deadline().is_none_or(|deadline| deadline > self.now), "a busy loop");
+        assert_at_rest(&self.core);
         self.before = after;
     }
 
-    /// Rounds that were asked for are answered with passes.
+    /// Rounds that were asked for are answered with passes; so are those that begin with such an answer.
     fn answer_rounds(&mut self) {
-        if !self.answers_rounds {
-            return;
-        }
-        for number in 0..self.members.len() {
-            let unheard = self.members[number].round.clone().unwrap_or_default();
-            for (address, check) in unheard {
-                self.probe(self.now, MemberId(number), address, check, Verdict::Pass);
-            }
+        let unheard = |(number, known): (usize, &Known)| {
+            let (address, check) = *known.round.as_ref()?.first()?;
+            Some((MemberId(number), address, check))
+        };
+        while let Some((member, address, check)) = self.members.iter().enumerate().find_map(unheard)
+            && self.answers_rounds
+        {
+            self.probe(self.now, member, address, check, Verdict::Pass);
         }
     }
 
