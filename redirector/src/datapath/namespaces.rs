@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use self::links::Links;
-use super::sockets::Destroyer;
+use super::sweep::Crew;
 
 /// A network namespace that clients are in.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Namespace {
     /// Its addresses.
     pub(super) addresses: HashSet<IpAddr>,
     /// For the sockets in it. As long as it is open the namespace cannot go: not to be kept.
-    pub(super) destroyer: Destroyer,
+    pub(super) crew: Crew,
 }
 
 /// The namespaces beside this one that have one of these addresses.
@@ -77,7 +77,7 @@ fn enter(entrance: &File, addresses: &HashSet<IpAddr>) -> Result<Option<Namespac
     if inside.is_disjoint(addresses) {
         return Ok(None);
     }
-    Ok(Some(Namespace { addresses: inside, destroyer: Destroyer::open()? }))
+    Ok(Some(Namespace { addresses: inside, crew: Crew::open()? }))
 }
 
 /// Files that may stand for network namespaces: those that were given names, and those of processes.

@@ -5,10 +5,12 @@
 //!
 //! | module | concern |
 //! |---|---|
+//! | `crew` | several threads at once |
 //! | `end` | ending flows, each in the way that reaches its client |
 //! | `spread` | ending those of a planned switch over a while |
 //! | `ways` | which ways there are, found out at the start |
 
+mod crew;
 mod end;
 mod spread;
 mod ways;
@@ -25,8 +27,8 @@ use anyhow::{Context as _, Result};
 use redirector_common::layout::{MAX_MEMBERS, MAX_SERVICES};
 use tokio::sync::watch;
 
-pub(super) use self::spread::Over;
 pub use self::ways::ResetWays;
+pub(super) use self::{crew::Crew, spread::Over};
 use self::{
     end::{Doomed, Ender, Left, Pass},
     spread::Spread,
@@ -42,6 +44,10 @@ use super::{
 /// that race in any other way, and sockets that the kernel had not finished with.
 const PASSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(250)];
+
+/// Local flows that are ended together while the table is read: enough for several threads, and not all of them, so that the
+/// agent's memory does not grow with the table.
+const BITE: usize = 8192;
 
 /// What the thread is asked for.
 #[derive(Debug)]
@@ -247,6 +253,8 @@ fn pass(maps: &Mutex<Maps>, ender: &mut Ender, then: Left) -> Result<Pass> {
     };
     let mut found = Pass::new();
     let (mut local, mut others) = (Vec::with_capacity(BATCH), Vec::new());
+    // The first few hear of it at once.
+    let mut bite = BATCH;
     let mut end_local = |local: &mut Vec<Doomed>, others: &mut Vec<Doomed>| -> Result<()> {
         others.extend(ender.end_local(&flows, local, &mut found)?);
         local.clear();
@@ -263,11 +271,12 @@ fn pass(maps: &Mutex<Maps>, ender: &mut Ender, then: Left) -> Result<Pass> {
         } else {
             others.push(doomed);
         }
-        if local.len() == BATCH
-            && let Err(error) = end_local(&mut local, &mut others)
-        {
-            failed = Some(error);
-            return Break(());
+        if local.len() == bite {
+            if let Err(error) = end_local(&mut local, &mut others) {
+                failed = Some(error);
+                return Break(());
+            }
+            bite = BITE;
         }
         Continue(())
     })?;

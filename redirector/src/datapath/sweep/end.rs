@@ -6,18 +6,22 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    io,
     net::IpAddr,
 };
 
 use anyhow::Result;
 use redirector_common::{addr::Tuple, flow::Flow};
 
-use super::super::{
-    flows::{Flows, Named},
-    inject::Injector,
-    namespaces::{self, Namespace},
-    notice::SweptFlows,
-    sockets::{BATCH, Destroyer, Victim},
+use super::{
+    super::{
+        flows::{Flows, Named},
+        inject::Injector,
+        namespaces::{self, Namespace},
+        notice::SweptFlows,
+        sockets::{BATCH, Destroyer, Victim},
+    },
+    crew::Crew,
 };
 
 /// A flow that is to be ended: what is needed of it, as it was read.
@@ -46,7 +50,7 @@ pub(super) enum Left {
 /// Ends flows.
 #[derive(Debug)]
 pub(super) struct Ender {
-    here: Destroyer,
+    here: Crew,
     /// `None`: this process may not send packets. Then flows are reset with their next packet.
     injector: Option<Injector>,
     /// Incarnations of flows whose both ends were reset, and which stayed.
@@ -58,7 +62,7 @@ impl Ender {
     pub(super) fn open(device: &str) -> Result<Self> {
         // What follows from that, `ResetWays` says.
         let injector = Injector::open(device).ok();
-        Ok(Self { here: Destroyer::open()?, injector, reset: HashSet::new() })
+        Ok(Self { here: Crew::open()?, injector, reset: HashSet::new() })
     }
 
     /// What is needed of a flow to end it.
@@ -67,18 +71,16 @@ impl Ender {
             name: Named { client_side: *client_side, incarnation: flow.incarnation },
             member: flow.member,
             cookie: flow.cookie,
-            destroyable: self.here.may_destroy(flow),
+            destroyable: self.here.one().may_destroy(flow),
         }
     }
 
     /// Destroys the sockets of local clients, and forgets their flows. Returns those whose sockets the kernel refused to
     /// destroy.
     pub(super) fn end_local(&self, flows: &Flows, local: &[Doomed], found: &mut Pass) -> Result<Vec<Doomed>> {
-        let victims: Vec<_> = local
-            .iter()
-            .map(|flow| Victim { client_side: flow.name.client_side, cookie: flow.cookie })
-            .collect();
-        let refused = self.here.destroy(&victims)?;
+        let parts = self.here.share(local, |destroyer, part| destroy(destroyer, flows, part))?;
+        let (refused, left): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let refused: Vec<_> = refused.into_iter().flatten().collect();
         if let Some((_, error)) = refused.first() {
             tracing::warn!(
                 sockets = refused.len(),
@@ -86,22 +88,13 @@ impl Ender {
                  CONFIG_INET_DIAG_DESTROY refuses all of them"
             );
         }
-        let refused: HashSet<_> = refused.into_iter().map(|(number, _)| number).collect();
-        let (mut left, mut others) = (Vec::new(), Vec::new());
-        for (number, flow) in local.iter().enumerate() {
-            if refused.contains(&number) {
-                others.push(*flow);
-                continue;
-            }
-            found.entry(flow.member).or_default().reset += 1;
-            if flows.has(&flow.name)? {
-                left.push(flow.name);
-            }
-        }
+        local.iter().for_each(|flow| found.entry(flow.member).or_default().reset += 1);
+        refused.iter().for_each(|(flow, _)| found.entry(flow.member).or_default().reset -= 1);
+        let left = left.concat();
         // For the member's sake only: the client's socket is gone.
         self.inject(&left);
         left.iter().try_for_each(|flow| flows.remove(flow))?;
-        Ok(others)
+        Ok(refused.into_iter().map(|(flow, _)| flow).collect())
     }
 
     /// The network namespaces beside this one that clients of these flows are in.
@@ -129,12 +122,7 @@ impl Ender {
         for namespace in beside {
             destroy_in(namespace, flows, &due)?;
         }
-        let mut left = Vec::new();
-        for flow in &due {
-            if flows.has(&flow.name)? {
-                left.push(flow.name);
-            }
-        }
+        let left = self.here.share(&due, |_, part| still_there(flows, part.iter().copied()))?.concat();
         let (injected, waiting) = left.split_at(self.inject(&left));
         let waiting: HashSet<_> = waiting.iter().map(|flow| flow.incarnation).collect();
         for flow in &due {
@@ -182,19 +170,45 @@ impl Doomed {
     }
 }
 
+/// Destroys the sockets of local clients. Returns those that the kernel refused to destroy, and the flows that are left of the
+/// others.
+fn destroy(
+    destroyer: &Destroyer,
+    flows: &Flows,
+    local: &[Doomed],
+) -> Result<(Vec<(Doomed, io::Error)>, Vec<Named>)> {
+    let victim = |flow: &Doomed| Victim { client_side: flow.name.client_side, cookie: flow.cookie };
+    let victims: Vec<_> = local.iter().map(victim).collect();
+    let refused = destroyer.destroy(&victims)?;
+    let numbers: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
+    let destroyed = local.iter().enumerate().filter(|(number, _)| !numbers.contains(number));
+    let left = still_there(flows, destroyed.map(|(_, flow)| flow))?;
+    Ok((refused.into_iter().map(|(number, error)| (local[number], error)).collect(), left))
+}
+
+/// The flows of these that are there.
+fn still_there<'a>(flows: &Flows, these: impl Iterator<Item = &'a Doomed>) -> Result<Vec<Named>> {
+    let mut there = Vec::new();
+    for flow in these {
+        if flows.has(&flow.name)? {
+            there.push(flow.name);
+        }
+    }
+    Ok(there)
+}
+
 /// Destroys the sockets of clients in another network namespace. They are named by their tuple only, so each flow is
 /// looked at just before: the tuple may have a new owner. Who is refused, or not there, is sent a reset like all others.
 fn destroy_in(namespace: &Namespace, flows: &Flows, doomed: &[&Doomed]) -> Result<()> {
     let is_inside = |flow: &&&Doomed| flow.destroyable && namespace.addresses.contains(&flow.client());
-    let inside: Vec<_> = doomed.iter().filter(is_inside).collect();
-    for batch in inside.chunks(BATCH) {
-        let mut victims = Vec::with_capacity(batch.len());
-        for flow in batch {
-            if flows.has(&flow.name)? {
-                victims.push(Victim { client_side: flow.name.client_side, cookie: Victim::ANY });
-            }
+    let inside: Vec<_> = doomed.iter().filter(is_inside).copied().collect();
+    let destroy = |destroyer: &Destroyer, part: &[&Doomed]| -> Result<()> {
+        for batch in part.chunks(BATCH) {
+            let there = still_there(flows, batch.iter().copied())?;
+            let victim = |flow: &Named| Victim { client_side: flow.client_side, cookie: Victim::ANY };
+            let _sent_a_reset = destroyer.destroy(&there.iter().map(victim).collect::<Vec<_>>())?;
         }
-        let _sent_a_reset = namespace.destroyer.destroy(&victims)?;
-    }
-    Ok(())
+        Ok(())
+    };
+    namespace.crew.share(&inside, destroy).map(drop)
 }
