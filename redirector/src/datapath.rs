@@ -19,11 +19,15 @@
 //! | `collect` | forgetting flows that nobody uses any more |
 //! | `list` | flows as people see them |
 //! | `peer` | who is at the other end of a Unix socket |
+//! | `signals` | what programs report on the traffic of members |
+//! | `pulses` | how members are doing as their traffic shows |
 //! | `clock` | the clock that the times of flows are on |
 //! | `memory` | what the maps take |
 //! | `notice` | what its threads tell the agent |
 //! | `bpf` | `bpf(2)`, as far as aya lacks it |
 //! | `sockets` | `SOCK_DESTROY` |
+//! | `namespaces` | the network namespaces that clients are in, beside this one |
+//! | `inject` | resets for clients whose socket cannot be destroyed |
 //! | `sweep` | resetting what a switch made stale |
 //!
 //! # Invariants
@@ -43,10 +47,12 @@ mod events;
 mod flows;
 mod follow;
 mod host;
+mod inject;
 mod links;
 mod list;
 mod maps;
 mod memory;
+mod namespaces;
 pub mod network;
 mod notice;
 mod pace;
@@ -54,8 +60,10 @@ mod peer;
 mod pins;
 mod preflight;
 pub mod programs;
+mod pulses;
 mod registry;
 mod routes;
+mod signals;
 mod slots;
 mod sockets;
 mod sweep;
@@ -78,6 +86,7 @@ use tokio::sync::{Notify, mpsc};
 pub use self::{
     change::{Ending, Prepared, Preparer},
     claim::{Claim, uninstall},
+    clock::Clock as Ticks,
     collect::Collected,
     host::{Path, Survey, survey},
     list::{FlowList, ListedFlow},
@@ -85,6 +94,9 @@ pub use self::{
     notice::{Notice, Swept, SweptFlows},
     peer::peer_groups,
     preflight::check_ports,
+    pulses::{Beat, Pulses, Totals, Vitals},
+    signals::{OfMember, Signals},
+    sweep::ResetWays,
 };
 
 use self::{
@@ -98,7 +110,7 @@ use self::{
     registry::Ids,
     routes::{Reach, View, Wanted},
     slots::Slots,
-    sweep::{Sweeper, lock},
+    sweep::{Over, Sweeper, lock},
 };
 use crate::{
     config::Resolved,
@@ -134,6 +146,9 @@ pub struct Datapath {
     events: Option<Events>,
     collector: Collector,
     clock: Clock,
+    pulses: Arc<Pulses>,
+    /// `None`: given to the agent.
+    signals: Option<Signals>,
     /// `None`: given to the agent.
     notices: Option<mpsc::UnboundedReceiver<Notice>>,
 }
@@ -193,8 +208,10 @@ impl Datapath {
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
         let maps = Arc::new(Mutex::new(maps));
         let (notices, told) = mpsc::unbounded_channel();
-        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), notices.clone())?);
+        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), &config.datapath.device, notices.clone())?);
         let clock = Clock::new(programs::classifier(loaded.programs(), programs::CLOCK)?.fd()?.as_fd())?;
+        let pulses = Arc::clone(&lock(&maps).pulses);
+        let signals = lock(&maps).signals.take().map(|map| Signals::new(map, clock.clone())).transpose()?;
         let limit = Limit { timeouts: config.datapath.idle_timeouts, cap: settings.half_open.per_service };
         let collector = Collector::start(Arc::clone(&maps), clock.clone(), limit)?;
         let reach = Arc::new(Reach::new(Wanted::nothing(config)));
@@ -221,6 +238,8 @@ impl Datapath {
             events: Some(events),
             collector,
             clock,
+            pulses,
+            signals,
             notices: Some(told),
             claim,
         })
@@ -318,6 +337,9 @@ impl Datapath {
     pub fn switch(&self, service: ServiceId, active: Option<MemberId>, epoch: Epoch) {
         let active = active.map(|member| self.ids.member(service, member));
         self.steering.set_decision(self.ids.service(service), Decision { active, epoch: epoch.0 });
+        if let Some(active) = active {
+            self.sweeper.keep(active);
+        }
     }
 
     /// Makes flows of every member but the active one stale if they are older than `epoch`, and resets them.
@@ -330,9 +352,39 @@ impl Datapath {
         self.sweeper.sweep();
     }
 
+    /// Resets the flows of `from` that are older than `epoch`, evenly over `time`. They do not become stale by that:
+    /// [`Datapath::raise_floor`] is to follow when the time is over. Ends early when `from` becomes active again.
+    pub fn spread(&self, service: ServiceId, from: MemberId, epoch: Epoch, time: Duration) {
+        let (member, epoch) = (self.ids.member(service, from), u64::from(epoch.0));
+        self.sweeper.spread(Over { member, epoch, since: Instant::now(), time });
+    }
+
     /// What its threads and tasks tell, from the start on. To be called once: later there is nothing to hear.
     pub fn notices(&mut self) -> mpsc::UnboundedReceiver<Notice> {
         self.notices.take().unwrap_or_else(|| mpsc::unbounded_channel().1)
+    }
+
+    /// What the kernel programs report, from now on. To be called once: later there is nothing to hear.
+    pub fn signals(&mut self) -> Option<Signals> {
+        self.signals.take()
+    }
+
+    /// How the members are doing as their traffic shows.
+    #[must_use]
+    pub fn pulses(&self) -> Arc<Pulses> {
+        Arc::clone(&self.pulses)
+    }
+
+    /// The clock that pulses are on.
+    #[must_use]
+    pub fn ticks(&self) -> Ticks {
+        self.clock.clone()
+    }
+
+    /// The kernel's id of a member.
+    #[must_use]
+    pub fn id(&self, service: ServiceId, member: MemberId) -> u16 {
+        self.ids.member(service, member)
     }
 
     /// Whose id in the kernel this is; `None`: nobody's any more.
@@ -351,6 +403,8 @@ impl Datapath {
         let maps = Arc::clone(&self.maps);
         let ids = self.ids.clone();
         let collected = Arc::clone(&self.collector.collected);
+        let pulses = Arc::clone(&self.pulses);
+        let ways = self.sweeper.ways.clone();
         move || {
             let table = lock(&maps).flows.clone();
             let mut flows = vec![0; layout::MAX_MEMBERS as usize];
@@ -371,7 +425,7 @@ impl Datapath {
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes, collected, max_flows, counted_in })
+            Ok(Counts { ids, flows, outcomes, collected, pulses, max_flows, counted_in, ways })
         }
     }
 
@@ -423,7 +477,7 @@ impl Learner {
 }
 
 /// What the kernel counted, at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Counts {
     ids: Ids,
     flows: Vec<u64>,
@@ -431,10 +485,13 @@ pub struct Counts {
     pub outcomes: Vec<(Outcome, Count)>,
     /// Flows that were collected.
     pub collected: Arc<Collected>,
+    pulses: Arc<Pulses>,
     /// How many flows there is room for.
     pub max_flows: u32,
     /// How long reading the flow table took.
     pub counted_in: Duration,
+    /// Which clients can be reset at a switch.
+    pub ways: ResetWays,
 }
 
 impl Counts {
@@ -442,6 +499,12 @@ impl Counts {
     #[must_use]
     pub fn flows(&self, service: ServiceId, member: MemberId) -> u64 {
         self.flows[usize::from(self.ids.member(service, member))]
+    }
+
+    /// What its traffic shows of one member, now.
+    #[must_use]
+    pub fn vitals(&self, service: ServiceId, member: MemberId) -> Vitals {
+        self.pulses.vitals(self.ids.member(service, member))
     }
 
     /// Flows of all members, also of those that the configuration does not have any more.

@@ -28,6 +28,22 @@ pub struct Status {
     /// than its state allows), `stale` (its member was left, and nobody sent on it), `halves` (its other half was lost).
     #[serde(default)]
     pub collected: BTreeMap<String, u64>,
+    /// Which clients are reset at a switch without waiting for their next packet (`docs/resets.md`).
+    #[serde(default)]
+    pub resets: ResetsStatus,
+}
+
+/// The ways to reset a client; tried when the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetsStatus {
+    /// The sockets of local clients are destroyed.
+    pub sockets: bool,
+    /// So are those in network namespaces beside the agent's.
+    pub namespaces: bool,
+    /// All others are sent resets.
+    pub requests: bool,
+    /// What is not possible, why, and what happens instead, in words.
+    pub problems: Vec<String>,
 }
 
 /// Packets of one outcome. A large segment before segmentation counts as one packet.
@@ -108,6 +124,29 @@ pub struct MemberStatus {
     /// How ready it is for applications, whatever its state (`docs/readiness.md`).
     #[serde(flatten)]
     pub readiness: ReadinessStatus,
+    /// What its traffic shows (`docs/signals.md`).
+    #[serde(flatten)]
+    pub vitals: VitalsStatus,
+}
+
+/// What the kernel programs see of a member's traffic, over all processes of this host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VitalsStatus {
+    /// Smoothed round-trip time in milliseconds, of data and its acknowledgement; `null`: there were none.
+    #[serde(default)]
+    pub rtt_ms: Option<f64>,
+    /// The shortest one that was seen.
+    #[serde(default)]
+    pub rtt_min_ms: Option<f64>,
+    /// Smoothed time from a SYN to its answer, in milliseconds.
+    #[serde(default)]
+    pub connect_ms: Option<f64>,
+    /// How often each signal was seen, since the maps were made; `stalled` since the agent started.
+    #[serde(default)]
+    pub signals: BTreeMap<String, u64>,
+    /// Error replies that mean trouble, by the error (`loading`), as far as replies were looked at. Those that were seen.
+    #[serde(default)]
+    pub error_replies: BTreeMap<String, u64>,
 }
 
 /// How ready a member is for applications. Never changes its state.
@@ -208,8 +247,12 @@ mod tests {
         for list in ["address_states", "findings", "ready_unknown"] {
             assert_eq!(member.remove(list), Some(Value::Array(Vec::new())), "{list}");
         }
-        for nothing in ["ready", "looked_at", "certificate_expires"] {
+        let nothing = ["ready", "looked_at", "certificate_expires", "rtt_ms", "rtt_min_ms", "connect_ms"];
+        for nothing in nothing {
             assert_eq!(member.remove(nothing), Some(Value::Null), "{nothing}");
+        }
+        for counts in ["signals", "error_replies"] {
+            assert_eq!(member.remove(counts), Some(Value::Object(Default::default())), "{counts}");
         }
         assert_eq!(written, serde_json::from_str::<Value>(SAMPLE).unwrap());
     }

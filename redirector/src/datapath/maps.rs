@@ -28,7 +28,7 @@ use redirector_common::{
 };
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::{collect::HalfOpen, flows::Flows, programs::maps_dir, slots::Slots};
+use super::{collect::HalfOpen, flows::Flows, programs::maps_dir, pulses::Pulses, slots::Slots};
 
 /// An array map of 64-bit words, mapped into the agent: writing is one store, no system call.
 #[derive(Debug)]
@@ -135,6 +135,9 @@ pub(super) struct Maps {
     names: Array<MapData, Name>,
     meta: Array<MapData, Meta>,
     outcomes: Arc<Outcomes>,
+    pub(super) pulses: Arc<Pulses>,
+    /// What programs report; `None`: somebody reads it.
+    pub(super) signals: Option<Map>,
 }
 
 impl Maps {
@@ -172,6 +175,11 @@ impl Maps {
             names: map("names_v4")?.try_into()?,
             meta: map("meta_v4")?.try_into()?,
             outcomes: Arc::new(Outcomes(map("outcomes_v4")?.try_into()?)),
+            pulses: Arc::new(Pulses::map(
+                data_of(&map("pulses_v4")?)?.fd().as_fd(),
+                map("answers_v4")?.try_into()?,
+            )?),
+            signals: Some(map("signals_v4")?),
         })
     }
 
