@@ -32,7 +32,7 @@ fn bytes(map: &Map, entries: u64, processors: u64) -> u64 {
     const BPF_F_MMAPABLE: u32 = 1 << 10;
     const PAGE: u64 = 4096;
     /// `struct bpf_ringbuf_map`, of 6.18, and pages for its own use, for who reads, and for who writes.
-    const RING: u64 = 264;
+    const RING: u64 = 304;
     const RING_PAGES: u64 = 3;
     /// `struct htab_elem`, in front of key and value.
     const ELEMENT: u64 = 48;
