@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 const START: Duration = Duration::from_secs(10);
 
 /// How long it is open, at least.
-const OPEN: Duration = Duration::from_secs(2);
+const OPEN: Duration = Duration::from_secs(1);
 
 /// Writes again and again, as an application that connects anew when its connection ends, until a write succeeds or fails as it
 /// should. Returns when.
