@@ -45,7 +45,7 @@ use self::{
     suspicion::Suspicion,
 };
 use crate::model::{
-    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind, Verdict,
+    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, ProbeOutcome, Service, SwitchKind,
 };
 
 mod action;
@@ -193,14 +193,8 @@ impl Core {
         if change.is_some() {
             self.note(member, address, check, outcome);
         }
-        match outcome.verdict() {
-            // Another check may be failing still.
-            Verdict::Pass if self.answers[member.0].failing_since().is_none() => {
-                self.seen[member.0].on_pass();
-            }
-            Verdict::Fail => self.seen[member.0].on_failure(),
-            Verdict::Pass | Verdict::Inconclusive => {}
-        }
+        let doubt_begins = change.is_some_and(|change| change.pace == Some(Pace::Fast));
+        self.weigh_signals(member, outcome.verdict(), doubt_begins);
         self.carry_on(member, Vec::new());
         if let Some(change) = change {
             self.tell_address(member, address, change);

@@ -9,8 +9,8 @@
 //! * A member is looked at no more often than every `fast_interval`. What comes earlier waits until then.
 //! * A kind that keeps crying wolf waits longer each time, from `fast_interval` doubling up to the longest `interval`: then it costs one
 //!   probe more in an interval, and its looks come no later than without signals. Each kind by itself, so that the loss of a
-//!   bad network does not hide the silence of a dead one. A probe that fails, or an interval of quiet, and the kind is
-//!   believed at once again.
+//!   bad network does not hide the silence of a dead one. A probe that begins to fail, or an interval of quiet, and the
+//!   kind is believed at once again.
 //! * A member that is down is not looked at: nothing new would be learnt.
 //!
 //! What the traffic was like ([`Core::on_traffic`]) is the business of the [`breaker`](super::breaker).
@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Core, Time};
-use crate::model::{Borne, Check, MemberId, MemberState, Signal, SignalKind, Signals, Traffic};
+use crate::model::{Borne, Check, MemberId, MemberState, Signal, SignalKind, Signals, Traffic, Verdict};
 
 /// No more often is the same kind of a member an event.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -122,16 +122,6 @@ impl Seen {
     pub(super) fn kinds(&self) -> impl Iterator<Item = &Kind> {
         self.kinds.iter().filter(|kind| kind.newest.is_some())
     }
-
-    /// A probe has failed: what is seen now is believed.
-    pub(super) fn on_failure(&mut self) {
-        self.kinds.iter_mut().for_each(|kind| kind.wait = Duration::ZERO);
-    }
-
-    /// A probe has passed: there was nothing.
-    pub(super) fn on_pass(&mut self) {
-        self.alarm = None;
-    }
 }
 
 impl Core {
@@ -163,6 +153,19 @@ impl Core {
         };
         if self.members[member.0].on_traffic(self.now, &settings, traffic) {
             self.carry_on(member, Vec::new());
+        }
+    }
+
+    /// What a probe has found of the signals before it: something that was not known, or nothing.
+    pub(super) fn weigh_signals(&mut self, member: MemberId, verdict: Verdict, doubt_begins: bool) {
+        let seen = &mut self.seen[member.0];
+        match verdict {
+            // Another check may be failing still.
+            Verdict::Pass if self.answers[member.0].failing_since().is_none() => seen.alarm = None,
+            Verdict::Fail if doubt_begins => {
+                seen.kinds.iter_mut().for_each(|kind| kind.wait = Duration::ZERO);
+            }
+            Verdict::Pass | Verdict::Fail | Verdict::Inconclusive => {}
         }
     }
 
