@@ -116,6 +116,7 @@ const NO_ERROR: u32 = u32::MAX;
 ///
 /// It raises no signal itself: kernels before 6.6 have no room on the stack for a third function in a row.
 #[inline(never)]
+#[expect(clippy::needless_pass_by_value, reason = "a reference would keep the caller's packet on its stack")]
 fn closely<H: Hook>(packet: H, flow: &mut Flow, acknowledged: u32, note: Note) -> u32 {
     let now = kernel::ticks();
     let stretch = stretch_of(now);
