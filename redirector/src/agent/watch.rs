@@ -78,6 +78,30 @@ pub(super) struct Counted {
     pub(super) stalled: u64,
 }
 
+/// The clock that pulses are on.
+pub(super) trait Clock {
+    /// Now, in ticks. A system call.
+    fn now(&self) -> Result<u32>;
+    /// How long so many ticks are.
+    fn duration(&self, ticks: u32) -> Duration;
+    /// How many ticks a time takes.
+    fn ticks(&self, time: Duration) -> u32;
+}
+
+impl Clock for Ticks {
+    fn now(&self) -> Result<u32> {
+        Ticks::now(self)
+    }
+
+    fn duration(&self, ticks: u32) -> Duration {
+        Ticks::duration(self, ticks)
+    }
+
+    fn ticks(&self, time: Duration) -> u32 {
+        Ticks::ticks(self, time)
+    }
+}
+
 /// What a look has seen of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
@@ -263,7 +287,7 @@ impl Watch {
         &mut self,
         now: Instant,
         pulses: &Pulses,
-        ticks: &Ticks,
+        ticks: &impl Clock,
         mut tell: impl FnMut(ServiceId, MemberId, Seen),
     ) -> Result<()> {
         self.next = None;
@@ -298,3 +322,6 @@ impl Watch {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -206,16 +206,21 @@ fn vitals(members: &[MemberStatus]) -> Table<5> {
     table
 }
 
-/// `retransmitted 12, error_reply 3 (loading 3)`
+/// `error_reply 3 (loading 3), retransmitted 12`
 fn seen(vitals: &VitalsStatus) -> String {
-    let list = |counts: &BTreeMap<String, u64>| {
+    let list = |counts: &BTreeMap<String, u64>, more: &dyn Fn(&str) -> String| {
         let counts = counts.iter().filter(|(_, count)| **count > 0);
-        counts.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+        let words = counts.map(|(name, count)| format!("{name} {count}{}", more(name)));
+        words.collect::<Vec<_>>().join(", ")
     };
-    match (list(&vitals.signals), list(&vitals.error_replies)) {
-        (signals, _) if signals.is_empty() => "no trouble".to_owned(),
-        (signals, errors) if errors.is_empty() => signals,
-        (signals, errors) => format!("{signals} ({errors})"),
+    let errors = list(&vitals.error_replies, &|_| String::new());
+    let which = |name: &str| match name {
+        "error_reply" if !errors.is_empty() => format!(" ({errors})"),
+        _ => String::new(),
+    };
+    match list(&vitals.signals, &which) {
+        nothing if nothing.is_empty() => "no trouble".to_owned(),
+        signals => signals,
     }
 }
 
