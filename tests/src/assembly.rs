@@ -133,5 +133,7 @@ fn extra_sources() -> impl Iterator<Item = Ipv4Addr> {
 
 /// One address has some 28 000 ports for its clients.
 fn clients_of_the_host() -> impl Iterator<Item = Ipv4Addr> {
-    (1..=CONTAINERS).map(|number| Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 8, 0).to_bits() + number as u32))
+    (1_u32..)
+        .take(CONTAINERS)
+        .map(|number| Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 8, 0).to_bits() + number))
 }
