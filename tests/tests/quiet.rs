@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use redirector_tests::{
-    Agent, Load, Member, Offloads, Scenario, VIP_PORT, VIP_V4, VIP_V6, WaitingClient, Workers,
+    Agent, Lab, Load, Member, Offloads, Scenario, VIP_PORT, VIP_V4, VIP_V6, WaitingClient, Workers,
 };
 use serde_json::Value as Json;
 
@@ -58,6 +58,7 @@ fn nobody_is_left_for_what_happens_every_day() {
             Ok(())
         })?;
 
+        tell(lab, &agent)?;
         let is_alarm = |event: &&Json| {
             event["event"] == "switch" && !event["from"].is_null() || event["state"] == "down"
         };
@@ -78,6 +79,20 @@ fn nobody_is_left_for_what_happens_every_day() {
         }
         Ok(())
     });
+}
+
+/// What the programs have seen of the active member meanwhile, and how often the members were asked.
+fn tell(lab: &Lab, agent: &Agent) -> Result<()> {
+    let status = agent.status()?;
+    let signals = &status["services"][0]["members"][0]["signals"];
+    let probes = lab.members().iter().map(pings).collect::<Result<Vec<_>>>()?;
+    eprintln!("  signals of m1 at the one VIP: {signals}; probes for both VIPs: {probes:?}");
+    for seen in ["refused", "unanswered", "reset", "retransmitted", "stalled"] {
+        ensure!(signals[seen].as_u64() > Some(0), "there was nothing to be mistaken about: no {seen}");
+    }
+    // Each look is one more.
+    ensure!(probes[0] > probes[1] + 10, "nobody has looked");
+    Ok(())
 }
 
 /// However much traffic there is: what the kernel sees of it is no reason to ask while all is well.
