@@ -69,8 +69,11 @@ pub struct Flow {
     pub opened_at: u32,
     /// What was looked at to measure round trips.
     pub looked: Looked,
+    /// In which tick a reply was looked at for an error last. Not [`Half::at`], which the member's answer to the SYN has set: on a
+    /// short way the first reply, which says most of a member that is loading or full, comes in the same tick.
+    pub answered_at: u32,
     /// Fills the line.
-    pub reserved_rest: [u32; 7],
+    pub reserved_rest: [u32; 6],
 }
 
 /// The way to an address, as the routing table said. The first fields are `struct bpf_redir_neigh`.

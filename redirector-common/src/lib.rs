@@ -15,6 +15,7 @@
 //! | [`sample`] | measuring round trips |
 //! | [`rate`] | the cap on new connections |
 //! | [`reset`] | the numbers of a correct RST (RFC 9293), and its header |
+//! | [`inject`] | how the agent asks for a flow to be reset |
 //! | [`build`] | the other headers of packets that programs make |
 //! | [`outcome`] | what became of a packet |
 //! | [`layout`] | the remaining map values, map names and sizes |
@@ -33,6 +34,7 @@ pub mod checksum;
 pub mod decision;
 pub mod flow;
 pub mod icmp;
+pub mod inject;
 pub mod layout;
 pub mod outcome;
 pub mod packet;

@@ -4,6 +4,7 @@
 
 use redirector_common::{
     flow::{Flow, Step, Way, on_client_segment},
+    inject::asked_for,
     layout::Continuation,
     outcome::Outcome,
     packet::{Segment, translate},
@@ -12,7 +13,7 @@ use redirector_common::{
 use crate::{
     half_open,
     hook::{Hook, Verdict},
-    kernel, maps, pulse,
+    inject, kernel, maps, pulse,
     reset::{self, Sender},
     settings, signal,
 };
@@ -32,7 +33,7 @@ enum Plan {
     /// Answer with a reset.
     Refuse(Outcome),
     /// Answer with a reset to both ends.
-    ResetBoth(&'static Flow),
+    ResetBoth(&'static Flow, Sender),
 }
 
 /// Carries a segment of a flow that lives. Everything else goes on in [`handle`], in a program of its own.
@@ -64,12 +65,18 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
             carry(hook, segment, flow, outcome, last, again)
         }
         Plan::Refuse(outcome) => hook.refuse(outcome),
-        Plan::ResetBoth(flow) => reset::both(hook, segment, &segment.ends, flow, Sender::Client),
+        Plan::ResetBoth(flow, sender) => reset::both(hook, segment, &segment.ends, flow, sender),
     }
 }
 
 #[inline(always)]
 fn decide<H: Hook>(hook: &H, segment: &Segment) -> Plan {
+    if let Some(incarnation) = asked_for(segment) {
+        return match inject::flow_of(segment, incarnation) {
+            Some(flow) => Plan::ResetBoth(flow, Sender::Agent),
+            None => Plan::Drop(Outcome::ResetDropped),
+        };
+    }
     if let Some(flow) = maps::flow(&segment.ends) {
         let stale = flow.is_stale(&maps::standing(flow));
         let mut step = on_client_segment(flow, segment, stale);
@@ -97,7 +104,7 @@ fn decide<H: Hook>(hook: &H, segment: &Segment) -> Plan {
         match step {
             Step::Carry => return Plan::Carry { flow, outcome: carried, last: false },
             Step::CarryLast => return Plan::Carry { flow, outcome: carried, last: true },
-            Step::ResetBoth => return Plan::ResetBoth(flow),
+            Step::ResetBoth => return Plan::ResetBoth(flow, Sender::Client),
             Step::OpenAnew => {
                 let (member_side, incarnation) = (flow.member_side, flow.incarnation);
                 if !Flow::is_of(maps::incarnation_now(flow), &segment.ends) {

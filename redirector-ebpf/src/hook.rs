@@ -28,6 +28,10 @@ pub trait Hook: Packet + Sized {
     /// The same packet, for a function that the kernel verifies by itself.
     fn again(&self) -> Self;
 
+    /// A word of what a segment carries. It may lie apart from the headers, where [`Packet::load`] does not reach: always in what a
+    /// socket of this host sent (a container's server), and with devices that split headers off.
+    fn data(&self, offset: usize) -> Option<u32>;
+
     /// Leaves for a member over `route`.
     fn to_member(&mut self, route: &Route) -> Self::Action;
 

@@ -199,6 +199,7 @@ fn prepare(draft: &mut Draft, segment: &Segment, slot: &Slot) {
     let stretch = pulse::stretch_of(flow.opened_at).wrapping_sub(1);
     flow.sample = Sample { stretch, ..Sample::default() };
     flow.looked = Looked { stretch, segments: 0 };
+    flow.answered_at = flow.opened_at.wrapping_sub(1);
     flow.failed = 0;
     draft.stub = Stub { incarnation, client_side: segment.ends, reserved: 0 };
 }

@@ -52,7 +52,7 @@ pub fn heard(member: u16, has_data: bool, now: u32) {
 pub fn heard_on<H: Hook>(hook: &H, flow: &mut Flow, client_side: &Tuple, segment: &Segment, now: u32) {
     let has_data = segment.data() != 0;
     heard(flow.member, has_data, now);
-    if flow.looked.stretch != stretch_of(now) || (has_data && flow.replies.at != now) {
+    if flow.looked.stretch != stretch_of(now) || (has_data && flow.answered_at != now) {
         let note = Note::of(segment, has_data);
         let error = closely(hook.again(), flow, segment.acknowledged, note);
         if error != NO_ERROR {
@@ -116,6 +116,7 @@ const NO_ERROR: u32 = u32::MAX;
 ///
 /// It raises no signal itself: kernels before 6.6 have no room on the stack for a third function in a row.
 #[inline(never)]
+#[expect(clippy::needless_pass_by_value, reason = "a reference would keep the caller's packet on its stack")]
 fn closely<H: Hook>(packet: H, flow: &mut Flow, acknowledged: u32, note: Note) -> u32 {
     let now = kernel::ticks();
     let stretch = stretch_of(now);
@@ -123,7 +124,8 @@ fn closely<H: Hook>(packet: H, flow: &mut Flow, acknowledged: u32, note: Note) -
         let measured = measure(flow, acknowledged, note.flags());
         flow.looked = flow.looked.after(stretch, measured);
     }
-    if note.has_data() && flow.replies.at != now {
+    if note.has_data() && flow.answered_at != now {
+        flow.answered_at = now;
         maps::count_answer(flow.member);
         if let Some(error) = error_in(&packet, note.tcp_offset()) {
             if let Some(pulse) = maps::pulse(flow.member) {
@@ -160,14 +162,14 @@ fn measure(flow: &Flow, acknowledged: u32, flags: Flags) -> bool {
     true
 }
 
-/// The error that a reply begins with. A reply whose beginning lies out of reach, in another part of a large packet, is none.
+/// The error that a reply begins with.
 #[inline(always)]
 fn error_in<H: Hook>(packet: &H, tcp: usize) -> Option<ErrorReply> {
     let [length, ..] = packet.load::<u32>(tcp + 12)?.to_ne_bytes();
-    let start = packet.forget(tcp + usize::from(length >> 4) * 4);
-    let first: u32 = packet.load(start)?;
+    let start = tcp + usize::from(length >> 4) * 4;
+    let first = packet.data(start)?;
     if first.to_ne_bytes()[0] != b'-' {
         return None;
     }
-    ErrorReply::of([first, packet.load(start + 4)?, packet.load(start + 8)?])
+    ErrorReply::of([first, packet.data(start + 4)?, packet.data(start + 8)?])
 }

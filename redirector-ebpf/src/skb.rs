@@ -147,6 +147,11 @@ impl<const START: usize> Hook for Skb<START> {
     }
 
     #[inline(always)]
+    fn data(&self, offset: usize) -> Option<u32> {
+        self.ctx.load(offset).ok()
+    }
+
+    #[inline(always)]
     fn to_member(&mut self, route: &Route) -> i32 {
         match route.way() {
             Way::Neighbour => kernel::redirect_to_neighbour(route),

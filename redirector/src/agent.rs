@@ -352,8 +352,7 @@ impl Agent {
                 let (service, member) = self.names(id, member);
                 self.observer.signal(service, member, &signal, looked);
             }
-            // Without it all of them are reset at the end.
-            Action::Spread { .. } => {}
+            Action::Spread { from, epoch, over } => self.datapath.spread(id, from, epoch, over),
             ask @ Action::AskHooks { .. } => self.ask_hooks(id, ask),
             other @ (Action::Round { .. } | Action::Answer { .. } | Action::Orders(_)) => {
                 self.act_on_orders(id, other);

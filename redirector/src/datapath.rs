@@ -26,6 +26,8 @@
 //! | `notice` | what its threads tell the agent |
 //! | `bpf` | `bpf(2)`, as far as aya lacks it |
 //! | `sockets` | `SOCK_DESTROY` |
+//! | `namespaces` | the network namespaces that clients are in, beside this one |
+//! | `inject` | resets for clients whose socket cannot be destroyed |
 //! | `sweep` | resetting what a switch made stale |
 //!
 //! # Invariants
@@ -45,10 +47,12 @@ mod events;
 mod flows;
 mod follow;
 mod host;
+mod inject;
 mod links;
 mod list;
 mod maps;
 mod memory;
+mod namespaces;
 pub mod network;
 mod notice;
 mod pace;
@@ -92,6 +96,7 @@ pub use self::{
     preflight::check_ports,
     pulses::{Beat, Pulses, Totals, Vitals},
     signals::{OfMember, Signals},
+    sweep::ResetWays,
 };
 
 use self::{
@@ -105,7 +110,7 @@ use self::{
     registry::Ids,
     routes::{Reach, View, Wanted},
     slots::Slots,
-    sweep::{Sweeper, lock},
+    sweep::{Over, Sweeper, lock},
 };
 use crate::{
     config::Resolved,
@@ -203,7 +208,7 @@ impl Datapath {
         let (steering, slots) = (Arc::clone(&maps.steering), Arc::clone(&maps.slots));
         let maps = Arc::new(Mutex::new(maps));
         let (notices, told) = mpsc::unbounded_channel();
-        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), notices.clone())?);
+        let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), &config.datapath.device, notices.clone())?);
         let clock = Clock::new(programs::classifier(loaded.programs(), programs::CLOCK)?.fd()?.as_fd())?;
         let pulses = Arc::clone(&lock(&maps).pulses);
         let signals = lock(&maps).signals.take().map(|map| Signals::new(map, clock.clone())).transpose()?;
@@ -332,6 +337,9 @@ impl Datapath {
     pub fn switch(&self, service: ServiceId, active: Option<MemberId>, epoch: Epoch) {
         let active = active.map(|member| self.ids.member(service, member));
         self.steering.set_decision(self.ids.service(service), Decision { active, epoch: epoch.0 });
+        if let Some(active) = active {
+            self.sweeper.keep(active);
+        }
     }
 
     /// Makes flows of every member but the active one stale if they are older than `epoch`, and resets them.
@@ -342,6 +350,13 @@ impl Datapath {
             self.steering.raise_floor(member, u64::from(epoch.0));
         }
         self.sweeper.sweep();
+    }
+
+    /// Resets the flows of `from` that are older than `epoch`, evenly over `time`. They do not become stale by that:
+    /// [`Datapath::raise_floor`] is to follow when the time is over. Ends early when `from` becomes active again.
+    pub fn spread(&self, service: ServiceId, from: MemberId, epoch: Epoch, time: Duration) {
+        let (member, epoch) = (self.ids.member(service, from), u64::from(epoch.0));
+        self.sweeper.spread(Over { member, epoch, since: Instant::now(), time });
     }
 
     /// What its threads and tasks tell, from the start on. To be called once: later there is nothing to hear.
@@ -389,6 +404,7 @@ impl Datapath {
         let ids = self.ids.clone();
         let collected = Arc::clone(&self.collector.collected);
         let pulses = Arc::clone(&self.pulses);
+        let ways = self.sweeper.ways.clone();
         move || {
             let table = lock(&maps).flows.clone();
             let mut flows = vec![0; layout::MAX_MEMBERS as usize];
@@ -409,7 +425,7 @@ impl Datapath {
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes, collected, pulses, max_flows, counted_in })
+            Ok(Counts { ids, flows, outcomes, collected, pulses, max_flows, counted_in, ways })
         }
     }
 
@@ -474,6 +490,8 @@ pub struct Counts {
     pub max_flows: u32,
     /// How long reading the flow table took.
     pub counted_in: Duration,
+    /// Which clients can be reset at a switch.
+    pub ways: ResetWays,
 }
 
 impl Counts {

@@ -196,7 +196,7 @@ impl Core {
         match outcome.verdict() {
             // Another check may be failing still.
             Verdict::Pass if self.answers[member.0].failing_since().is_none() => {
-                self.seen[member.0].on_pass()
+                self.seen[member.0].on_pass();
             }
             Verdict::Fail => self.seen[member.0].on_failure(),
             Verdict::Pass | Verdict::Inconclusive => {}

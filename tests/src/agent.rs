@@ -2,6 +2,8 @@
 
 use std::{
     env, fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{ExitStatus, Output},
     sync::Arc,
@@ -10,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::process::Signal;
+use rustix::{
+    process::Signal,
+    time::{ClockId, clock_gettime},
+};
 use serde_json::Value as Json;
 
 use crate::{AgentConfig, Host, Process, diagnostics, scratch::Scratch, wait_until};
@@ -128,6 +133,27 @@ impl Agent {
         let output = self.verb(&["status", "-o", "json"])?;
         anyhow::ensure!(output.status.success(), "status: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).context("status -o json prints something else")
+    }
+
+    /// Has a service switched at once, past the checks, by a request on the control socket: a verb takes time to start.
+    /// Returns when (`CLOCK_MONOTONIC`) it was asked for.
+    ///
+    /// # Errors
+    /// When the agent refuses, with what it said.
+    pub fn switch_at_once(&self, service: &str, member: &str) -> Result<Duration> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(START))?;
+        let body = serde_json::json!({ "member": member, "force": true }).to_string();
+        let request = format!(
+            "POST /v1/services/{service}/switch HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let asked = clock_gettime(ClockId::Monotonic);
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "switch: {answer}");
+        Ok(Duration::try_from(asked)?)
     }
 
     /// Waits until `member` is active in every service.

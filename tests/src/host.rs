@@ -7,7 +7,7 @@ use std::{
     os::unix::{ffi::OsStrExt, process::CommandExt},
     panic,
     path::Path,
-    process::{Command, Output},
+    process::{ChildStdin, ChildStdout, Command, Output},
     sync::{Arc, OnceLock},
     thread::{self, JoinHandle},
     time::Duration,
@@ -119,6 +119,15 @@ impl Host {
     /// When the program does not start.
     pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
         Process::spawn(&format!("{}/{name}", self.name()), command)
+    }
+
+    /// The same, but standard input and standard output are the caller's.
+    pub(crate) fn spawn_to_talk(
+        &self,
+        name: &str,
+        command: Command,
+    ) -> Result<(Process, ChildStdin, ChildStdout)> {
+        Process::spawn_to_talk(&format!("{}/{name}", self.name()), command)
     }
 
     /// Runs a [`Host::command`] to its end, for ten seconds at most. Its exit code is the caller's to judge.

@@ -2,9 +2,9 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, BufRead, BufReader, PipeReader},
+    io::{self, BufRead, BufReader, PipeReader, PipeWriter},
     os::unix::process::CommandExt,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc},
     thread,
     time::{Duration, Instant},
@@ -62,8 +62,25 @@ pub struct Process {
 
 impl Process {
     pub(crate) fn spawn(name: &str, mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::null());
         let (output, input) = io::pipe()?;
-        command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
+        command.stdout(input.try_clone()?);
+        Self::spawn_logged(name, command, output, input)
+    }
+
+    /// The same, but standard input and standard output are the caller's.
+    pub(crate) fn spawn_to_talk(name: &str, mut command: Command) -> Result<(Self, ChildStdin, ChildStdout)> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let (output, input) = io::pipe()?;
+        let mut process = Self::spawn_logged(name, command, output, input)?;
+        let pipes = process.child.stdin.take().zip(process.child.stdout.take());
+        let (input, output) = pipes.with_context(|| format!("{name}: no pipes"))?;
+        Ok((process, input, output))
+    }
+
+    /// What comes out of `output` is its log; standard error is `input`, its other end.
+    fn spawn_logged(name: &str, mut command: Command, output: PipeReader, input: PipeWriter) -> Result<Self> {
+        command.stderr(input);
         belong_to_this_process(&mut command);
         let program = command.get_program().to_owned();
         let child = spawn_from_long_lived_thread(command)

@@ -22,6 +22,8 @@ mod forms;
 mod frame;
 #[path = "packets/fuzz.rs"]
 mod fuzz;
+#[path = "packets/inject.rs"]
+mod inject;
 #[path = "packets/pulses.rs"]
 mod pulses;
 #[path = "packets/table.rs"]

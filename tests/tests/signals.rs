@@ -94,10 +94,13 @@ fn events(agent: &Agent, name: &str) -> Result<Vec<Json>> {
 }
 
 fn patient(host: &Host) -> Result<Connection> {
-    let mut connection = host.connect((VIP_V4, VIP_PORT).into())?;
+    let connection = host.connect((VIP_V4, VIP_PORT).into())?;
     connection.set_time_limit(Some(SOON))?;
     Ok(connection)
 }
+
+/// Something that happens to a member.
+type Act = fn(&Lab, &Member) -> Result<()>;
 
 /// A black hole is left 300 ms, a frozen server one second after the look, which comes 100 ms after clients wait: no matter where
 /// between two probes it happens.
@@ -106,7 +109,7 @@ fn trouble_with_traffic_is_decided_without_waiting_for_the_next_probe() {
     Scenario::new(Offloads::On).run(|lab| {
         let agent = agent(lab, &config(lab))?;
         let workers = load(lab)?;
-        let strikes: [(_, _, fn(&Lab, &Member) -> Result<()>, fn(&Lab, &Member) -> Result<()>); 2] = [
+        let strikes: [(_, _, Act, Act); 2] = [
             ("black hole", 400, Lab::black_hole, Lab::heal),
             ("freeze", 1110, |_, member| member.freeze(), |_, member| member.thaw()),
         ];

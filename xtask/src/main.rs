@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use self::kernels::Extent;
 
+mod clients;
 mod kernels;
 mod run;
 mod setup;
@@ -80,15 +81,15 @@ fn act(verb: Verb) -> Result<()> {
             test::kernels(&names, if short { Extent::Short } else { Extent::All }, &cargo_test)
         }
         Verb::Test { kernels: None, cargo_test, .. } => test::test(&cargo_test),
-        Verb::Demo { arguments } => show("demo", &arguments),
-        Verb::Bench { arguments } => show("bench", &arguments),
+        Verb::Demo { arguments } => show("demo", &[], &arguments),
+        Verb::Bench { arguments } => show("bench", &["--bin", "crowd"], &arguments),
     }
 }
 
-/// Builds and becomes one of the programs of the lab.
-fn show(program: &str, arguments: &[String]) -> Result<()> {
+/// Builds and becomes one of the programs of the lab; `more` is built too, for that program to start.
+fn show(program: &str, more: &[&str], arguments: &[String]) -> Result<()> {
     run::need_root(program)?;
     setup::ensure()?;
-    let redirector = run::build_release(&["-p", "redirector-tests", "--bin", program])?;
+    let redirector = run::build_release(&[&["-p", "redirector-tests", "--bin", program], more].concat())?;
     run::become_program(&redirector.with_file_name(program), &redirector, arguments)
 }

@@ -7,8 +7,8 @@ use redirector_common::signal::{ErrorReply, Signal};
 use super::{clock::Clock, watch::Counted};
 use crate::{
     control::status::{
-        AddressStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ServiceStatus, Status, SwitchStatus,
-        VERSION, VitalsStatus,
+        AddressStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ResetsStatus, ServiceStatus, Status,
+        SwitchStatus, VERSION, VitalsStatus,
     },
     datapath::{Counts, Vitals},
     decide::{AddressView, MemberView, Switch, View},
@@ -57,6 +57,12 @@ pub(super) fn status(
         services: services.collect(),
         outcomes: outcomes.collect(),
         collected: collected.into_iter().collect(),
+        resets: ResetsStatus {
+            sockets: counts.ways.sockets.is_none(),
+            namespaces: counts.ways.namespaces.is_none(),
+            requests: counts.ways.requests.is_none(),
+            problems: counts.ways.problems(),
+        },
     }
 }
 

@@ -72,6 +72,9 @@ impl fmt::Display for Blocks<'_> {
             }
             write_service(f, service, self.now, self.one)?;
         }
+        for problem in &self.status.resets.problems {
+            writeln!(f, "\nat a switch  {}", problem.replace(char::is_control, "?"))?;
+        }
         Ok(())
     }
 }
@@ -326,6 +329,7 @@ mod tests {
                 services,
                 outcomes: BTreeMap::new(),
                 collected: BTreeMap::new(),
+                resets: Default::default(),
             },
             now,
             one,

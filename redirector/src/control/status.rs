@@ -28,6 +28,22 @@ pub struct Status {
     /// than its state allows), `stale` (its member was left, and nobody sent on it), `halves` (its other half was lost).
     #[serde(default)]
     pub collected: BTreeMap<String, u64>,
+    /// Which clients are reset at a switch without waiting for their next packet (`docs/resets.md`).
+    #[serde(default)]
+    pub resets: ResetsStatus,
+}
+
+/// The ways to reset a client; tried when the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetsStatus {
+    /// The sockets of local clients are destroyed.
+    pub sockets: bool,
+    /// So are those in network namespaces beside the agent's.
+    pub namespaces: bool,
+    /// All others are sent resets.
+    pub requests: bool,
+    /// What is not possible, why, and what happens instead, in words.
+    pub problems: Vec<String>,
 }
 
 /// Packets of one outcome. A large segment before segmentation counts as one packet.

@@ -262,11 +262,12 @@ impl Ending {
         self.changed.notify_one();
         self.follower.arrive(&self.wanted, &self.view).await?;
         let (maps, vips) = (Arc::clone(&self.maps), Arc::new(self.vips));
+        let device = &self.wanted.config.datapath.device;
         for wait in [Duration::ZERO, GRACE] {
             tokio::time::sleep(wait).await;
-            let (maps, vips) = (Arc::clone(&maps), Arc::clone(&vips));
+            let (maps, vips, device) = (Arc::clone(&maps), Arc::clone(&vips), device.clone());
             // Reads the whole flow table. Its resets need the routes that are there.
-            let ended = spawn_blocking(move || sweep::end_without_vip(&maps, &vips));
+            let ended = spawn_blocking(move || sweep::end_without_vip(&maps, &vips, &device));
             ended.await.context("ending flows was cut short")??;
         }
         self.follower.leave(&self.wanted).await?;

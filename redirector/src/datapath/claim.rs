@@ -118,7 +118,7 @@ pub(super) async fn remove(network: &Network, pin_dir: &Path, device: &str) -> R
     let found = settled(pin_dir).await?;
     found.may_be_removed(pin_dir)?;
     match &found {
-        Holds::Ours => sweep::reset_all(Maps::open(pin_dir)?)?,
+        Holds::Ours => sweep::reset_all(Maps::open(pin_dir)?, device)?,
         Holds::OtherLayout(layout) => tracing::warn!(
             "this version cannot read the flows of layout {layout}: they end without a reset, and who waits for an \
              answer waits until a time-out"

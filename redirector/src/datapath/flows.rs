@@ -24,6 +24,15 @@ pub(super) struct Flows {
     replies: Table<Tuple, Stub>,
 }
 
+/// A flow, by what names exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    /// Its key.
+    pub(super) client_side: Tuple,
+    /// Another one has the same key by now, if this differs.
+    pub(super) incarnation: u64,
+}
+
 impl Flows {
     /// Of the maps `flows` and `replies`.
     pub(super) fn new(flows: BorrowedFd<'_>, replies: BorrowedFd<'_>) -> io::Result<Self> {
@@ -59,9 +68,15 @@ impl Flows {
         Ok(stub.is_some_and(|stub| stub.incarnation == flow.incarnation))
     }
 
+    /// Whether a flow is still there, and not another one with its tuple.
+    pub(super) fn has(&self, flow: &Named) -> Result<bool> {
+        let now = self.flows.get(&flow.client_side).context("cannot read a flow")?;
+        Ok(now.is_some_and(|now| now.incarnation == flow.incarnation))
+    }
+
     /// Forgets a flow, both halves, unless the entry is another one by now.
-    pub(super) fn remove(&self, client_side: &Tuple, flow: &Flow) -> Result<()> {
-        self.remove_if(client_side, flow, |now| now.incarnation == flow.incarnation).map(drop)
+    pub(super) fn remove(&self, flow: &Named) -> Result<()> {
+        self.remove_if(&flow.client_side, |now| now.incarnation == flow.incarnation).map(drop)
     }
 
     /// Forgets a flow, both halves, unless something was carried since `flow` was read. Returns whether it did.
@@ -70,25 +85,18 @@ impl Flows {
     /// reset when he goes on: nobody is left hanging.
     pub(super) fn remove_idle(&self, client_side: &Tuple, flow: &Flow) -> Result<bool> {
         let unchanged = |now: &Half, then: &Half| now.at == then.at && now.seen == then.seen;
-        self.remove_if(client_side, flow, |now| {
+        self.remove_if(client_side, |now| {
             now.incarnation == flow.incarnation
                 && unchanged(&now.client, &flow.client)
                 && unchanged(&now.replies, &flow.replies)
         })
     }
 
-    fn remove_if(
-        &self,
-        client_side: &Tuple,
-        flow: &Flow,
-        is_meant: impl FnOnce(&Flow) -> bool,
-    ) -> Result<bool> {
+    fn remove_if(&self, client_side: &Tuple, is_meant: impl FnOnce(&Flow) -> bool) -> Result<bool> {
         let now = self.flows.get(client_side).context("cannot read a flow")?;
-        if !now.is_some_and(|now| is_meant(&now)) {
-            return Ok(false);
-        }
+        let Some(flow) = now.filter(|now| is_meant(now)) else { return Ok(false) };
         // The stub goes first: a reply that still comes is then nobody's.
-        if self.has_stub(flow)? {
+        if self.has_stub(&flow)? {
             self.replies.remove(&flow.member_side).context("cannot delete a stub")?;
         }
         self.flows.remove(client_side).context("cannot delete a flow")

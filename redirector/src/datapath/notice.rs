@@ -30,8 +30,8 @@ pub struct Swept {
 /// Stale flows of one member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweptFlows {
-    /// Their sockets on this host were destroyed.
+    /// Both ends were reset: their sockets were destroyed, or they were sent resets.
     pub reset: u64,
-    /// Their clients are elsewhere, or their sockets could not be destroyed: reset with their next packet.
+    /// Neither was possible: reset with their next packet.
     pub waiting: u64,
 }

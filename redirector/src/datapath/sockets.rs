@@ -7,9 +7,13 @@
 mod diag;
 mod find;
 
-use std::io;
+use std::{
+    io::{self, Read as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::util::KernelVersion;
 use redirector_common::{addr::Tuple, flow::Flow};
 
@@ -17,7 +21,7 @@ use self::diag::Diag;
 pub(super) use self::find::Finder;
 
 /// Messages sent with one system call; the errors of all of them fit into a socket's receive buffer.
-const BATCH: usize = 128;
+pub(super) const BATCH: usize = 128;
 
 const HEADER: usize = 16;
 const REQUEST: usize = 56;
@@ -26,7 +30,7 @@ const MESSAGE: usize = HEADER + REQUEST;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 
-/// A netlink socket for destroying the sockets of this network namespace.
+/// A netlink socket for destroying the sockets of the network namespace in which it was opened.
 #[derive(Debug)]
 pub(super) struct Destroyer {
     diag: Diag,
@@ -43,7 +47,13 @@ pub(super) struct Victim {
     pub(super) cookie: u64,
 }
 
+impl Victim {
+    /// The cookie of whichever socket has the tuple (`INET_DIAG_NOCOOKIE`, twice).
+    pub(super) const ANY: u64 = u64::MAX;
+}
+
 impl Destroyer {
+    /// For the network namespace that the thread is in now.
     pub(super) fn open() -> Result<Self> {
         let kernel = KernelVersion::current().context("the kernel's version cannot be read")?;
         Ok(Self { diag: Diag::open()?, orphans: kernel >= KernelVersion::new(6, 11, 0) })
@@ -53,6 +63,29 @@ impl Destroyer {
     /// already leaks it (kernel commit bac76cf89816); the kernel takes no list of states for this command.
     pub(super) fn may_destroy(&self, flow: &Flow) -> bool {
         self.orphans || !flow.client.finished()
+    }
+
+    /// Destroys an own connection over the loopback device, which must be up.
+    pub(super) fn works(&self) -> Result<()> {
+        /// The kernel has answered by then; a client that is not woken waits for ever.
+        const PATIENCE: Duration = Duration::from_secs(1);
+
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
+        let mut client =
+            TcpStream::connect(listener.local_addr()?).context("cannot connect over loopback")?;
+        let _server = listener.accept()?;
+        let victim = Victim {
+            client_side: Tuple::between(client.local_addr()?, client.peer_addr()?),
+            cookie: rustix::net::sockopt::socket_cookie(&client)?,
+        };
+        if let Some((_, error)) = self.destroy(&[victim])?.into_iter().next() {
+            return Err(error).context("the kernel refuses to destroy a socket (CONFIG_INET_DIAG_DESTROY)");
+        }
+        client.set_read_timeout(Some(PATIENCE))?;
+        match client.read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+            other => bail!("a destroyed socket still answers: {other:?}"),
+        }
     }
 
     /// Destroys the sockets that still exist. Returns which ones the kernel refused, by their place in `victims`; one
@@ -108,11 +141,7 @@ fn append(bytes: &mut Vec<u8>, command: u16, number: usize, victim: &Victim) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Read as _,
-        net::{TcpListener, TcpStream},
-        os::fd::AsFd as _,
-    };
+    use std::os::fd::AsFd as _;
 
     use super::*;
 
@@ -125,6 +154,11 @@ mod tests {
         let listener = TcpListener::bind(address).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn it_works() {
+        Destroyer::open().unwrap().works().unwrap();
     }
 
     #[test]

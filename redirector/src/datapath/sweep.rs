@@ -2,28 +2,41 @@
 //!
 //! It runs in a thread of its own, so that a switch never waits for an earlier one's flows. What is stale is decided
 //! by the same compare as in the kernel; so a sweep may come late, twice, or after a restart of the agent.
+//!
+//! | module | concern |
+//! |---|---|
+//! | `crew` | several threads at once |
+//! | `end` | ending flows, each in the way that reaches its client |
+//! | `spread` | ending those of a planned switch over a while |
+//! | `ways` | which ways there are, found out at the start |
+
+mod crew;
+mod end;
+mod spread;
+mod ways;
 
 use std::{
-    collections::{BTreeMap, HashSet},
     net::SocketAddr,
+    ops::ControlFlow::{Break, Continue},
     sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use redirector_common::{
-    addr::Tuple,
-    flow::Flow,
-    layout::{MAX_MEMBERS, MAX_SERVICES},
-};
+use redirector_common::layout::{MAX_MEMBERS, MAX_SERVICES};
 use tokio::sync::watch;
 
+pub use self::ways::ResetWays;
+pub(super) use self::{crew::Crew, spread::Over};
+use self::{
+    end::{Doomed, Ender, Left, Pass},
+    spread::Spread,
+};
 use super::{
-    flows::Flows,
-    maps::{Maps, Standings, Vips},
-    notice::{Notice, Notices, Swept, SweptFlows},
-    sockets::{Destroyer, Victim},
+    maps::{Maps, Vips},
+    notice::{Notice, Notices, Swept},
+    sockets::BATCH,
 };
 
 /// When the passes of a sweep start, after the switch. A program that read the old decision just before the switch
@@ -32,46 +45,46 @@ use super::{
 const PASSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(250)];
 
-/// What one pass found, by member.
-type Pass = BTreeMap<u16, SweptFlows>;
+/// Local flows that are ended together while the table is read: enough for several threads, and not all of them, so that the
+/// agent's memory does not grow with the table.
+const BITE: usize = 8192;
 
-/// Tells of a pass. One that comes again has news only where it reset something: what waits was told before.
-fn tell(notices: &Notices, requested: Instant, mut found: Pass, comes_again: bool) {
-    found.retain(|_, flows| flows.reset > 0 || !comes_again);
-    if !comes_again || !found.is_empty() {
-        // Nobody listens to an agent that stops.
-        let _stops = notices.send(Notice::Swept(Swept { requested, ended: Instant::now(), members: found }));
-    }
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Request {
+    /// Reset whatever is stale; since then.
+    Sweep(Instant),
+    Spread(Over),
+    /// Go on with no spread of this member.
+    Keep(u16),
 }
 
 /// Hands sweeps to their thread.
 #[derive(Debug)]
 pub(super) struct Sweeper {
     /// `None` while dropping.
-    switches: Option<mpsc::Sender<Instant>>,
+    requests: Option<mpsc::Sender<Request>>,
     thread: Option<thread::JoinHandle<()>>,
     ended: watch::Receiver<()>,
+    pub(super) ways: ResetWays,
 }
 
 impl Sweeper {
-    /// Starts the thread.
-    pub(super) fn start(maps: Arc<Mutex<Maps>>, notices: Notices) -> Result<Self> {
-        let destroyer = Destroyer::open()?;
-        let (switches, requests) = mpsc::channel();
+    /// Starts the thread. `device`: the name of the VIP device.
+    pub(super) fn start(maps: Arc<Mutex<Maps>>, device: &str, notices: Notices) -> Result<Self> {
+        let ways = ResetWays::try_all(device);
+        let (requests, asked) = mpsc::channel();
+        let mut work = Work { maps, ender: Ender::open(device)?, notices, passes: None, spreads: Vec::new() };
         let (alive, ended) = watch::channel(());
         let thread = thread::Builder::new()
             .name("sweep".into())
             .spawn(move || {
                 // Dropped with the thread, also in a panic.
                 let _alive = alive;
-                while let Ok(switch) = requests.recv() {
-                    if let Err(error) = sweep(&maps, &destroyer, &requests, &notices, switch) {
-                        tracing::error!("resetting stale flows failed: {error:#}");
-                    }
-                }
+                work.run(&asked);
             })
             .context("cannot start the thread that resets stale flows")?;
-        Ok(Self { switches: Some(switches), thread: Some(thread), ended })
+        Ok(Self { requests: Some(requests), thread: Some(thread), ended, ways })
     }
 
     /// Waits for the end of the thread, which is to come with that of the sweeper only.
@@ -83,9 +96,23 @@ impl Sweeper {
 
     /// Resets whatever is stale now.
     pub(super) fn sweep(&self) {
-        if let Some(switches) = &self.switches {
+        self.ask(Request::Sweep(Instant::now()));
+    }
+
+    /// Resets flows that are not stale yet, one after the other.
+    pub(super) fn spread(&self, over: Over) {
+        self.ask(Request::Spread(over));
+    }
+
+    /// A member is active again: what was not reset yet stays.
+    pub(super) fn keep(&self, member: u16) {
+        self.ask(Request::Keep(member));
+    }
+
+    fn ask(&self, request: Request) {
+        if let Some(requests) = &self.requests {
             // The thread ends only when this end of the channel is gone, or in a panic: the agent ends too then.
-            let _thread_is_gone = switches.send(Instant::now());
+            let _thread_is_gone = requests.send(request);
         }
     }
 }
@@ -93,7 +120,7 @@ impl Sweeper {
 impl Drop for Sweeper {
     /// Waits for a sweep that is under way: an agent that stops right after a switch leaves nobody hanging.
     fn drop(&mut self) {
-        drop(self.switches.take());
+        drop(self.requests.take());
         if let Some(thread) = self.thread.take() {
             // A panic there was printed there.
             let _panicked = thread.join();
@@ -101,53 +128,94 @@ impl Drop for Sweeper {
     }
 }
 
-fn sweep(
-    maps: &Mutex<Maps>,
-    destroyer: &Destroyer,
-    requests: &mpsc::Receiver<Instant>,
-    notices: &Notices,
-    mut switch: Instant,
-) -> Result<()> {
-    let mut passes = PASSES.iter();
-    while let Some(after) = passes.next() {
-        let comes_again = !after.is_zero();
-        // A switch that comes meanwhile starts the passes anew.
-        let wait = (switch + *after).saturating_duration_since(Instant::now());
-        match requests.recv_timeout(wait) {
-            Ok(next) => {
-                switch = next;
-                passes = PASSES.iter();
-                continue;
+/// What the thread has to do.
+struct Work {
+    maps: Arc<Mutex<Maps>>,
+    ender: Ender,
+    notices: Notices,
+    /// A sweep under way: since when, and how many passes are over.
+    passes: Option<(Instant, usize)>,
+    spreads: Vec<Spread>,
+}
+
+impl Work {
+    fn run(&mut self, requests: &mpsc::Receiver<Request>) {
+        loop {
+            let next = match self.next() {
+                Some(at) => requests.recv_timeout(at.saturating_duration_since(Instant::now())),
+                None => requests.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            };
+            match next {
+                // A switch that comes meanwhile starts the passes anew.
+                Ok(Request::Sweep(switch)) => self.passes = Some((switch, 0)),
+                Ok(Request::Spread(over)) => self.begin(over),
+                Ok(Request::Keep(member)) => self.keep(member),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return self.stop(),
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            // The agent stops: once more at once, and no later.
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                tell(notices, switch, pass(maps, destroyer)?, comes_again);
-                return Ok(());
-            }
+            self.pass_if_due();
+            self.slice_if_due();
         }
-        // What fails now may go well in the next pass.
-        match pass(maps, destroyer) {
-            Ok(pass) => tell(notices, switch, pass, comes_again),
+    }
+
+    /// When there is something to do.
+    fn next(&self) -> Option<Instant> {
+        let pass = self.passes.map(|(switch, over)| switch + PASSES[over]);
+        self.spreads.iter().map(Spread::next).chain(pass).min()
+    }
+
+    fn pass_if_due(&mut self) {
+        let Some((switch, over)) =
+            self.passes.filter(|(switch, over)| *switch + PASSES[*over] <= Instant::now())
+        else {
+            return;
+        };
+        let is_last = over + 1 == PASSES.len();
+        self.pass(switch, over > 0, if is_last { Left::Go } else { Left::Stay });
+        self.passes = (!is_last).then_some((switch, over + 1));
+        if is_last {
+            self.ender.forget();
+        }
+    }
+
+    /// The agent stops: once more at once, and no later. What is spread is a drain, which the next agent goes on with.
+    fn stop(&mut self) {
+        if let Some((switch, over)) = self.passes {
+            self.pass(switch, over > 0, Left::Go);
+        }
+    }
+
+    /// What fails now may go well in the next pass.
+    fn pass(&mut self, switch: Instant, comes_again: bool, then: Left) {
+        match pass(&self.maps, &mut self.ender, then) {
+            Ok(found) => self.tell(switch, found, comes_again),
             Err(error) => tracing::error!("resetting stale flows failed: {error:#}"),
         }
     }
-    Ok(())
+
+    /// Tells of a pass. One that comes again has news only where it reset something: what waits was told before.
+    fn tell(&self, requested: Instant, mut found: Pass, comes_again: bool) {
+        found.retain(|_, flows| flows.reset > 0 || (!comes_again && flows.waiting > 0));
+        if !comes_again || !found.is_empty() {
+            // Nobody listens to an agent that stops.
+            let _stops =
+                self.notices.send(Notice::Swept(Swept { requested, ended: Instant::now(), members: found }));
+        }
+    }
 }
 
-/// Ends every flow of every service, for good.
-pub(super) fn reset_all(maps: Maps) -> Result<()> {
+/// Ends every flow of every service, for good. `device`: the name of the VIP device.
+pub(super) fn reset_all(maps: Maps, device: &str) -> Result<()> {
     let ids = |count| (0..count).filter_map(|id: u32| u16::try_from(id).ok());
     ids(MAX_SERVICES).for_each(|service| maps.steering.hold(service));
     ids(MAX_MEMBERS).try_for_each(|member| maps.slots.empty(member))?;
-    pass(&Mutex::new(maps), &Destroyer::open()?)?;
+    pass(&Mutex::new(maps), &mut Ender::open(device)?, Left::Go)?;
     Ok(())
 }
 
 /// Ends flows through VIPs that their services do not have any more. Nothing makes them stale: member, slot and epoch are
-/// what they were. The sockets of local clients are destroyed, and the kernel's own reset ends the member's side; flows
-/// of other clients are deleted, and both sides are refused with their next segment.
-pub(super) fn end_without_vip(maps: &Mutex<Maps>, vips: &Vips) -> Result<()> {
+/// what they were. `device`: the name of the VIP device.
+pub(super) fn end_without_vip(maps: &Mutex<Maps>, vips: &Vips, device: &str) -> Result<()> {
     // Reading the table takes a while: nobody waits for it.
     let (flows, standings) = {
         let maps = lock(maps);
@@ -163,72 +231,62 @@ pub(super) fn end_without_vip(maps: &Mutex<Maps>, vips: &Vips) -> Result<()> {
     if orphans.is_empty() {
         return Ok(());
     }
-    let destroyer = Destroyer::open()?;
-    let local = orphans.iter().filter(|(_, flow)| flow.cookie != 0 && destroyer.may_destroy(flow));
-    let victims = local.map(|(client_side, flow)| Victim { client_side: *client_side, cookie: flow.cookie });
-    // Whoever is refused goes the way of the others.
-    let _refused = destroyer.destroy(&victims.collect::<Vec<_>>())?;
-    for (client_side, flow) in &orphans {
-        flows.remove(client_side, flow)?;
-    }
+    let mut ender = Ender::open(device)?;
+    let (local, mut others): (Vec<_>, Vec<_>) =
+        orphans.iter().map(|(client_side, flow)| ender.doom(client_side, flow)).partition(Doomed::is_local);
+    let mut found = Pass::new();
+    others.extend(ender.end_local(&flows, &local, &mut found)?);
+    let beside = ender.look_beside(&others);
+    ender.end_others(&flows, &beside, &others, Left::Go, &mut found)?;
+    // Whom no reset could be sent to hears one with his next segment.
+    others.iter().try_for_each(|flow| flows.remove(&flow.name))?;
     tracing::info!(flows = orphans.len(), "ended the flows through VIPs that are gone");
     Ok(())
 }
 
-/// Destroys the local sockets of all stale flows, then deletes the flows that are left of them.
-fn pass(maps: &Mutex<Maps>, destroyer: &Destroyer) -> Result<Pass> {
+/// Ends all stale flows: those of local clients while the table is read, the others afterwards.
+fn pass(maps: &Mutex<Maps>, ender: &mut Ender, then: Left) -> Result<Pass> {
     // Reading the table takes a while: nobody waits for it.
     let (flows, standings) = {
         let maps = lock(maps);
         (maps.flows.clone(), maps.standings())
     };
-    let (local, mut found) = stale_flows(&flows, &standings, destroyer)?;
-    let victims: Vec<_> = local
-        .iter()
-        .map(|(client_side, flow)| Victim { client_side: *client_side, cookie: flow.cookie })
-        .collect();
-    let refused = destroyer.destroy(&victims)?;
-    if let Some((_, error)) = refused.first() {
-        tracing::warn!(
-            sockets = refused.len(),
-            "the kernel refused to destroy sockets ({error}); their flows are reset with their next packet. A kernel \
-             without CONFIG_INET_DIAG_DESTROY refuses all of them"
-        );
-    }
-    // A destroyed socket's own reset took its flow along. What is left of those had nothing to reset: a connection
-    // that was still opening, or a socket that is gone. Whoever was refused needs his flow to be reset at all.
-    let refused: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
-    for (number, (client_side, flow)) in local.iter().enumerate() {
-        let of_member = found.entry(flow.member).or_default();
-        if refused.contains(&number) {
-            of_member.waiting += 1;
-        } else {
-            of_member.reset += 1;
-            flows.remove(client_side, flow)?;
-        }
-    }
-    Ok(found)
-}
-
-/// The stale flows of local sockets, and how many others there are.
-fn stale_flows(
-    flows: &Flows,
-    standings: &Standings,
-    destroyer: &Destroyer,
-) -> Result<(Vec<(Tuple, Flow)>, Pass)> {
-    let mut local = Vec::new();
-    let mut others = Pass::new();
-    flows.for_each(|client_side, flow| {
+    let mut found = Pass::new();
+    let (mut local, mut others) = (Vec::with_capacity(BATCH), Vec::new());
+    // The first few hear of it at once.
+    let mut bite = BATCH;
+    let mut end_local = |local: &mut Vec<Doomed>, others: &mut Vec<Doomed>| -> Result<()> {
+        others.extend(ender.end_local(&flows, local, &mut found)?);
+        local.clear();
+        Ok(())
+    };
+    let mut failed = None;
+    flows.for_each_until(|client_side, flow| {
         if !standings.is_stale(flow) {
-            return;
+            return Continue(());
         }
-        if flow.cookie != 0 && destroyer.may_destroy(flow) {
-            local.push((*client_side, *flow));
+        let doomed = ender.doom(client_side, flow);
+        if doomed.is_local() {
+            local.push(doomed);
         } else {
-            others.entry(flow.member).or_default().waiting += 1;
+            others.push(doomed);
         }
+        if local.len() == bite {
+            if let Err(error) = end_local(&mut local, &mut others) {
+                failed = Some(error);
+                return Break(());
+            }
+            bite = BITE;
+        }
+        Continue(())
     })?;
-    Ok((local, others))
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    end_local(&mut local, &mut others)?;
+    let beside = ender.look_beside(&others);
+    ender.end_others(&flows, &beside, &others, then, &mut found)?;
+    Ok(found)
 }
 
 pub(super) fn lock(maps: &Mutex<Maps>) -> std::sync::MutexGuard<'_, Maps> {

@@ -84,7 +84,13 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
 }
 
 fn status_of(services: Vec<ServiceStatus>) -> Status {
-    Status { version: VERSION, services, outcomes: Default::default(), collected: Default::default() }
+    Status {
+        version: VERSION,
+        services,
+        outcomes: Default::default(),
+        collected: Default::default(),
+        resets: Default::default(),
+    }
 }
 
 fn two_services() -> Vec<ServiceStatus> {

@@ -6,6 +6,7 @@
 //! | `programs` | the kernel programs' time per packet under that traffic |
 //! | `packets` | the same, a packet at a time, without any traffic |
 //! | `failover` | from a fault until every client is served again |
+//! | `resets` | idle connections at a switch: first and last to hear of it, CPU, memory |
 //! | `rest` | what the agent costs when nothing happens |
 //! | `services` | the same with 500 services |
 //!
@@ -28,6 +29,8 @@ mod machine;
 mod packets;
 #[path = "bench/programs.rs"]
 mod programs;
+#[path = "bench/resets.rs"]
+mod resets;
 #[path = "bench/rest.rs"]
 mod rest;
 #[path = "bench/services.rs"]
@@ -59,6 +62,9 @@ struct Arguments {
     /// Only these (may be given several times)
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Connections at a switch, for `resets` (may be given several times)
+    #[arg(long, default_values_t = [1, 1_000, 100_000])]
+    crowd: Vec<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -69,6 +75,8 @@ enum Part {
     Programs,
     /// From a fault until every client is served again
     Failover,
+    /// Idle connections at a switch, up to 100 000
+    Resets,
     /// The agent's memory and CPU when nothing happens
     Rest,
     /// The same with 500 services
@@ -76,7 +84,7 @@ enum Part {
 }
 
 impl Part {
-    fn measure(self, effort: &Effort) -> Result<()> {
+    fn measure(self, effort: &Effort, crowds: &[usize]) -> Result<()> {
         match self {
             Self::Throughput => throughput::measure(effort).context("throughput"),
             Self::Programs => {
@@ -84,6 +92,7 @@ impl Part {
                 packets::measure(effort).context("programs, a packet at a time")
             }
             Self::Failover => failover::measure(effort).context("failover"),
+            Self::Resets => resets::measure(crowds).context("resets"),
             Self::Rest => rest::measure(effort).context("at rest"),
             Self::Services => services::measure(effort).context("many services"),
         }
@@ -109,7 +118,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     println!("# Redirector, measured\n\n{}", machine::describe()?);
     let parts = Part::value_variants().iter();
     for part in parts.filter(|part| arguments.only.is_empty() || arguments.only.contains(part)) {
-        part.measure(&effort)?;
+        part.measure(&effort, &arguments.crowd)?;
     }
     println!("Taken in {} s; load average at the end: {}.", start.elapsed().as_secs(), machine::load()?);
     Ok(())

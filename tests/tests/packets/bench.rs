@@ -18,6 +18,7 @@ use redirector_common::{
     addr::{Addr, Port, Tuple},
     decision::Decision,
     flow::{Flow, Stub, Way},
+    inject::request,
     layout::{FragmentKey, Fragments, SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
     rate::Rate,
@@ -338,6 +339,16 @@ impl Bench {
     /// Runs a packet through ingress of an uplink.
     pub fn came(&mut self, words: &str) -> Seen {
         self.run(INGRESS, words)
+    }
+
+    /// The agent asks for the only flow to be reset, or for one whose incarnation differs in these bits.
+    pub fn asked(&mut self, wrong: u64) -> Seen {
+        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v3");
+        let (client_side, flow) = flows.iter().next().unwrap().unwrap();
+        let (frame, length) = request(&client_side, flow.incarnation ^ wrong);
+        let (verdict, out, outcome) = self.run_frame(EGRESS, &frame[..length]).unwrap();
+        let packet = if out == frame[..length] { "unchanged".into() } else { describe(&out, &self.names) };
+        Seen { verdict, outcome, packet, copy: self.heard() }
     }
 
     /// Runs a frame through a program: the verdict, the frame afterwards, and the outcome. `None`: the kernel takes no

@@ -246,6 +246,18 @@ fn errors_that_mean_trouble_are_counted_by_kind() {
     });
 }
 
+/// A member that is full or loading says so at once: in the tick of its answer to the SYN, on a short way.
+#[test]
+fn the_first_reply_of_a_flow_is_looked_at() {
+    both(|bench| {
+        bench.establish();
+        let before = bench.answers();
+        bench.came("member > port PSH ACK seq=501 ack=101 says=-LOADING_Redis_is_loading");
+        assert_eq!(bench.answers(), before + 1);
+        assert_eq!(bench.pulse(MEMBER).errors[ErrorReply::Loading as usize], 1);
+    });
+}
+
 #[test]
 fn a_cap_admits_a_burst_and_then_its_rate() {
     both(|bench| {

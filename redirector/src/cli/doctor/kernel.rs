@@ -14,6 +14,7 @@ pub(super) fn rows(kernel: &Kernel, trials: &Trials, map_bytes: u64) -> Vec<Row>
         tried("connection", &trials.connections[1], "carried to the member", CONNECTION).about("IPv6"),
         tried("batches", &trials.batches, "the flow table is read in batches", BATCHES),
         sock_destroy(&trials.destroy),
+        reset_requests(&trials.requests),
         orphans(kernel),
         route_lookup(kernel),
         ipv6_checksum(kernel),
@@ -93,10 +94,26 @@ fn sock_destroy(trial: &Trial) -> Row {
             Area::Kernel,
             "sock_destroy",
             error,
-            "clients that wait are not woken at a switch: they learn of it with the next packet of either end; boot a \
-             kernel with CONFIG_INET_DIAG_DESTROY",
+            "clients are sent resets at a switch instead, which one that lost packets hears a moment later; boot a kernel \
+             with CONFIG_INET_DIAG_DESTROY",
         ),
         Trial::Untried(why) => untried("sock_destroy", *why),
+    }
+}
+
+fn reset_requests(trial: &Trial) -> Row {
+    match trial {
+        Trial::Works => {
+            Row::good(Area::Kernel, "reset_requests", "clients elsewhere are sent resets at a switch")
+        }
+        Trial::Fails(error) => Row::warning(
+            Area::Kernel,
+            "reset_requests",
+            error,
+            "clients that wait on other hosts, and in containers that cannot be entered, are not woken at a switch: they \
+             learn of it with the next packet of either end; give the agent CAP_NET_RAW and a kernel with CONFIG_PACKET",
+        ),
+        Trial::Untried(why) => untried("reset_requests", *why),
     }
 }
 
@@ -108,7 +125,7 @@ fn orphans(kernel: &Kernel) -> Row {
         Area::Kernel,
         "orphans",
         "sockets that their application closed are not destroyed (before Linux 6.11)",
-        "nothing: nobody waits on them, and the next packet of either end resets them",
+        "nothing: nobody waits on them, and they are sent resets",
     )
 }
 
@@ -235,6 +252,7 @@ mod tests {
             connections: [works(), works()],
             batches: works(),
             destroy: works(),
+            requests: works(),
         }
     }
 
@@ -273,7 +291,7 @@ mod tests {
         let rows = rows(&kernel, &Trials::without_privileges(), 0);
         assert_eq!((verdict(&rows, "version"), verdict(&rows, "capabilities")), (Some(Bad), Some(Bad)));
         assert_eq!(rows[1].next.as_deref(), Some(sentence));
-        for check in ["programs", "veth", "tcx", "connection", "batches", "sock_destroy"] {
+        for check in ["programs", "veth", "tcx", "connection", "batches", "sock_destroy", "reset_requests"] {
             assert_eq!(verdict(&rows, check), Some(Note), "{check}: nothing was tried");
         }
     }
@@ -288,13 +306,16 @@ mod tests {
             connections: [Trial::Works, fails()],
             batches: fails(),
             destroy: fails(),
+            requests: fails(),
             compiled: Some(false),
         };
         let rows = rows(&new(), &trials, 0);
         for check in ["programs", "veth", "tcx", "connection", "batches"] {
             assert_eq!(verdict(&rows, check), Some(Bad), "{check}");
         }
-        assert_eq!((verdict(&rows, "sock_destroy"), verdict(&rows, "jit")), (Some(Warning), Some(Warning)));
+        for check in ["sock_destroy", "reset_requests", "jit"] {
+            assert_eq!(verdict(&rows, check), Some(Warning), "{check}");
+        }
     }
 
     #[test]

@@ -3,33 +3,37 @@
 
 use std::{
     fmt, fs,
-    io::{self, Read as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     thread,
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData},
-    programs::{LinkOrder, TcAttachType, TestRun as _, TestRunOptions, tc::TcAttachOptions},
+    programs::{
+        LinkOrder, TcAttachType, TestRun as _, TestRunOptions,
+        tc::{self, TcAttachOptions},
+    },
 };
 use redirector_common::{
-    addr::{Addr, Port, Tuple},
+    addr::{Addr, Port},
     decision::Decision,
     layout::{Slot, VipKey, slot_index},
+    outcome::Outcome,
 };
 use rtnetlink::LinkUnspec;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::super::{
+    flows::Named,
+    inject::Injector,
     maps::Maps,
     network::{Device, Network, VipRoute},
     programs::{self, EGRESS, HalfOpen, Settings, classifier},
-    sockets::{Destroyer, Victim},
+    sockets::Destroyer,
 };
 use crate::model::PortRange;
 
@@ -90,6 +94,8 @@ pub struct Trials {
     pub batches: Trial,
     /// A socket can be destroyed, and whoever waits on it wakes.
     pub destroy: Trial,
+    /// A program resets both ends of a flow when it is asked to.
+    pub requests: Trial,
 }
 
 impl Trials {
@@ -103,6 +109,7 @@ impl Trials {
             connections: [trial(), trial()],
             batches: trial(),
             destroy: trial(),
+            requests: trial(),
         }
     }
 
@@ -165,7 +172,15 @@ fn try_all() -> Result<Trials> {
             Connection::V6 if !has_ipv6() => Trial::Untried(Untried::NoIpv6),
             _ => connection.carry(&mut programs).into(),
         });
-        trials.batches = read_flows(&mut programs).into();
+        match Maps::take(&mut programs) {
+            Ok(maps) => {
+                trials.batches = maps.flows.for_each(|_, _| {}).into();
+                if trials.connections[0] == Trial::Works {
+                    trials.requests = request(&mut programs, &maps).into();
+                }
+            }
+            Err(error) => trials.batches = Err(error).into(),
+        }
         Ok(trials)
     })
 }
@@ -213,6 +228,27 @@ fn attach(programs: &mut Ebpf) -> Result<()> {
         .attach_with_options(VIP_DEVICE, TcAttachType::Egress, order)
         .context("cannot attach a program by tcx")?;
     Ok(program.detach(link)?)
+}
+
+/// A flow is reset at both ends by the program on the VIP device, which an agent that sends no packet of its own asks to.
+fn request(programs: &mut Ebpf, maps: &Maps) -> Result<()> {
+    let program = classifier(programs, EGRESS)?;
+    if program.attach(VIP_DEVICE, TcAttachType::Egress).is_err() {
+        // Before tcx.
+        tc::qdisc_add_clsact(VIP_DEVICE).context("cannot add a clsact qdisc")?;
+        program.attach(VIP_DEVICE, TcAttachType::Egress).context("cannot attach a program")?;
+    }
+    let mut named = None;
+    maps.flows.for_each(|client_side, flow| {
+        named = Some(Named { client_side: *client_side, incarnation: flow.incarnation });
+    })?;
+    let named = named.context("the connection that was carried has left no flow")?;
+    let sent = Injector::open(VIP_DEVICE)?.reset(&[named]).context("cannot send by the VIP device")?;
+    let outcomes = maps.outcomes();
+    let counted = (0..=1).map(|member| Ok(outcomes.count(Outcome::ResetBoth, Some(member))?.packets));
+    let resets = counted.sum::<Result<u64>>()?;
+    ensure!(sent == 1 && resets == 1, "a program was asked to reset a flow, and did not");
+    Ok(())
 }
 
 /// Ids in the maps of the trial.
@@ -340,17 +376,10 @@ fn array<'a, V: aya::Pod>(programs: &'a mut Ebpf, name: &str) -> Result<Array<&'
     Ok(programs.map_mut(name).with_context(|| format!("the object has no map {name}"))?.try_into()?)
 }
 
-/// The flows that the two connections have left.
-fn read_flows(programs: &mut Ebpf) -> Result<()> {
-    Maps::take(programs)?.flows.for_each(|_, _| {})
-}
-
 /// Destroys an own connection over the loopback device.
 async fn destroy() -> Result<()> {
     /// Of every network namespace.
     const LOOPBACK: u32 = 1;
-    /// The kernel has answered by then; a client that is not woken waits for ever.
-    const PATIENCE: Duration = Duration::from_secs(1);
 
     let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
     tokio::spawn(connection);
@@ -360,19 +389,5 @@ async fn destroy() -> Result<()> {
         .execute()
         .await
         .context("cannot set the loopback device up")?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
-    let mut client = TcpStream::connect(listener.local_addr()?).context("cannot connect over loopback")?;
-    let _server = listener.accept()?;
-    let victim = Victim {
-        client_side: Tuple::between(client.local_addr()?, client.peer_addr()?),
-        cookie: rustix::net::sockopt::socket_cookie(client.as_fd())?,
-    };
-    if let Some((_, error)) = Destroyer::open()?.destroy(&[victim])?.into_iter().next() {
-        return Err(error).context("the kernel refuses to destroy a socket");
-    }
-    client.set_read_timeout(Some(PATIENCE))?;
-    match client.read(&mut [0]) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
-        other => bail!("a destroyed socket still answers: {other:?}"),
-    }
+    Destroyer::open()?.works()
 }

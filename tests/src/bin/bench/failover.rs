@@ -181,8 +181,8 @@ fn decision(agent: &Agent, began: SystemTime) -> Result<Duration> {
         let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         let events = text.iter().flat_map(|text| text.lines());
         let events = events.filter_map(|line| serde_json::from_str::<Json>(line).ok());
-        let switches = events.filter(|event| event["event"] == "switch" && event["from"] == "m1");
-        let at = switches.last().and_then(|event| event["at"].as_str().map(str::to_owned));
+        let mut switches = events.filter(|event| event["event"] == "switch" && event["from"] == "m1");
+        let at = switches.next_back().and_then(|event| event["at"].as_str().map(str::to_owned));
         let at = at.and_then(|at| humantime::parse_rfc3339(&at).ok());
         decided = at.and_then(|at| (at + Duration::from_millis(1)).duration_since(began).ok());
         decided.is_some()

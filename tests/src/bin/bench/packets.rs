@@ -58,9 +58,17 @@ struct Case {
     member: Option<u16>,
 }
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 4] = [
     Case {
-        name: "egress: data of an established flow",
+        name: "egress: acknowledgement of an established flow",
+        program: EGRESS,
+        words: "client > vip ACK seq=131 ack=508 tcpopt=12",
+        outcome: Outcome::Carried,
+        member: Some(MEMBER),
+    },
+    // Of one packet again and again, all but the first are that.
+    Case {
+        name: "egress: data that is sent again",
         program: EGRESS,
         words: "client > vip PSH ACK seq=101 ack=501 len=30 tcpopt=12",
         outcome: Outcome::Carried,

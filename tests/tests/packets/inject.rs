@@ -1,0 +1,94 @@
+//! Resets that the agent asks for: segments with SYN and RST that name a flow by its incarnation.
+
+use super::{
+    bench::{Bench, Seen, Verdict},
+    table::{Given, HANDSHAKE_ACK, LEFT_AND_RESET, REQUEST, RESPONSE, SYN, SYN_ACK},
+};
+
+/// What happens before, and what the two ends are sent then.
+const ASKED: &[(&str, &[Given], &str, &str)] = &[
+    (
+        "both ends of an idle flow get the numbers that they expect next",
+        &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE, LEFT_AND_RESET],
+        "port > member RST ACK seq=131 ack=508",
+        "vip > client RST ACK seq=508 ack=131",
+    ),
+    (
+        "a client that still waits for the answer to its SYN is refused",
+        &[SYN, LEFT_AND_RESET],
+        "port > member RST seq=101",
+        "vip > client RST ACK seq=0 ack=101",
+    ),
+    (
+        "a flow that is not stale is reset too",
+        &[SYN, SYN_ACK, HANDSHAKE_ACK],
+        "port > member RST ACK seq=101 ack=501",
+        "vip > client RST ACK seq=501 ack=101",
+    ),
+];
+
+fn in_both_versions(work: impl Fn(&mut Bench)) {
+    for v6 in [false, true] {
+        work(&mut Bench::new(v6, 64, false));
+    }
+}
+
+fn give(bench: &mut Bench, given: &[Given]) {
+    for given in given {
+        match given {
+            Given::Sent(words) => drop(bench.sent(words)),
+            Given::Came(words) => drop(bench.came(words)),
+            Given::CameL3(words) => drop(bench.came_l3(words)),
+            Given::Do(action) => action(bench),
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_is_asked_for_is_reset_at_both_ends_and_stays() {
+    in_both_versions(|bench| {
+        for (says, given, member, client) in ASKED {
+            bench.renew();
+            give(bench, given);
+            let wanted = Seen {
+                verdict: Verdict::Redirect,
+                outcome: "reset_both",
+                packet: (*member).into(),
+                copy: Some((*client).into()),
+            };
+            assert_eq!(bench.asked(0), wanted, "{says}");
+            assert_eq!(bench.entries(), (1, 1), "{says}");
+        }
+    });
+}
+
+/// Whoever does not know the number, or is late, resets nothing: not even a stale flow.
+#[test]
+fn another_flow_with_the_same_tuple_is_not_touched() {
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK]);
+        for stale in [false, true] {
+            for bit in [1, 1 << 31, 1 << 32, 1 << 63] {
+                let seen = bench.asked(bit);
+                assert_eq!((seen.verdict, seen.outcome, seen.copy), (Verdict::Drop, "reset_dropped", None));
+            }
+            if !stale {
+                assert_eq!(bench.sent("client > vip PSH ACK seq=101 ack=501 len=30").outcome, "carried");
+                give(bench, &[LEFT_AND_RESET]);
+            }
+        }
+        assert_eq!(bench.entries(), (1, 1));
+    });
+}
+
+/// An end that did not believe its reset says so, and gets an exact one.
+#[test]
+fn a_challenge_after_it_is_answered_exactly() {
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE, LEFT_AND_RESET]);
+        assert_eq!(bench.asked(0).outcome, "reset_both");
+        // The response was lost on its way to the client.
+        let seen = bench.sent("client > vip ACK seq=131 ack=501");
+        assert_eq!((seen.outcome, seen.copy.as_deref()), ("reset_both", Some("vip > client RST seq=501")));
+    });
+}

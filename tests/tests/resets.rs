@@ -1,0 +1,382 @@
+//! Whoever hangs on a member that was left is woken, wherever it is, and nobody else is.
+//!
+//! How a client learns it tells how it was reached: a destroyed socket says `ConnectionAborted`, a reset says
+//! `ConnectionReset`, or `ConnectionRefused` to one that was connecting.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use redirector_tests::{
+    Agent, AgentConfig, CHANNEL, Failure, Host, Lab, Member, Offloads, Process, QUEUE, Scenario, Value,
+    WaitingClient, first_vips, slowness, wait_until, waiting_at, with_and_without_offloads,
+};
+
+/// The first [`Lab::container`].
+const CONTAINER: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(10, 30, 0, 2), Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, 0, 2));
+
+const START: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(5);
+/// From an operator's word to the last client's error. A reset takes milliseconds; the machine may do something else.
+const AT_ONCE: Duration = Duration::from_millis(700);
+
+with_and_without_offloads! {
+    containers,
+    masqueraded_containers_and_other_machines,
+    whoever_is_connecting_is_refused,
+}
+
+fn agent(lab: &Lab, config: &AgentConfig) -> Result<Agent> {
+    let agent = lab.agent(&config.clone().service_line("on_failback = \"reset\""))?;
+    agent.wait_active("m1", START)?;
+    Ok(agent)
+}
+
+/// A process in the host's network namespace, as containers have them: without one nobody finds the namespace.
+fn process(host: &Host) -> Result<Process> {
+    let mut command = host.command("sleep");
+    command.arg("1000");
+    host.spawn("sleep", command)
+}
+
+/// A blocked client and a subscriber at each VIP.
+fn waiting(host: &Host) -> Result<Vec<WaitingClient>> {
+    let both =
+        |vip| [WaitingClient::blocked(host, vip, QUEUE), WaitingClient::subscribed(host, vip, CHANNEL)];
+    let clients = first_vips().into_iter().flat_map(both).collect::<Result<Vec<_>>>()?;
+    for client in &clients {
+        ensure!(client.member == "m1", "{client:?}");
+    }
+    // A delayed acknowledgement would be the next packet that the sweep does not wait for.
+    thread::sleep(Duration::from_millis(200));
+    Ok(clients)
+}
+
+/// An operator moves both services.
+fn switch(agent: &Agent, to: &str) -> Result<Instant> {
+    let since = Instant::now();
+    for service in ["orders", "orders6"] {
+        let output = agent.verb(&["switch", service, to])?;
+        ensure!(output.status.success(), "{output:?}");
+    }
+    Ok(since)
+}
+
+/// All clients are woken in this way.
+fn are_woken(clients: &[WaitingClient], since: Instant, within: Duration, kind: ErrorKind) -> Result<()> {
+    for client in clients {
+        let wake = client.wait_woken(SOON)?;
+        let after = wake.at.saturating_duration_since(since);
+        ensure!(matches!(&wake.with, Err(Failure::Command(found)) if *found == kind), "{wake:?}, not {kind}");
+        ensure!(after < within * slowness(), "{client:?} was woken after {after:?}");
+        eprintln!("woken after {after:?}: {kind}");
+    }
+    Ok(())
+}
+
+/// The clients of these hosts are woken, each in its way, when their member is left; and that one has forgotten them, although
+/// it lives.
+fn woken_and_forgotten(lab: &Lab, agent: &Agent, hosts: &[(&Host, ErrorKind)]) -> Result<()> {
+    let waiting = |(host, kind): &(&Host, ErrorKind)| Ok((waiting(host)?, *kind));
+    let clients = hosts.iter().map(waiting).collect::<Result<Vec<_>>>()?;
+    wait_until("all wait at m1", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 4 * hosts.len()))?;
+    let since = switch(agent, "m2")?;
+    for (clients, kind) in &clients {
+        are_woken(clients, since, AT_ONCE, *kind)?;
+    }
+    wait_until("m1 knows nobody any more", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 0))?;
+    wait_until("no flow is left", SOON, || flows(agent).is_ok_and(|flows| flows == 0)).map(drop)
+}
+
+/// Entries in the flow table.
+fn flows(agent: &Agent) -> Result<u64> {
+    let status = agent.status()?;
+    let services = status["services"].as_array().context("services")?;
+    let members = services.iter().flat_map(|service| service["members"].as_array().into_iter().flatten());
+    Ok(members.filter_map(|member| member["flows"].as_u64()).sum())
+}
+
+/// Their sockets are destroyed where they are. A namespace that cannot be found is not entered: its clients are sent resets.
+fn containers(scenario: Scenario) {
+    scenario.run(|lab| {
+        let [entered, unknown] = [lab.container("c1")?, lab.container("c2")?];
+        let _process = process(&entered)?;
+        let agent = agent(lab, &lab.config())?;
+        let hosts = [
+            (lab.app(), ErrorKind::ConnectionAborted),
+            (&entered, ErrorKind::ConnectionAborted),
+            (&unknown, ErrorKind::ConnectionReset),
+        ];
+        woken_and_forgotten(lab, &agent, &hosts)
+    });
+}
+
+/// Where the flow's tuple is not that of the socket, the reset goes back the way that connection tracking knows. And nobody
+/// enters other machines.
+fn masqueraded_containers_and_other_machines(scenario: Scenario) {
+    scenario.run(|lab| {
+        let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
+        let _processes = [process(&container)?, process(&machine)?];
+        lab.masquerade()?;
+        lab.vips_through_app()?;
+        let agent = agent(lab, &lab.config())?;
+        let reset = ErrorKind::ConnectionReset;
+        woken_and_forgotten(lab, &agent, &[(&container, reset), (&machine, reset)])
+    });
+}
+
+/// The member cannot be told; its clients are.
+#[test]
+fn a_black_hole() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
+        lab.vips_through_app()?;
+        let agent = agent(lab, &lab.config())?;
+        let clients = [waiting(&container)?, waiting(&machine)?].into_iter().flatten().collect::<Vec<_>>();
+        let since = Instant::now();
+        lab.black_hole(lab.member("m1"))?;
+        are_woken(&clients, since, Duration::from_secs(1), ErrorKind::ConnectionReset)?;
+        wait_until("no flow is left", SOON, || flows(&agent).is_ok_and(|flows| flows == 0))?;
+        lab.heal(lab.member("m1"))
+    });
+}
+
+/// Connections at `member` that wait for the last packet of the handshake.
+fn half_open(member: &Member) -> Result<usize> {
+    const SYN_RECV: &str = "03";
+    member.host().run(|| {
+        let mut count = 0;
+        for file in ["tcp", "tcp6"] {
+            let sockets = std::fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;
+            count += sockets.lines().filter(|line| line.split_whitespace().nth(3) == Some(SYN_RECV)).count();
+        }
+        Ok(count)
+    })
+}
+
+/// It does not wait for its SYN timer, a second and more; and the member does not wait for it.
+fn whoever_is_connecting_is_refused(scenario: Scenario) {
+    scenario.run(|lab| {
+        let [entered, unknown] = [lab.container("c1")?, lab.container("c2")?];
+        let _process = process(&entered)?;
+        let machine = lab.machine("outside")?;
+        lab.vips_through_app()?;
+        let agent = agent(lab, &lab.config())?;
+        let m1 = lab.member("m1");
+        // Of flows: not those that probes wait for.
+        let answers = "tcp dport 10000-32767 tcp flags & (syn | ack) == (syn | ack)";
+        lab.router().lose(&[
+            &format!("ip saddr {} {answers}", m1.v4().ip()),
+            &format!("ip6 saddr {} {answers}", m1.v6().ip()),
+        ])?;
+        let hosts = [
+            (lab.app().clone(), ErrorKind::ConnectionAborted),
+            (entered, ErrorKind::ConnectionAborted),
+            (unknown, ErrorKind::ConnectionRefused),
+            (machine, ErrorKind::ConnectionRefused),
+        ];
+        let connect = |host: &Host, vip: SocketAddr| {
+            let dial = host.dial(vip);
+            thread::spawn(move || (dial.connect().map(drop), Instant::now()))
+        };
+        let connecting: Vec<_> = hosts
+            .iter()
+            .flat_map(|(host, kind)| first_vips().map(|vip| (host.name(), *kind, connect(host, vip))))
+            .collect();
+        wait_until("all have sent their SYN", SOON, || half_open(m1).is_ok_and(|count| count == 8))?;
+        let since = switch(&agent, "m2")?;
+        for (host, kind, thread) in connecting {
+            let (result, at) = thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))?;
+            let found = result.err().with_context(|| format!("{host} connected"))?.kind();
+            let after = at.saturating_duration_since(since);
+            eprintln!("{host}: {found} after {after:?}");
+            ensure!(
+                found == kind && after < AT_ONCE * slowness(),
+                "{host}: {found} after {after:?}, not {kind}"
+            );
+        }
+        wait_until("m1 waits for nobody", AT_ONCE, || half_open(m1).is_ok_and(|count| count == 0))?;
+        lab.router().lose_nothing()
+    });
+}
+
+/// Another service that stays, connections past the VIPs, and what was opened after the switch.
+#[test]
+fn nobody_else_is_touched() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
+        let _process = process(&container)?;
+        lab.masquerade()?;
+        lab.vips_through_app()?;
+        let agent = agent(lab, &lab.config())?;
+        let m1 = lab.member("m1");
+        let left = waiting_at_first_vip(&[&container, &machine, lab.app()])?;
+        let mut stays = Vec::new();
+        for host in [&container, &machine, lab.app()] {
+            stays.push(WaitingClient::blocked(host, m1.v4(), "direct")?);
+            stays.push(WaitingClient::blocked(host, first_vips()[1], "other service")?);
+        }
+        let since = Instant::now();
+        ensure!(agent.verb(&["switch", "orders", "m2"])?.status.success());
+        let mut opened = Vec::new();
+        while since.elapsed() < Duration::from_millis(400) {
+            for host in [&container, &machine, lab.app()] {
+                let mut connection = host.connect(first_vips()[0])?;
+                ensure!(connection.whoami()? == "m2");
+                opened.push(connection);
+            }
+        }
+        for client in left {
+            ensure!(client.wait_woken(SOON)?.with.is_err(), "{client:?}");
+        }
+        for client in &stays {
+            ensure!(client.woken().is_none(), "{client:?} was woken");
+        }
+        for key in ["direct", "other service"] {
+            for _ in 0..3 {
+                ensure!(m1.command(&["RPUSH", key, "element"])? == Value::Integer(1), "nobody waited");
+            }
+        }
+        for client in &stays {
+            ensure!(client.wait_woken(SOON)?.with.is_ok(), "{client:?} gets its element");
+        }
+        ensure!(opened.len() > 10, "only {} connections", opened.len());
+        for connection in &mut opened {
+            ensure!(connection.command(&["PING"])? == Value::Status("PONG".into()));
+        }
+        Ok(())
+    });
+}
+
+fn waiting_at_first_vip(hosts: &[&Host]) -> Result<Vec<WaitingClient>> {
+    hosts.iter().map(|host| WaitingClient::blocked(host, first_vips()[0], QUEUE)).collect()
+}
+
+/// A second network beside the first one, with an agent of its own and the same addresses and ports everywhere: nothing
+/// but the links tells which container is whose.
+#[test]
+fn equal_addresses_in_another_network() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let other = Lab::builder().offloads(lab.offloads()).build()?;
+        let mut networks = Vec::new();
+        for lab in [lab, &other] {
+            let container = lab.container("c1")?;
+            let process = process(&container)?;
+            let agent = agent(lab, &lab.config())?;
+            let (address4, address6) = CONTAINER;
+            let mut connections = Vec::new();
+            for (vip, from) in first_vips().into_iter().zip([IpAddr::from(address4), address6.into()]) {
+                let mut connection = container.dial(vip).from((from, 45_000)).connect()?;
+                ensure!(connection.whoami()? == "m1");
+                connections.push(connection);
+            }
+            networks.push((agent, process, connections));
+        }
+        thread::sleep(Duration::from_millis(200));
+        // The other one's process is the older one, and found first.
+        switch(&networks[1].0, "m2")?;
+        thread::sleep(Duration::from_millis(500));
+        for (n, (_, _, connections)) in networks.iter_mut().enumerate() {
+            for connection in connections {
+                let reply = connection.command(&["PING"]);
+                match n {
+                    0 => ensure!(reply? == Value::Status("PONG".into())),
+                    _ => ensure!(reply.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)),
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+/// It was killed while flows drained, and comes back when the time is over: nothing but the flow table tells it whom to
+/// reset.
+#[test]
+fn an_agent_that_comes_late() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
+        let _process = process(&container)?;
+        lab.vips_through_app()?;
+        let config =
+            lab.config().service_line("on_failback = \"drain\"").service_line("drain_timeout = \"1s\"");
+        let mut agent = lab.agent(&config)?;
+        agent.wait_active("m1", START)?;
+        let inside = [waiting(&container)?, waiting(lab.app())?].into_iter().flatten().collect::<Vec<_>>();
+        let outside = waiting(&machine)?;
+        switch(&agent, "m2")?;
+        agent.kill()?;
+        thread::sleep(Duration::from_millis(1200));
+        for client in inside.iter().chain(&outside) {
+            ensure!(client.woken().is_none(), "{client:?} was woken without an agent");
+        }
+        let since = Instant::now();
+        agent.start()?;
+        are_woken(&inside, since, SOON, ErrorKind::ConnectionAborted)?;
+        are_woken(&outside, since, SOON, ErrorKind::ConnectionReset)?;
+        wait_until("m1 knows nobody any more", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 0))?;
+        ensure!(lab.app().connect(first_vips()[0])?.whoami()? == "m2");
+        Ok(())
+    });
+}
+
+/// Blocked clients here, in a container and on another machine, and the flows' policy of a planned switch.
+fn spread(lab: &Lab, over: &str) -> Result<(Agent, Vec<WaitingClient>, Process)> {
+    let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
+    let process = process(&container)?;
+    lab.vips_through_app()?;
+    let agent = agent(lab, &lab.config().service_line(&format!("reset_over = \"{over}\"")))?;
+    let client = |n: usize| {
+        let host = [lab.app(), &container, &machine][n % 3];
+        WaitingClient::blocked(host, first_vips()[0], QUEUE)
+    };
+    Ok((agent, (0..60).map(client).collect::<Result<_>>()?, process))
+}
+
+/// As many in each part of the time, all of them by its end, and nobody when it begins.
+#[test]
+fn a_planned_switch_resets_little_by_little() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (mut agent, clients, _process) = spread(lab, "2s")?;
+        let since = Instant::now();
+        ensure!(agent.verb(&["switch", "orders", "m2"])?.status.success());
+        ensure!(lab.app().connect(first_vips()[0])?.whoami()? == "m2");
+        thread::sleep(Duration::from_millis(900).saturating_sub(since.elapsed()));
+        // The next agent goes on with it.
+        agent.kill()?;
+        agent.start()?;
+        let mut quarters = [0; 5];
+        for client in &clients {
+            let wake = client.wait_woken(SOON)?;
+            ensure!(wake.with.is_err(), "{wake:?}");
+            let after = wake.at.saturating_duration_since(since);
+            quarters[(after.as_millis() / 500).min(4) as usize] += 1;
+        }
+        eprintln!("woken in each half second: {quarters:?}");
+        ensure!(quarters[0] >= 8 && quarters[0] <= 22 && quarters[1] >= 4, "{quarters:?}");
+        ensure!(quarters[4] <= 15, "{quarters:?}");
+        wait_until("m1 knows nobody any more", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 0))?;
+        Ok(())
+    });
+}
+
+/// Who was not reset yet stays where he is.
+#[test]
+fn a_switch_back_keeps_what_is_left() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (agent, clients, _process) = spread(lab, "2s")?;
+        ensure!(agent.verb(&["switch", "orders", "m2"])?.status.success());
+        thread::sleep(Duration::from_millis(600));
+        ensure!(agent.verb(&["switch", "orders", "m1"])?.status.success());
+        thread::sleep(Duration::from_secs(2));
+        let woken = clients.iter().filter(|client| client.woken().is_some()).count();
+        eprintln!("{woken} of 60 were reset before the switch back");
+        ensure!((5..=45).contains(&woken), "{woken} of 60 were reset in 0.6 of 2 s");
+        ensure!(waiting_at(lab, "m1")? == 60 - woken, "m1 and its clients disagree");
+        Ok(())
+    });
+}
