@@ -52,11 +52,11 @@ use effort::Effort;
 /// An agent has chosen a member within this.
 const START: Duration = Duration::from_secs(10);
 
-/// Measures Redirector in network namespaces of its own; about five minutes
+/// Measures Redirector in network namespaces of its own; about ten minutes
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench")]
 struct Arguments {
-    /// Fewer and shorter rounds: about one minute, and noisier figures
+    /// Fewer and shorter rounds: about three minutes, and noisier figures
     #[arg(long)]
     quick: bool,
     /// Only these (may be given several times)

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use redirector_tests::{Host, Lab, Member, VIP_PORT, VIP_V4, Value};
 
 /// What goes on at the same time.
@@ -27,6 +27,9 @@ const ALL: [Nuisance; 7] = [
 
 /// A client that has no answer within this is an outage: lost packets are sent again, servers wake up.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What stalls the server does so alone: a second behind half a second is more than is to be borne.
+static STALLS: Mutex<()> = Mutex::new(());
 
 /// Tells everybody that it is over.
 #[derive(Default)]
@@ -49,22 +52,40 @@ impl Over {
     }
 }
 
-/// All of them at once while `during` runs. What came of each is printed.
-pub fn all_at_once<T>(lab: &Lab, during: impl FnOnce() -> Result<T>) -> Result<T> {
+/// How it went.
+pub struct Went {
+    /// What came of each of them.
+    pub ends: Vec<Result<String>>,
+    /// The longest that the server of m1 left somebody on its own host without an answer.
+    pub longest_stall: Duration,
+}
+
+/// All of them at once, for so long.
+pub fn all_at_once(lab: &Lab, time: Duration) -> Result<Went> {
     let over = Over::default();
-    let (result, ends) = thread::scope(|scope| {
+    thread::scope(|scope| {
         let threads: Vec<_> = ALL.iter().map(|nuisance| scope.spawn(|| nuisance(lab, &over))).collect();
-        let result = during();
+        let watch = scope.spawn(|| longest_stall(lab.member("m1"), &over));
+        thread::sleep(time);
         over.say();
         // A panic in one of them is printed.
-        let ends: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        (result, ends)
-    });
-    let result = result?;
-    for end in ends {
-        eprintln!("  {}", end.ok().context("a nuisance panicked")??);
+        let ends = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a panic")));
+        let ends = ends.collect();
+        let longest_stall = watch.join().ok().context("a panic")??;
+        Ok(Went { ends, longest_stall })
+    })
+}
+
+/// Asked over loopback, whatever the network does.
+fn longest_stall(member: &Member, over: &Over) -> Result<Duration> {
+    let (mut connection, mut longest) = (member.connect()?, Duration::ZERO);
+    connection.set_time_limit(Some(PATIENCE))?;
+    while over.rest(Duration::from_millis(10)) {
+        let asked = Instant::now();
+        connection.whoami()?;
+        longest = longest.max(asked.elapsed());
     }
-    Ok(result)
+    Ok(longest)
 }
 
 /// One in a hundred, in each direction, at random.
@@ -108,7 +129,7 @@ fn queues_fill(lab: &Lab, over: &Over) -> Result<String> {
             }
         }
         let asked = Instant::now();
-        direct.command(&["PING"])?;
+        direct.whoami()?;
         waits.push(asked.elapsed());
     }
     waits.sort_unstable();
@@ -152,7 +173,11 @@ fn held_back(member: &Member) -> Result<u64> {
 fn a_server_sleeps(lab: &Lab, over: &Over) -> Result<String> {
     let (mut times, mut rest) = (0, Duration::from_secs(3));
     while over.rest(rest) {
+        let _alone = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
         lab.member("m1").stall(Duration::from_millis(500))?;
+        // The sleep comes first.
+        thread::sleep(Duration::from_millis(10));
+        lab.member("m1").command(&["ECHO", "awake"])?;
         (times, rest) = (times + 1, Duration::from_secs(10));
     }
     ensure!(times > 0, "the server has not slept");
@@ -169,13 +194,15 @@ fn a_server_forks_and_deletes(lab: &Lab, over: &Over) -> Result<String> {
     let mut connection = member.connect()?;
     let (mut deletions, mut longest) = (0, Duration::ZERO);
     loop {
-        for first in (0..400_000).step_by(BATCH) {
+        for first in (0..250_000).step_by(BATCH) {
             connection.command(&["EVAL", FILL, "1", "set", &first.to_string(), &BATCH.to_string()])?;
         }
         copy(member)?;
+        let alone = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = Instant::now();
         ensure!(connection.command(&["DEL", "set"])? == Value::Integer(1), "there was no set");
         longest = longest.max(asked.elapsed());
+        drop(alone);
         deletions += 1;
         if !over.rest(Duration::from_secs(5)) {
             break;
