@@ -9,7 +9,7 @@ use rustix::{
         AddressFamily, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
         sockopt::{set_socket_reuseaddr, set_socket_reuseport},
     },
-    process::setpriority_process,
+    process::nice,
 };
 use serde_json::json;
 
@@ -26,7 +26,8 @@ const BACKLOG: i32 = 4096;
 
 pub fn serve(address: SocketAddr) -> Result<()> {
     // It stands for other machines, whose processors are their own: the clients' host comes first.
-    setpriority_process(None, 19).context("priority")?;
+    // Not by much: on a busy machine it would get nothing at all.
+    nice(5).context("priority")?;
     let listener = listening(address).with_context(|| format!("cannot listen on {address}"))?;
     let mut watch = Watch::new()?;
     watch.add(&listener, LISTENER)?;
