@@ -4,6 +4,7 @@ use crate::{
     addr::{Addr, Port, Tuple},
     checksum::Delta,
     packet::{Flags, Segment},
+    sample::{Looked, Sample},
 };
 
 /// The one entry that holds everything about a flow. Keyed by its client-side [`Tuple`].
@@ -53,8 +54,12 @@ pub struct Flow {
 
     /// What the client sent.
     pub client: Half,
+    /// What the round trip is measured by.
+    pub sample: Sample,
+    /// 1: counted as a connection that failed ([`crate::signal::Pulse::failed`]).
+    pub failed: u32,
     /// Fills the line.
-    pub reserved_client: [u32; 12],
+    pub reserved_client: [u32; 7],
 
     /// What the member sent.
     pub replies: Half,
@@ -62,8 +67,13 @@ pub struct Flow {
     pub cookie: u64,
     /// When the flow was opened, in ticks of the kernel (low half of its jiffies).
     pub opened_at: u32,
+    /// What was looked at to measure round trips.
+    pub looked: Looked,
+    /// In which tick a reply was looked at for an error last. Not [`Half::at`], which the member's answer to the SYN has set: on a
+    /// short way the first reply, which says most of a member that is loading or full, comes in the same tick.
+    pub answered_at: u32,
     /// Fills the line.
-    pub reserved_rest: [u32; 9],
+    pub reserved_rest: [u32; 6],
 }
 
 /// The way to an address, as the routing table said. The first fields are `struct bpf_redir_neigh`.
@@ -317,6 +327,15 @@ impl Flow {
     #[must_use]
     pub const fn is_repeated(&self, segment: &Segment) -> bool {
         self.client.started() && is_after(self.client.next, segment.sequence)
+    }
+
+    /// Whether a segment of the client that is repeated says something about the member: it has data that the member has not
+    /// acknowledged. Otherwise the acknowledgement was lost behind this host; or it is a keepalive, which repeats a byte.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_missing(&self, segment: &Segment) -> bool {
+        segment.data() != 0
+            && (!self.replies.has_acknowledged() || is_after(segment.next(), self.replies.acknowledged))
     }
 
     /// Whether the member believes a reset of the client: it has the number that the member expects next (RFC 5961

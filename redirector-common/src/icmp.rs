@@ -33,6 +33,17 @@ pub const fn is_error(protocol: u8, kind: u8) -> bool {
     }
 }
 
+/// Whether an ICMP error says that its receiver's packet did not arrive, and that no smaller one would: destination
+/// unreachable, but for fragmentation needed.
+#[inline(always)]
+pub fn is_unreachable(packet: &impl Packet, error: &Datagram) -> bool {
+    const FRAGMENTATION_NEEDED: u8 = 4;
+    packet.load::<u32>(usize::from(error.offset)).is_some_and(|word| match word.to_ne_bytes() {
+        [kind, ..] if error.v6 => kind == 1,
+        [kind, code, ..] => kind == 3 && code != FRAGMENTATION_NEEDED,
+    })
+}
+
 /// The TCP segment that an ICMP error quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote {

@@ -16,15 +16,22 @@
 //! | `l3_devices` | interface index of a device without Ethernet header → 1 |
 //! | `continuations` | [`Continuation`] → program |
 //! | `outcomes` | [`crate::outcome::counter_index`] → [`crate::outcome::Count`], per processor |
+//! | `pulses` | member id → [`crate::signal::Pulse`]; mapped into the agent |
+//! | `answers` | member id → replies that were looked at for an error, per processor |
+//! | `signals` | ring buffer of [`crate::signal::Report`] |
+//! | `opens` | service id → when the next connection would come if all kept the [`crate::rate::Rate`] |
 //! | `names` | services first, then members → [`Name`]; for the next agent, not for programs |
 //! | `meta` | 0 → [`Meta`]; what a starting agent reads first |
 
 use core::net::{IpAddr, SocketAddr};
 
-use crate::addr::{Addr, Port, Tuple};
+use crate::{
+    addr::{Addr, Port, Tuple},
+    rate::Rate,
+};
 
 /// Version of everything in this crate that a pinned map holds. Part of every map's name.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Services of one host.
 pub const MAX_SERVICES: u32 = 1024;
@@ -149,6 +156,25 @@ impl VipKey {
 pub struct Service {
     /// After this the service is held; nanoseconds of `CLOCK_BOOTTIME`, 0: never.
     pub deadline: u64,
+    /// The cap on new connections: nanoseconds from one to the next, 0: none. See [`Rate`].
+    pub opens_interval_ns: u64,
+    /// How far connections may come ahead of that, in nanoseconds.
+    pub opens_burst_ns: u64,
+}
+
+impl Service {
+    /// The cap on new connections.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rate(&self) -> Rate {
+        Rate { interval: self.opens_interval_ns, burst: self.opens_burst_ns }
+    }
+
+    /// The same service with this cap.
+    #[must_use]
+    pub const fn with_rate(self, rate: Rate) -> Self {
+        Self { opens_interval_ns: rate.interval, opens_burst_ns: rate.burst, ..self }
+    }
 }
 
 /// One address of a member.
@@ -254,6 +280,7 @@ mod pod {
         addr::{Addr, Tuple},
         flow::{Flow, Stub},
         outcome::Count,
+        signal::{Pulse, Report},
     };
 
     macro_rules! plain_data {
@@ -275,7 +302,9 @@ mod pod {
         FragmentKey,
         Fragments,
         Name,
-        Meta
+        Meta,
+        Pulse,
+        Report
     );
 }
 
@@ -295,7 +324,7 @@ const _: () = {
     assert!(size_of::<SourceKey>() == 20);
     assert!(size_of::<FragmentKey>() == 36);
     assert!(size_of::<Fragments>() == 56);
-    assert!(size_of::<Service>() == 8);
+    assert!(size_of::<Service>() == 24);
     assert!(size_of::<Slot>() == 32 + 16 * MAX_SOURCES);
     assert!(size_of::<Name>() == 68);
     assert!(size_of::<Meta>() == 56);

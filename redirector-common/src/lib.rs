@@ -11,6 +11,9 @@
 //! | [`checksum`] | one's complement arithmetic (RFC 1071, RFC 1624) |
 //! | [`decision`] | the 64-bit word that says where new flows go |
 //! | [`flow`] | the state of one TCP connection, staleness, and what a segment means for it |
+//! | [`signal`] | what programs observe of members, and how they tell the agent |
+//! | [`sample`] | measuring round trips |
+//! | [`rate`] | the cap on new connections |
 //! | [`reset`] | the numbers of a correct RST (RFC 9293), and its header |
 //! | [`inject`] | how the agent asks for a flow to be reset |
 //! | [`build`] | the other headers of packets that programs make |
@@ -35,5 +38,8 @@ pub mod inject;
 pub mod layout;
 pub mod outcome;
 pub mod packet;
+pub mod rate;
 pub mod reset;
+pub mod sample;
+pub mod signal;
 pub mod whole;

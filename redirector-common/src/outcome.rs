@@ -47,6 +47,8 @@ outcomes! {
     RefusedNoPort = "refused_no_port",
     /// A connection was refused because too many of its source, or of its service, are not established yet.
     RefusedHalfOpen = "refused_half_open",
+    /// A connection was refused because the service's cap on new connections was reached.
+    RefusedRate = "refused_rate",
     /// A connection was refused because the routing table has no way to the member.
     RefusedNoRoute = "refused_no_route",
     /// A UDP datagram to a VIP's address was answered with port unreachable.

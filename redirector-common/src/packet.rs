@@ -143,6 +143,20 @@ impl Flags {
         self.0 & Self::ACK != 0
     }
 
+    /// Is a SYN, or answers one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_syn(self) -> bool {
+        self.0 & Self::SYN != 0
+    }
+
+    /// Ends its sender's half, or the connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ends(self) -> bool {
+        self.0 & (Self::FIN | Self::RST) != 0
+    }
+
     /// Ends its sender's half.
     #[inline(always)]
     #[must_use]
@@ -190,6 +204,13 @@ impl Segment {
     #[must_use]
     pub const fn next(&self) -> u32 {
         self.sequence.wrapping_add(self.reach)
+    }
+
+    /// Bytes of data.
+    #[inline(always)]
+    #[must_use]
+    pub const fn data(&self) -> u32 {
+        self.reach - self.flags.has_syn() as u32 - self.flags.has_fin() as u32
     }
 }
 

@@ -13,7 +13,7 @@ use redirector_common::{
 
 use crate::{
     hook::{Hook, Verdict},
-    kernel, maps,
+    kernel, maps, pulse,
 };
 
 /// Remembers whose the fragments are that follow this one. Those of a SYN that opens its flow are not: the SYN is sent
@@ -70,6 +70,7 @@ pub fn carry<H: Hook>(hook: &mut H, fragment: &Fragment, side: Side) -> Verdict<
         extend(&mut flow.client, end);
         (Outcome::Carried, member_side, delta)
     } else {
+        pulse::heard(flow.member, true, kernel::ticks());
         extend(&mut flow.replies, end);
         (Outcome::Replied, known.client_side.reversed(), delta.reversed())
     };

@@ -13,9 +13,9 @@ use redirector_common::{
 use crate::{
     half_open,
     hook::{Hook, Verdict},
-    inject, kernel, maps,
+    inject, kernel, maps, pulse,
     reset::{self, Sender},
-    settings,
+    settings, signal,
 };
 
 /// What is to be done with a segment.
@@ -45,7 +45,7 @@ pub fn carry_on<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
         && !flow.is_stale(&maps::standing(flow))
         && !flow.is_repeated(segment)
     {
-        return carry(hook, segment, flow, Outcome::Carried, false);
+        return carry(hook, segment, flow, Outcome::Carried, false, false);
     }
     hook.continue_in(Continuation::FromClient)
 }
@@ -57,7 +57,13 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
         Plan::Continue(program) => hook.continue_in(program),
         Plan::Leave(outcome) => Verdict::leave(outcome),
         Plan::Drop(outcome) => Verdict::drop(outcome, None),
-        Plan::Carry { flow, outcome, last } => carry(hook, segment, flow, outcome, last),
+        Plan::Carry { flow, outcome, last } => {
+            let again = flow.is_repeated(segment);
+            if again && !last {
+                signal::on_repeated(flow, segment);
+            }
+            carry(hook, segment, flow, outcome, last, again)
+        }
         Plan::Refuse(outcome) => hook.refuse(outcome),
         Plan::ResetBoth(flow, sender) => reset::both(hook, segment, &segment.ends, flow, sender),
     }
@@ -125,7 +131,7 @@ fn decide<H: Hook>(hook: &H, segment: &Segment) -> Plan {
     }
 }
 
-/// Translates the segment and sends it to the flow's member.
+/// Translates the segment and sends it to the flow's member; `last`: and forgets the flow; `again`: it was sent before.
 #[inline(always)]
 fn carry<H: Hook>(
     hook: &mut H,
@@ -133,6 +139,7 @@ fn carry<H: Hook>(
     flow: &mut Flow,
     outcome: Outcome,
     last: bool,
+    again: bool,
 ) -> Verdict<H> {
     let member = Some(flow.member);
     let (member_side, delta) = (flow.member_side, flow.delta);
@@ -151,6 +158,9 @@ fn carry<H: Hook>(
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
     half_open::on_client_segment(flow, segment);
+    if !again {
+        pulse::sent(flow, segment, now);
+    }
     flow.client = flow.client_after(segment, now);
     // Before the entry may be another flow's.
     let action = hook.to_member(&flow.route);

@@ -13,8 +13,9 @@ use redirector_common::{
 use crate::{
     half_open,
     hook::{Hook, Verdict},
-    kernel, maps,
+    kernel, maps, pulse,
     reset::{self, Sender},
+    signal,
 };
 
 /// Carries a segment of a flow that lives, and leaves alone what is nobody's, as most of what comes by here is: it costs
@@ -24,7 +25,7 @@ pub fn carry_on<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
     let member_side = segment.ends.reversed();
     let Some(stub) = maps::stub(&member_side) else { return Verdict::leave(Outcome::NotOurs) };
     let client_side = stub.client_side;
-    if !segment.flags.is_reset()
+    if !segment.flags.ends()
         && let Some(flow) = flow_of(&member_side, stub.incarnation, &client_side)
         && !flow.is_stale(&maps::standing(flow))
     {
@@ -62,6 +63,9 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
     match on_member_segment(flow, segment, stale) {
         Step::ResetBoth => reset::both(hook, segment, &client_side, flow, Sender::Member),
         step => {
+            if !stale && (step == Step::CarryLast || segment.flags.has_fin()) {
+                signal::on_end(flow, &client_side, step == Step::CarryLast);
+            }
             let outcome = if stale { Outcome::ResetPassed } else { Outcome::Replied };
             carry(hook, segment, flow, &client_side, outcome, step == Step::CarryLast)
         }
@@ -86,7 +90,9 @@ fn carry<H: Hook>(
     if translate(hook, segment, &client_side.reversed(), &delta).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    flow.replies = flow.replies_after(segment, kernel::ticks());
+    let now = kernel::ticks();
+    pulse::heard_on(hook, flow, client_side, segment, now);
+    flow.replies = flow.replies_after(segment, now);
     if last || (flow.replies.finished() && flow.has_ended()) {
         half_open::on_end(flow, client_side.near);
         maps::remove(client_side, &segment.ends.reversed(), flow.incarnation);

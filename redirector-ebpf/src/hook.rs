@@ -14,7 +14,7 @@ use redirector_common::{
 use crate::maps;
 
 /// A packet at one of the hooks.
-pub trait Hook: Packet {
+pub trait Hook: Packet + Sized {
     /// What a program returns.
     type Action: Copy;
     /// For aya-log.
@@ -24,6 +24,13 @@ pub trait Hook: Packet {
     const LEAVE: Self::Action;
     /// The packet ends here.
     const DROP: Self::Action;
+
+    /// The same packet, for a function that the kernel verifies by itself.
+    fn again(&self) -> Self;
+
+    /// A word of what a segment carries. It may lie apart from the headers, where [`Packet::load`] does not reach: always in what a
+    /// socket of this host sent (a container's server), and with devices that split headers off.
+    fn data(&self, offset: usize) -> Option<u32>;
 
     /// Leaves for a member over `route`.
     fn to_member(&mut self, route: &Route) -> Self::Action;

@@ -4,7 +4,7 @@
 use redirector_common::{
     addr::Tuple,
     flow::Flow,
-    icmp::{Quote, quote, translate},
+    icmp::{Quote, is_unreachable, quote, translate},
     outcome::Outcome,
     packet::Datagram,
 };
@@ -12,7 +12,7 @@ use redirector_common::{
 use crate::{
     from_member::flow_of,
     hook::{Hook, Verdict},
-    maps,
+    maps, signal,
 };
 
 /// An error that an uplink received, about what a client sent.
@@ -51,6 +51,9 @@ fn to_client<H: Hook>(hook: &mut H, error: &Datagram, quote: &Quote) -> Verdict<
     let member = Some(flow.member);
     if !flow.client_sent(quote.sequence) {
         return Verdict { outcome: Outcome::IcmpNotBelieved, member, action: H::LEAVE };
+    }
+    if is_unreachable(hook, error) {
+        signal::on_unreachable(flow, &client_side);
     }
     let ends = Tuple { near: client_side.far, far: client_side.near, ..Tuple::default() };
     if translate(hook, error, &ends, quote, &client_side).is_none() {

@@ -224,6 +224,13 @@ pub fn boot_now() -> u64 {
     unsafe { helpers::generated::bpf_ktime_get_boot_ns() }
 }
 
+/// `CLOCK_MONOTONIC` in nanoseconds: for what lasts less than a connection.
+#[inline(always)]
+pub fn monotonic_now() -> u64 {
+    // SAFETY: no pointer is involved.
+    unsafe { helpers::generated::bpf_ktime_get_ns() }
+}
+
 /// A pseudo-random number.
 #[inline(always)]
 pub fn random() -> u32 {
@@ -247,6 +254,37 @@ pub fn is_of_a_vlan(ctx: &TcContext) -> bool {
 pub unsafe fn atomic_add(number: *mut i64, addend: i64) {
     // SAFETY: the caller's promise; the instruction (`BPF_ATOMIC | BPF_ADD`) touches nothing else.
     unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) number, in(reg) addend) }
+}
+
+/// The same for 32 bits.
+///
+/// # Safety
+/// `number` must lead to a map's value.
+#[inline(always)]
+pub unsafe fn atomic_add_word(number: *mut u32, addend: u32) {
+    // SAFETY: the caller's promise; the instruction touches nothing else.
+    unsafe {
+        core::arch::asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) number, in(reg) u64::from(addend));
+    }
+}
+
+/// Replaces a number that is still `old`; whether it was (Linux 5.12).
+///
+/// # Safety
+/// `number` must lead to a map's value.
+#[inline(always)]
+pub unsafe fn compare_exchange(number: *mut u64, old: u64, new: u64) -> bool {
+    let found: u64;
+    // SAFETY: the caller's promise; the instruction touches nothing else.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({0} + 0, r0, {1})",
+            in(reg) number,
+            in(reg) new,
+            inout("r0") old => found
+        );
+    }
+    found == old
 }
 
 /// Leaves a word with the packet for the program that it is handed on to.

@@ -1,13 +1,13 @@
 //! The kernel programs. One file per hook, thin: parse, decide, apply. One file per concern.
 //!
 //! A packet's way: [`tc`] takes it from the kernel, as a [`skb`], and hands it to [`from_client`] (towards a member) or to
-//! [`from_member`] (back); [`open`] makes a flow, [`reset`] ends one, also when the
-//! agent asks for it ([`inject`]), [`fragment`] carries what has no ports, [`icmp`]
-//! translates errors, [`stray`] answers what else is no TCP. What a packet *means* is decided by the pure functions of
+//! [`from_member`] (back); [`open`] makes a flow, [`reset`] ends one, also when the agent asks for it ([`inject`]),
+//! [`fragment`] carries what has no ports, [`icmp`] translates errors, [`stray`] answers what else is no TCP. [`pulse`] and
+//! [`signal`] say what its traffic shows of a member. What a packet *means* is decided by the pure functions of
 //! `redirector-common`. All calls into the kernel stand in [`kernel`].
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)] // For one instruction in `kernel`.
+#![feature(asm_experimental_arch)] // For a few instructions in `kernel`.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
@@ -25,8 +25,11 @@ mod kernel;
 mod log;
 mod maps;
 mod open;
+mod pulse;
+mod rate;
 mod reset;
 mod settings;
+mod signal;
 mod skb;
 mod stray;
 mod tc;

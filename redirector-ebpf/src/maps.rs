@@ -14,64 +14,71 @@ use redirector_common::{
         MAX_SERVICES, MAX_VIPS, Meta, Name, SLOTS, Service, Slot, SourceKey, VipKey, slot_index,
     },
     outcome::{Count, Outcome, counter_index},
+    rate::Rate,
 };
 
 use crate::kernel;
 
+mod pulses;
+pub use pulses::{count_answer, pulse, report};
+
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_NOEXIST: u64 = 1;
 
-#[map(name = "vips_v3")]
+#[map(name = "vips_v4")]
 static VIPS: HashMap<VipKey, u32> = HashMap::with_max_entries(MAX_VIPS, 0);
 
-#[map(name = "vip_addrs_v3")]
+#[map(name = "vip_addrs_v4")]
 static VIP_ADDRESSES: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_VIPS, 0);
 
-#[map(name = "decisions_v3")]
+#[map(name = "decisions_v4")]
 static DECISIONS: Array<u64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
-#[map(name = "services_v3")]
+#[map(name = "services_v4")]
 static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, 0);
 
-#[map(name = "floors_v3")]
+#[map(name = "floors_v4")]
 static FLOORS: Array<u64> = Array::with_max_entries(MAX_MEMBERS, BPF_F_MMAPABLE);
 
-#[map(name = "slots_v3")]
+#[map(name = "slots_v4")]
 static SLOT_TABLE: Array<Slot> = Array::with_max_entries(MAX_MEMBERS * SLOTS, 0);
 
 /// The agent sets the size that the configuration asks for. Allocated in advance: no allocation on the packet path.
-#[map(name = "flows_v3")]
+#[map(name = "flows_v4")]
 static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(262_144, 0);
 
 /// As many stubs as flows.
-#[map(name = "replies_v3")]
+#[map(name = "replies_v4")]
 static REPLIES: HashMap<Tuple, Stub> = HashMap::with_max_entries(262_144, 0);
 
-#[map(name = "half_open_v3")]
+#[map(name = "half_open_v4")]
 static HALF_OPEN: HashMap<SourceKey, i64> = HashMap::with_max_entries(MAX_HALF_OPEN_SOURCES, 0);
 
-#[map(name = "half_open_sums_v3")]
+#[map(name = "half_open_sums_v4")]
 static HALF_OPEN_SUMS: Array<i64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
-#[map(name = "fragments_v3")]
+#[map(name = "fragments_v4")]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragments> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 
-#[map(name = "l3_devices_v3")]
+#[map(name = "l3_devices_v4")]
 static L3_DEVICES: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
 
-#[map(name = "continuations_v3")]
+#[map(name = "continuations_v4")]
 static CONTINUATIONS: ProgramArray = ProgramArray::with_max_entries(16, 0);
 
-#[map(name = "outcomes_v3")]
+#[map(name = "outcomes_v4")]
 static OUTCOMES: PerCpuArray<Count> =
     PerCpuArray::with_max_entries((MAX_MEMBERS + 1) * Outcome::ALL.len() as u32, 0);
 
+#[map(name = "opens_v4")]
+static OPENS: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
+
 /// Not for programs: the agent keeps here which id belongs to which name.
-#[map(name = "names_v3")]
+#[map(name = "names_v4")]
 static NAMES: Array<Name> = Array::with_max_entries(MAX_SERVICES + MAX_MEMBERS, 0);
 
 /// Not for programs: whose maps these are.
-#[map(name = "meta_v3")]
+#[map(name = "meta_v4")]
 static META: Array<Meta> = Array::with_max_entries(1, 0);
 
 /// A new flow and its stub are put together here: a program's stack has 512 bytes.
@@ -114,6 +121,40 @@ pub fn deadline(service: u16) -> u64 {
         // SAFETY: as in `decision`.
         unsafe { (&raw const (*service).deadline).read_volatile() }
     })
+}
+
+/// The cap on new connections of a service, and when the next one would come if all kept it.
+#[inline(always)]
+pub fn rate(service: u32) -> Option<(Rate, Moment)> {
+    let known = SERVICES.get_ptr(service)?;
+    // SAFETY: as in `decision`.
+    let rate = unsafe {
+        Rate {
+            interval: (&raw const (*known).opens_interval_ns).read_volatile(),
+            burst: (&raw const (*known).opens_burst_ns).read_volatile(),
+        }
+    };
+    Some((rate, Moment(OPENS.get_ptr_mut(service)?)))
+}
+
+/// A moment that programs of all processors move on.
+#[derive(Clone, Copy)]
+pub struct Moment(*mut u64);
+
+impl Moment {
+    /// What it is now.
+    #[inline(always)]
+    pub fn get(self) -> u64 {
+        // SAFETY: a map lookup gave the pointer, and the memory is valid until the program ends.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Moves it on, unless somebody did since it was `old`. Returns whether it did.
+    #[inline(always)]
+    pub fn replace(self, old: u64, new: u64) -> bool {
+        // SAFETY: as in `get`.
+        unsafe { kernel::compare_exchange(self.0, old, new) }
+    }
 }
 
 /// One address of a member; an empty slot is not offered.

@@ -9,6 +9,7 @@ use redirector_common::{
     layout::{Continuation, MAX_SOURCES, SLOTS, Slot, SourceKey, VipKey},
     outcome::Outcome,
     packet::Segment,
+    sample::{Looked, Sample},
 };
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     hook::{Hook, Verdict},
     kernel, log,
     maps::{self, Draft, Refused},
-    settings,
+    pulse, rate, settings,
 };
 
 /// How many source ports are tried. With nine of ten ports taken, 64 random ones fail once in a thousand times.
@@ -49,7 +50,7 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
 #[inline(always)]
 fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Outcome> {
     let draft = maps::draft().ok_or(Outcome::RefusedTableFull)?;
-    for _ in 0..CHOICES {
+    for turn in 0..CHOICES {
         // Pointers to its fields would be worked out before the loop, and kept on the stack, where kernels before 6.6 have
         // no room for them (see `take_port`).
         let draft = black_box(&mut *draft);
@@ -73,6 +74,9 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         draft.flow.epoch = decision.epoch;
         draft.flow.cookie = hook.socket_cookie();
         // Before anything is taken: whoever floods shall cost little.
+        if turn == 0 && rate::keeps_rate(u32::from(service)) == 0 {
+            return Err(Outcome::RefusedRate);
+        }
         if draft.flow.cookie == 0 {
             let key = SourceKey { address: segment.ends.near, service: u32::from(service) };
             if !half_open::admit(&key) {
@@ -114,6 +118,7 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         if maps::decision(service) == decision
             && maps::slot(member, slot_number).is_some_and(|slot| slot.generation == draft.flow.generation)
         {
+            pulse::begin(member, draft.flow.opened_at);
             log::opened(hook.context(), segment, &draft.flow);
             return Ok(());
         }
@@ -190,6 +195,12 @@ fn prepare(draft: &mut Draft, segment: &Segment, slot: &Slot) {
     flow.half_open = 0;
     flow.client = Half::default();
     flow.replies = Half::default();
+    // The stretch before: the SYN and its answer are measured.
+    let stretch = pulse::stretch_of(flow.opened_at).wrapping_sub(1);
+    flow.sample = Sample { stretch, ..Sample::default() };
+    flow.looked = Looked { stretch, segments: 0 };
+    flow.answered_at = flow.opened_at.wrapping_sub(1);
+    flow.failed = 0;
     draft.stub = Stub { incarnation, client_side: segment.ends, reserved: 0 };
 }
 

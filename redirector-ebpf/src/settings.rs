@@ -42,6 +42,14 @@ pub static HALF_OPEN_PER_SERVICE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static ROUTE_LIFE: Global<u32> = Global::new(0);
 
+/// A round trip of each flow is measured in stretches of two to the power of this many ticks.
+#[unsafe(no_mangle)]
+pub static SAMPLE_SHIFT: Global<u32> = Global::new(0);
+
+/// Ticks between two reports of the same signal of the same member, at least.
+#[unsafe(no_mangle)]
+pub static REPORT_EVERY: Global<u32> = Global::new(0);
+
 /// 1: the slow path logs through aya-log.
 #[unsafe(no_mangle)]
 pub static LOG: Global<u32> = Global::new(0);

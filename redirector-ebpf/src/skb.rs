@@ -142,6 +142,16 @@ impl<const START: usize> Hook for Skb<START> {
     const DROP: i32 = 2;
 
     #[inline(always)]
+    fn again(&self) -> Self {
+        Self { ctx: TcContext::new(self.ctx.skb.skb) }
+    }
+
+    #[inline(always)]
+    fn data(&self, offset: usize) -> Option<u32> {
+        self.ctx.load(offset).ok()
+    }
+
+    #[inline(always)]
     fn to_member(&mut self, route: &Route) -> i32 {
         match route.way() {
             Way::Neighbour => kernel::redirect_to_neighbour(route),

@@ -31,7 +31,9 @@ mod recorder;
 mod reload;
 mod report;
 mod scrape;
+mod signals;
 mod tasks;
+mod watch;
 
 use std::{
     net::SocketAddr,
@@ -63,6 +65,7 @@ use self::{
     recorder::Recorder,
     reload::{Order, Reloads},
     tasks::Tasks,
+    watch::Watch,
 };
 use crate::{
     config::Resolved,
@@ -70,10 +73,10 @@ use crate::{
         access::Access,
         server::{self, Request},
     },
-    datapath::{Claim, Datapath, Notice, peer_groups},
+    datapath::{Claim, Datapath, Notice, Pulses, Ticks, peer_groups},
     decide::{Action, Core, Resumed, Switch},
     fitting::Fitting,
-    model::{Config, FlowPolicy, MemberId, Offer, Service, ServiceId},
+    model::{Config, FlowPolicy, LOOK_AFTER, MemberId, Offer, Service, ServiceId},
     probe::Report,
     resolve::{Changed, Resolver},
     telemetry::{self, Event, Events, Metrics},
@@ -103,6 +106,9 @@ struct Agent {
     answers: answers::Keeper,
     observer: Observer,
     hooks: Hooks,
+    pulses: Arc<Pulses>,
+    ticks: Ticks,
+    watch: Watch,
 }
 
 /// Runs until SIGTERM or SIGINT, and reads `file` again at SIGHUP. Needs a tokio runtime on one thread.
@@ -144,7 +150,7 @@ pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_
     let (answers, mut from_hooks) = mpsc::channel(QUEUE);
     let hooks = Hooks::new(events.clone(), answers);
     let mut agent = Agent::new(config, resolved, datapath, history, reports, (observer, hooks), &mut tasks);
-    let mut notices = agent.datapath.notices();
+    let (mut notices, mut signals) = (agent.datapath.notices(), agent.datapath.signals());
     let source = names::Source { resolver: Arc::clone(&resolver), events: events.clone() };
     let mut names = agent.follow_names(&source, &mut tasks);
     tasks.spawn("what follows the network", agent.datapath.follow());
@@ -169,6 +175,7 @@ pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_
             Some(changed) = names.changed() => agent.on_changed(changed, &mut tasks),
             // Looks at the clock at least every tick, and so comes round late only if the agent was not scheduled.
             () = agent.sleep_until_deadline() => agent.on_deadline(),
+            seen = signals::next(&mut signals) => agent.on_signals(seen, &mut signals),
             Some(answered) = from_hooks.recv() => agent.on_hooks(answered),
             Some(notice) = notices.recv() => agent.on_notice(notice),
             Some(request) = from_control.recv() => match request {
@@ -210,6 +217,8 @@ impl Agent {
         let answers = answers::Keeper::new(&config.agent.state_dir);
         answers.keep(&config, &resolved);
         let recorder = config.agent.record.as_deref().map(Recorder::new);
+        let (pulses, ticks) = (datapath.pulses(), datapath.ticks());
+        let watch = Watch::new(ticks.ticks(LOOK_AFTER));
         let mut agent = Self {
             cores: Cores::default(),
             answers,
@@ -226,11 +235,15 @@ impl Agent {
             lookouts: Lookouts::default(),
             observer,
             hooks,
+            pulses,
+            ticks,
+            watch,
         };
         // To the agent, all services are new.
         let moves =
             Moves::between(&Config { services: Vec::new(), ..Config::clone(&agent.config) }, &agent.config);
         agent.renumber_cores(&moves);
+        agent.watch_again(&moves);
         agent.probers.rename(&moves, &agent.config.services);
         agent.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));
         agent
@@ -283,6 +296,7 @@ impl Agent {
         self.observer.takes_up();
         self.observer.addresses(service, member, &addresses);
         self.hand_in_addresses(service, member, &addresses);
+        self.watch.probed(service, member, &addresses);
         self.probers.set(service, member, &self.config.services[service.0], &addresses, tasks);
         self.lookouts.set(&self.config.services[service.0], member, &addresses, tasks);
     }
@@ -329,10 +343,16 @@ impl Agent {
                 let (service, member) = self.names(id, member);
                 self.observer.events.emit(Event::AddressChanged { service, member, address, state, reason });
             }
-            Action::MemberChanged { member, state, reason } => {
+            Action::MemberChanged { member, state, reason, borne } => {
                 let (service, member) = self.names(id, member);
-                self.observer.events.emit(Event::MemberChanged { service, member, state, reason });
+                self.observer.member_changed(service, member, state, reason, borne);
             }
+            Action::Look { member } => self.probers.ask(id, member),
+            Action::Signal { member, signal, looked } => {
+                let (service, member) = self.names(id, member);
+                self.observer.signal(service, member, &signal, looked);
+            }
+            Action::Spread { from, epoch, over } => self.datapath.spread(id, from, epoch, over),
             ask @ Action::AskHooks { .. } => self.ask_hooks(id, ask),
             other @ (Action::Round { .. } | Action::Answer { .. } | Action::Orders(_)) => {
                 self.act_on_orders(id, other);
@@ -343,7 +363,7 @@ impl Agent {
     fn switch(&mut self, id: ServiceId, switch: &Switch) {
         self.datapath.switch(id, switch.to, switch.epoch);
         let stored = Instant::now();
-        if switch.policy == FlowPolicy::Reset {
+        if switch.policy == FlowPolicy::Reset && switch.over.is_zero() {
             self.datapath.raise_floor(id, switch.epoch);
         }
         let service = &self.config.services[id.0];
@@ -403,7 +423,7 @@ impl Agent {
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
                 let count = self.datapath.counter();
                 let (config, clock) = (Arc::clone(&self.config), self.clock);
-                let board = self.lookouts.board().clone();
+                let (board, counted) = (self.lookouts.board().clone(), self.watch.counted());
                 // Counting reads the whole flow table.
                 tokio::task::spawn_blocking(move || {
                     // Who has gone away meanwhile costs nothing more.
@@ -412,7 +432,8 @@ impl Agent {
                     }
                     match count() {
                         Ok(counts) => {
-                            let _gone = reply.send(report::status(&config, &views, &counts, &board, clock));
+                            let _gone =
+                                reply.send(report::status(&config, &views, &counts, &board, &counted, clock));
                         }
                         Err(error) => tracing::error!("cannot read the maps: {error:#}"),
                     }

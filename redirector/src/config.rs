@@ -38,6 +38,7 @@ mod shards;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traffic;
 mod url;
 mod user;
 mod witness;

@@ -19,6 +19,8 @@
 //! | `collect` | forgetting flows that nobody uses any more |
 //! | `list` | flows as people see them |
 //! | `peer` | who is at the other end of a Unix socket |
+//! | `signals` | what programs report on the traffic of members |
+//! | `pulses` | how members are doing as their traffic shows |
 //! | `clock` | the clock that the times of flows are on |
 //! | `memory` | what the maps take |
 //! | `notice` | what its threads tell the agent |
@@ -58,8 +60,10 @@ mod peer;
 mod pins;
 mod preflight;
 pub mod programs;
+mod pulses;
 mod registry;
 mod routes;
+mod signals;
 mod slots;
 mod sockets;
 mod sweep;
@@ -82,6 +86,7 @@ use tokio::sync::{Notify, mpsc};
 pub use self::{
     change::{Ending, Prepared, Preparer},
     claim::{Claim, uninstall},
+    clock::Clock as Ticks,
     collect::Collected,
     host::{Path, Survey, survey},
     list::{FlowList, ListedFlow},
@@ -89,6 +94,8 @@ pub use self::{
     notice::{Notice, Swept, SweptFlows},
     peer::peer_groups,
     preflight::check_ports,
+    pulses::{Beat, Pulses, Totals, Vitals},
+    signals::{OfMember, Signals},
     sweep::ResetWays,
 };
 
@@ -139,6 +146,9 @@ pub struct Datapath {
     events: Option<Events>,
     collector: Collector,
     clock: Clock,
+    pulses: Arc<Pulses>,
+    /// `None`: given to the agent.
+    signals: Option<Signals>,
     /// `None`: given to the agent.
     notices: Option<mpsc::UnboundedReceiver<Notice>>,
 }
@@ -200,6 +210,8 @@ impl Datapath {
         let (notices, told) = mpsc::unbounded_channel();
         let sweeper = Arc::new(Sweeper::start(Arc::clone(&maps), &config.datapath.device, notices.clone())?);
         let clock = Clock::new(programs::classifier(loaded.programs(), programs::CLOCK)?.fd()?.as_fd())?;
+        let pulses = Arc::clone(&lock(&maps).pulses);
+        let signals = lock(&maps).signals.take().map(|map| Signals::new(map, clock.clone())).transpose()?;
         let limit = Limit { timeouts: config.datapath.idle_timeouts, cap: settings.half_open.per_service };
         let collector = Collector::start(Arc::clone(&maps), clock.clone(), limit)?;
         let reach = Arc::new(Reach::new(Wanted::nothing(config)));
@@ -226,6 +238,8 @@ impl Datapath {
             events: Some(events),
             collector,
             clock,
+            pulses,
+            signals,
             notices: Some(told),
             claim,
         })
@@ -350,6 +364,29 @@ impl Datapath {
         self.notices.take().unwrap_or_else(|| mpsc::unbounded_channel().1)
     }
 
+    /// What the kernel programs report, from now on. To be called once: later there is nothing to hear.
+    pub fn signals(&mut self) -> Option<Signals> {
+        self.signals.take()
+    }
+
+    /// How the members are doing as their traffic shows.
+    #[must_use]
+    pub fn pulses(&self) -> Arc<Pulses> {
+        Arc::clone(&self.pulses)
+    }
+
+    /// The clock that pulses are on.
+    #[must_use]
+    pub fn ticks(&self) -> Ticks {
+        self.clock.clone()
+    }
+
+    /// The kernel's id of a member.
+    #[must_use]
+    pub fn id(&self, service: ServiceId, member: MemberId) -> u16 {
+        self.ids.member(service, member)
+    }
+
     /// Whose id in the kernel this is; `None`: nobody's any more.
     #[must_use]
     pub fn owner(&self, member: u16) -> Option<(ServiceId, MemberId)> {
@@ -366,6 +403,7 @@ impl Datapath {
         let maps = Arc::clone(&self.maps);
         let ids = self.ids.clone();
         let collected = Arc::clone(&self.collector.collected);
+        let pulses = Arc::clone(&self.pulses);
         let ways = self.sweeper.ways.clone();
         move || {
             let table = lock(&maps).flows.clone();
@@ -387,7 +425,7 @@ impl Datapath {
                 }
                 outcomes.push((*outcome, sum));
             }
-            Ok(Counts { ids, flows, outcomes, collected, max_flows, counted_in, ways })
+            Ok(Counts { ids, flows, outcomes, collected, pulses, max_flows, counted_in, ways })
         }
     }
 
@@ -439,7 +477,7 @@ impl Learner {
 }
 
 /// What the kernel counted, at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Counts {
     ids: Ids,
     flows: Vec<u64>,
@@ -447,6 +485,7 @@ pub struct Counts {
     pub outcomes: Vec<(Outcome, Count)>,
     /// Flows that were collected.
     pub collected: Arc<Collected>,
+    pulses: Arc<Pulses>,
     /// How many flows there is room for.
     pub max_flows: u32,
     /// How long reading the flow table took.
@@ -460,6 +499,12 @@ impl Counts {
     #[must_use]
     pub fn flows(&self, service: ServiceId, member: MemberId) -> u64 {
         self.flows[usize::from(self.ids.member(service, member))]
+    }
+
+    /// What its traffic shows of one member, now.
+    #[must_use]
+    pub fn vitals(&self, service: ServiceId, member: MemberId) -> Vitals {
+        self.pulses.vitals(self.ids.member(service, member))
     }
 
     /// Flows of all members, also of those that the configuration does not have any more.

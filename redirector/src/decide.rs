@@ -41,14 +41,16 @@ use self::{
     member::Member,
     orders::StandingOrders,
     round::Round,
+    signals::Seen,
     suspicion::Suspicion,
 };
 use crate::model::{
-    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind,
+    CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind, Verdict,
 };
 
 mod action;
 mod answers;
+mod breaker;
 mod change;
 mod choice;
 mod command;
@@ -66,6 +68,7 @@ mod proof;
 pub mod record;
 mod resume;
 mod round;
+mod signals;
 mod suspicion;
 mod time;
 mod view;
@@ -75,8 +78,8 @@ mod tests;
 
 pub use action::{Action, Resumed, ResumedSwitch, Switch};
 pub use explain::{
-    AddressExplanation, CheckExplanation, Explanation, MemberExplanation, OrdersExplanation,
-    SwitchExplanation, Timer,
+    AddressExplanation, BreakerExplanation, CheckExplanation, Explanation, MemberExplanation,
+    OrdersExplanation, SignalExplanation, SwitchExplanation, Timer,
 };
 pub use health::CheckState;
 pub use operator::{Accepted, Command, Refused};
@@ -102,6 +105,8 @@ pub struct Core {
     rejected: Vec<Option<Time>>,
     /// What hooks said against each member last.
     vetoed: Vec<Option<Vetoed>>,
+    /// What the traffic of each member has shown.
+    seen: Vec<Seen>,
     /// How often hooks were asked.
     asks: u64,
     standing: Standing,
@@ -142,6 +147,7 @@ impl Core {
             flaps: vec![Flap::default(); members],
             rejected: vec![None; members],
             vetoed: vec![None; members],
+            seen: vec![Seen::default(); members],
             asks: 0,
             standing: Standing::Choosing { until: Some(now + service.initial_timeout) },
             epoch: Epoch::default(),
@@ -186,6 +192,14 @@ impl Core {
         let change = self.members[member.0].on_outcome(self.now, address, check, outcome);
         if change.is_some() {
             self.note(member, address, check, outcome);
+        }
+        match outcome.verdict() {
+            // Another check may be failing still.
+            Verdict::Pass if self.answers[member.0].failing_since().is_none() => {
+                self.seen[member.0].on_pass();
+            }
+            Verdict::Fail => self.seen[member.0].on_failure(),
+            Verdict::Pass | Verdict::Inconclusive => {}
         }
         self.carry_on(member, Vec::new());
         if let Some(change) = change {
@@ -243,7 +257,13 @@ impl Core {
         let pin = self.orders.pin.as_ref().and_then(|pin| pin.until);
         let ends = [self.drains.next_deadline(), self.leaving.next_deadline()];
         let tolerances = self.members.iter().map(Member::next_deadline);
-        [first_choice, moves, round, hooks, pin].into_iter().chain(ends).chain(tolerances).flatten().min()
+        let look = self.next_look();
+        [first_choice, moves, round, hooks, pin, look]
+            .into_iter()
+            .chain(ends)
+            .chain(tolerances)
+            .flatten()
+            .min()
     }
 
     /// Whether the first choice is still to be made, and its time is not over.
@@ -298,7 +318,8 @@ impl Core {
         let (state, reason) = self.shown(member);
         if state != self.told[member.0] {
             self.told[member.0] = state;
-            self.actions.push_back(Action::MemberChanged { member, state, reason });
+            let borne = self.borne(member).filter(|_| state == MemberState::Down);
+            self.actions.push_back(Action::MemberChanged { member, state, reason, borne });
         }
     }
 
@@ -366,17 +387,11 @@ impl Core {
             *until = until.filter(|until| *until > self.now);
         }
         self.expire_orders();
-        self.suspect();
-        self.look_after_manual();
-        self.end_round();
-        self.hear_hooks();
-        match self.situation(self.now).choose() {
-            Some(choice) if self.may_be_made(&choice) => {
-                self.switch(choice);
-                self.look_ahead();
-            }
-            Some(_) => {}
-            None => self.round = None,
+        if self.move_on() {
+            // What follows from the switch follows now, and not from whichever call comes next: the round for a better
+            // member than the one that was taken in a hurry, or another suspicion.
+            let again = self.move_on();
+            debug_assert!(!again, "the best member that may be gone to is active");
         }
         if let Some(epoch) = self.drains.take_ended(self.now) {
             self.actions.push_back(Action::RaiseFloor { epoch });
@@ -385,6 +400,7 @@ impl Core {
             let removed = !self.offered[member.0].iter().any(|offer| offer.address == address);
             self.actions.push_back(Action::ResetAddress { member, address, removed });
         }
+        self.look();
         self.keep_orders();
         for (member, address, change) in changed {
             self.tell_member(member);
@@ -392,13 +408,23 @@ impl Core {
         }
     }
 
-    /// What a failover took in a hurry may not be the best: the round for a better one begins with the same call, and not
-    /// with whichever comes next.
-    fn look_ahead(&mut self) {
-        if let Some(next) = self.situation(self.now).choose().filter(|next| next.round) {
-            let at_once = self.may_be_made(&next);
-            debug_assert!(!at_once, "a round that has just begun has no answers");
+    /// Makes the switch that should be made, or asks for what it waits for. Returns whether it was made.
+    fn move_on(&mut self) -> bool {
+        self.suspect();
+        self.look_after_manual();
+        self.end_round();
+        self.hear_hooks();
+        let Some(choice) = self.situation(self.now).choose() else {
+            self.round = None;
+            return false;
+        };
+        let may_be_made = self.is_proven(&choice);
+        if may_be_made {
+            self.switch(choice);
+        } else {
+            self.ask_for_proof(&choice);
         }
+        may_be_made
     }
 
     fn situation(&self, now: Time) -> Situation<'_> {
@@ -414,14 +440,18 @@ impl Core {
         if kind != SwitchKind::Manual {
             self.hold_until = self.now + self.service.failback.hold_down;
         }
+        let over = self.spread_over(from, kind, policy);
         match policy {
+            FlowPolicy::Reset if !over.is_zero() => self.drains.begin(self.now, self.epoch, over),
             FlowPolicy::Reset => self.drains.supersede(),
             FlowPolicy::Drain => self.drains.begin(self.now, self.epoch, self.service.drain_timeout),
             FlowPolicy::Keep => {}
         }
-        let switch = Switch { from, to, epoch: self.epoch, policy, kind, reason, at: self.now };
+        let borne = from.filter(|_| kind == SwitchKind::Failover).and_then(|from| self.borne(from));
+        let switch = Switch { from, to, epoch: self.epoch, policy, over, kind, reason, borne, at: self.now };
         self.last = Some(switch.clone());
         self.actions.push_back(Action::Switch(switch));
+        self.spread(from, over);
         // The round of another switch, which waits, goes on.
         self.round.take_if(|round| {
             self.manual.as_ref().is_none_or(|manual| manual.to != round.member || to == Some(manual.to))
@@ -442,5 +472,20 @@ impl Core {
             return self.service.on_failover;
         }
         self.service.on_failback
+    }
+
+    /// Over which time the resets of a switch are spread; zero: all at once. Only where the member that is left lives: a
+    /// dead one keeps its clients waiting.
+    fn spread_over(&self, from: Option<MemberId>, kind: SwitchKind, policy: FlowPolicy) -> Duration {
+        let is_down = from.is_none_or(|from| self.members[from.0].state() == MemberState::Down);
+        let is_planned = kind != SwitchKind::Failover && !is_down && policy == FlowPolicy::Reset;
+        if is_planned { self.service.reset_over } else { Duration::ZERO }
+    }
+
+    /// Says that the flows of `from` are reset little by little.
+    fn spread(&mut self, from: Option<MemberId>, over: Duration) {
+        if let Some(from) = from.filter(|_| !over.is_zero()) {
+            self.actions.push_back(Action::Spread { from, epoch: self.epoch, over });
+        }
     }
 }

@@ -22,6 +22,7 @@ mod profile;
 mod redis_error;
 mod rest;
 mod shards;
+mod signal;
 mod state;
 
 pub use access::{Access, Authorities, Identity, Login, Secret, Tls, Trust};
@@ -34,7 +35,8 @@ pub use profile::{Defaults, Profile};
 pub use redis_error::RedisErrorKind;
 pub use rest::{Exec, ExecOf, Http, HttpTarget, Lag, LagOf, Rest, Url, User};
 pub use shards::{Heartbeat, HeartbeatFault, Keyspace, MOST_TAGS, ShardFailure, TAGS};
-pub use state::{MemberState, Pace, ServiceState, SwitchKind};
+pub use signal::{Breaker, LOOK_AFTER, OpenLimit, Signal, SignalKind, Signals, Traffic};
+pub use state::{Borne, MemberState, Pace, ServiceState, SwitchKind, TroubleKind};
 
 /// Everything that a configuration file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -184,6 +186,18 @@ pub struct Service {
     pub on_failback: FlowPolicy,
     /// How long [`FlowPolicy::Drain`] waits before it resets what is left.
     pub drain_timeout: Duration,
+    /// Over which time a planned switch with [`FlowPolicy::Reset`] spreads its resets; zero: all at once.
+    #[serde(default)]
+    pub reset_over: Duration,
+    /// What is done about signals of the kernel.
+    #[serde(default)]
+    pub signals: Signals,
+    /// When its traffic alone takes a member down; `None`: never.
+    #[serde(default)]
+    pub breaker: Option<Breaker>,
+    /// How quickly new connections may come; `None`: as they like. No part of a recording: it decides nothing.
+    #[serde(skip)]
+    pub limit: Option<OpenLimit>,
     /// What happens when no member is up.
     pub on_all_down: OnAllDown,
     /// How many members must have been seen up before the first choice.

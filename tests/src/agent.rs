@@ -215,6 +215,27 @@ impl Agent {
         Ok(())
     }
 
+    /// It is not scheduled any more (SIGSTOP), as in a machine that is frozen or starved. It answers no verb then.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Ends [`Agent::freeze`].
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        let process = self.process.as_mut().context("the agent does not run")?;
+        Ok(process.signal(signal)?)
+    }
+
     /// `redirector uninstall`: nothing is left in the kernel. The agent is to be stopped before.
     ///
     /// # Errors

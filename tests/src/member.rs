@@ -85,8 +85,9 @@ impl Member {
         anyhow::ensure!(server.is_none(), "member {} runs already", self.name());
         let mut command = self.host.command("redis-server");
         command.args(["--port", &REDIS_PORT.to_string(), "--bind", "127.0.0.1", "--protected-mode", "no"]);
-        // No file is ever written, so the directory does not matter.
+        // No file is ever written, so the directory does not matter. (A replica would put what it copies into one.)
         command.args(["--save", "", "--appendonly", "no", "--dir", "/", "--enable-debug-command", "yes"]);
+        command.args(["--dbfilename", "lab-writes-none.rdb", "--repl-diskless-load", "swapdb"]);
         // Thousands of clients connect in one test; the backlog is what a burst of them needs.
         command.args(["--maxclients", "15000", "--tcp-backlog", "4096", "--daemonize", "no"]);
         if let Some(password) = &self.password {

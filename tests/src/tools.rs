@@ -13,6 +13,14 @@ impl Host {
         self.tool("ip", &command.split_whitespace().collect::<Vec<_>>())
     }
 
+    /// Runs `tc` with these words: `host.tc("qdisc show dev eth0")`.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub fn tc(&self, command: &str) -> Result<String> {
+        self.tool("tc", &command.split_whitespace().collect::<Vec<_>>())
+    }
+
     /// Runs `nft` with these words, which may be many lines: `host.nft("table inet lab { chain … }")`, `host.nft("delete
     /// table inet lab")`.
     ///

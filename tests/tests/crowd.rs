@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use redirector_tests::{Assembly, Scenario, with_and_without_offloads};
 
 const START: Duration = Duration::from_secs(10);

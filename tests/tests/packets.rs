@@ -24,6 +24,8 @@ mod frame;
 mod fuzz;
 #[path = "packets/inject.rs"]
 mod inject;
+#[path = "packets/pulses.rs"]
+mod pulses;
 #[path = "packets/table.rs"]
 mod table;
 
@@ -73,6 +75,7 @@ fn check(bench: &mut Bench, case: &Case) -> Result<(), String> {
             Given::Do(action) => action(bench),
         }
     }
+    let before = bench.signals();
     let seen = match case.packet {
         Given::Sent(words) => bench.sent(words),
         Given::Came(words) => bench.came(words),
@@ -87,6 +90,10 @@ fn check(bench: &mut Bench, case: &Case) -> Result<(), String> {
     };
     if seen != wanted {
         return Err(format!("wanted {wanted:?}\n  seen   {seen:?}"));
+    }
+    let signals = bench.signals_since(&before);
+    if signals != case.signals {
+        return Err(format!("signals: {signals:?}, wanted {:?}", case.signals));
     }
     let entries = bench.entries();
     if case.left.is_some_and(|left| (left, left) != entries) {

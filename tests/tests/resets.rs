@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use redirector_tests::{
-    Agent, AgentConfig, CHANNEL, Failure, Host, Lab, Member, Process, QUEUE, Scenario, Value, WaitingClient,
-    first_vips, slowness, wait_until, waiting_at, with_and_without_offloads,
+    Agent, AgentConfig, CHANNEL, Failure, Host, Lab, Member, Offloads, Process, QUEUE, Scenario, Value,
+    WaitingClient, first_vips, slowness, wait_until, waiting_at, with_and_without_offloads,
 };
 
 /// The first [`Lab::container`].
@@ -27,14 +27,8 @@ const AT_ONCE: Duration = Duration::from_millis(700);
 
 with_and_without_offloads! {
     containers,
-    containers_whose_processes_are_elsewhere,
-    masqueraded_containers,
-    other_machines,
-    a_black_hole,
+    masqueraded_containers_and_other_machines,
     whoever_is_connecting_is_refused,
-    nobody_else_is_touched,
-    equal_addresses_in_another_network,
-    an_agent_that_comes_late,
 }
 
 fn agent(lab: &Lab, config: &AgentConfig) -> Result<Agent> {
@@ -85,12 +79,16 @@ fn are_woken(clients: &[WaitingClient], since: Instant, within: Duration, kind: 
     Ok(())
 }
 
-/// The clients of `host` are woken when their member is left, and it has forgotten them, although it lives.
-fn woken_and_forgotten(lab: &Lab, agent: &Agent, host: &Host, kind: ErrorKind) -> Result<()> {
-    let clients = waiting(host)?;
-    wait_until("all wait at m1", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == clients.len()))?;
+/// The clients of these hosts are woken, each in its way, when their member is left; and that one has forgotten them, although
+/// it lives.
+fn woken_and_forgotten(lab: &Lab, agent: &Agent, hosts: &[(&Host, ErrorKind)]) -> Result<()> {
+    let waiting = |(host, kind): &(&Host, ErrorKind)| Ok((waiting(host)?, *kind));
+    let clients = hosts.iter().map(waiting).collect::<Result<Vec<_>>>()?;
+    wait_until("all wait at m1", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 4 * hosts.len()))?;
     let since = switch(agent, "m2")?;
-    are_woken(&clients, since, AT_ONCE, kind)?;
+    for (clients, kind) in &clients {
+        are_woken(clients, since, AT_ONCE, *kind)?;
+    }
     wait_until("m1 knows nobody any more", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 0))?;
     wait_until("no flow is left", SOON, || flows(agent).is_ok_and(|flows| flows == 0)).map(drop)
 }
@@ -103,49 +101,39 @@ fn flows(agent: &Agent) -> Result<u64> {
     Ok(members.filter_map(|member| member["flows"].as_u64()).sum())
 }
 
-/// Their sockets are destroyed where they are.
+/// Their sockets are destroyed where they are. A namespace that cannot be found is not entered: its clients are sent resets.
 fn containers(scenario: Scenario) {
     scenario.run(|lab| {
-        let container = lab.container("c1")?;
-        let _process = process(&container)?;
+        let [entered, unknown] = [lab.container("c1")?, lab.container("c2")?];
+        let _process = process(&entered)?;
         let agent = agent(lab, &lab.config())?;
-        woken_and_forgotten(lab, &agent, &container, ErrorKind::ConnectionAborted)
+        let hosts = [
+            (lab.app(), ErrorKind::ConnectionAborted),
+            (&entered, ErrorKind::ConnectionAborted),
+            (&unknown, ErrorKind::ConnectionReset),
+        ];
+        woken_and_forgotten(lab, &agent, &hosts)
     });
 }
 
-/// A namespace that cannot be found is not entered: its clients are sent resets.
-fn containers_whose_processes_are_elsewhere(scenario: Scenario) {
+/// Where the flow's tuple is not that of the socket, the reset goes back the way that connection tracking knows. And nobody
+/// enters other machines.
+fn masqueraded_containers_and_other_machines(scenario: Scenario) {
     scenario.run(|lab| {
-        let container = lab.container("c1")?;
-        let agent = agent(lab, &lab.config())?;
-        woken_and_forgotten(lab, &agent, &container, ErrorKind::ConnectionReset)
-    });
-}
-
-/// The flow's tuple is not that of the socket: the reset goes back the way that connection tracking knows.
-fn masqueraded_containers(scenario: Scenario) {
-    scenario.run(|lab| {
-        let container = lab.container("c1")?;
-        let _process = process(&container)?;
+        let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
+        let _processes = [process(&container)?, process(&machine)?];
         lab.masquerade()?;
-        let agent = agent(lab, &lab.config())?;
-        woken_and_forgotten(lab, &agent, &container, ErrorKind::ConnectionReset)
-    });
-}
-
-fn other_machines(scenario: Scenario) {
-    scenario.run(|lab| {
-        let machine = lab.machine("outside")?;
-        let _process = process(&machine)?;
         lab.vips_through_app()?;
         let agent = agent(lab, &lab.config())?;
-        woken_and_forgotten(lab, &agent, &machine, ErrorKind::ConnectionReset)
+        let reset = ErrorKind::ConnectionReset;
+        woken_and_forgotten(lab, &agent, &[(&container, reset), (&machine, reset)])
     });
 }
 
 /// The member cannot be told; its clients are.
-fn a_black_hole(scenario: Scenario) {
-    scenario.run(|lab| {
+#[test]
+fn a_black_hole() {
+    Scenario::new(Offloads::On).run(|lab| {
         let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
         lab.vips_through_app()?;
         let agent = agent(lab, &lab.config())?;
@@ -218,8 +206,9 @@ fn whoever_is_connecting_is_refused(scenario: Scenario) {
 }
 
 /// Another service that stays, connections past the VIPs, and what was opened after the switch.
-fn nobody_else_is_touched(scenario: Scenario) {
-    scenario.run(|lab| {
+#[test]
+fn nobody_else_is_touched() {
+    Scenario::new(Offloads::On).run(|lab| {
         let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
         let _process = process(&container)?;
         lab.masquerade()?;
@@ -270,8 +259,9 @@ fn waiting_at_first_vip(hosts: &[&Host]) -> Result<Vec<WaitingClient>> {
 
 /// A second network beside the first one, with an agent of its own and the same addresses and ports everywhere: nothing
 /// but the links tells which container is whose.
-fn equal_addresses_in_another_network(scenario: Scenario) {
-    scenario.run(|lab| {
+#[test]
+fn equal_addresses_in_another_network() {
+    Scenario::new(Offloads::On).run(|lab| {
         let other = Lab::builder().offloads(lab.offloads()).build()?;
         let mut networks = Vec::new();
         for lab in [lab, &other] {
@@ -288,14 +278,15 @@ fn equal_addresses_in_another_network(scenario: Scenario) {
             networks.push((agent, process, connections));
         }
         thread::sleep(Duration::from_millis(200));
-        switch(&networks[0].0, "m2")?;
+        // The other one's process is the older one, and found first.
+        switch(&networks[1].0, "m2")?;
         thread::sleep(Duration::from_millis(500));
         for (n, (_, _, connections)) in networks.iter_mut().enumerate() {
             for connection in connections {
                 let reply = connection.command(&["PING"]);
                 match n {
-                    0 => ensure!(reply.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)),
-                    _ => ensure!(reply? == Value::Status("PONG".into())),
+                    0 => ensure!(reply? == Value::Status("PONG".into())),
+                    _ => ensure!(reply.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)),
                 }
             }
         }
@@ -305,8 +296,9 @@ fn equal_addresses_in_another_network(scenario: Scenario) {
 
 /// It was killed while flows drained, and comes back when the time is over: nothing but the flow table tells it whom to
 /// reset.
-fn an_agent_that_comes_late(scenario: Scenario) {
-    scenario.run(|lab| {
+#[test]
+fn an_agent_that_comes_late() {
+    Scenario::new(Offloads::On).run(|lab| {
         let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
         let _process = process(&container)?;
         lab.vips_through_app()?;
@@ -328,6 +320,63 @@ fn an_agent_that_comes_late(scenario: Scenario) {
         are_woken(&outside, since, SOON, ErrorKind::ConnectionReset)?;
         wait_until("m1 knows nobody any more", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 0))?;
         ensure!(lab.app().connect(first_vips()[0])?.whoami()? == "m2");
+        Ok(())
+    });
+}
+
+/// Blocked clients here, in a container and on another machine, and the flows' policy of a planned switch.
+fn spread(lab: &Lab, over: &str) -> Result<(Agent, Vec<WaitingClient>, Process)> {
+    let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
+    let process = process(&container)?;
+    lab.vips_through_app()?;
+    let agent = agent(lab, &lab.config().service_line(&format!("reset_over = \"{over}\"")))?;
+    let client = |n: usize| {
+        let host = [lab.app(), &container, &machine][n % 3];
+        WaitingClient::blocked(host, first_vips()[0], QUEUE)
+    };
+    Ok((agent, (0..60).map(client).collect::<Result<_>>()?, process))
+}
+
+/// As many in each part of the time, all of them by its end, and nobody when it begins.
+#[test]
+fn a_planned_switch_resets_little_by_little() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (mut agent, clients, _process) = spread(lab, "2s")?;
+        let since = Instant::now();
+        ensure!(agent.verb(&["switch", "orders", "m2"])?.status.success());
+        ensure!(lab.app().connect(first_vips()[0])?.whoami()? == "m2");
+        thread::sleep(Duration::from_millis(900).saturating_sub(since.elapsed()));
+        // The next agent goes on with it.
+        agent.kill()?;
+        agent.start()?;
+        let mut quarters = [0; 5];
+        for client in &clients {
+            let wake = client.wait_woken(SOON)?;
+            ensure!(wake.with.is_err(), "{wake:?}");
+            let after = wake.at.saturating_duration_since(since);
+            quarters[(after.as_millis() / 500).min(4) as usize] += 1;
+        }
+        eprintln!("woken in each half second: {quarters:?}");
+        ensure!(quarters[0] >= 8 && quarters[0] <= 22 && quarters[1] >= 4, "{quarters:?}");
+        ensure!(quarters[4] <= 15, "{quarters:?}");
+        wait_until("m1 knows nobody any more", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 0))?;
+        Ok(())
+    });
+}
+
+/// Who was not reset yet stays where he is.
+#[test]
+fn a_switch_back_keeps_what_is_left() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (agent, clients, _process) = spread(lab, "2s")?;
+        ensure!(agent.verb(&["switch", "orders", "m2"])?.status.success());
+        thread::sleep(Duration::from_millis(600));
+        ensure!(agent.verb(&["switch", "orders", "m1"])?.status.success());
+        thread::sleep(Duration::from_secs(2));
+        let woken = clients.iter().filter(|client| client.woken().is_some()).count();
+        eprintln!("{woken} of 60 were reset before the switch back");
+        ensure!((5..=45).contains(&woken), "{woken} of 60 were reset in 0.6 of 2 s");
+        ensure!(waiting_at(lab, "m1")? == 60 - woken, "m1 and its clients disagree");
         Ok(())
     });
 }

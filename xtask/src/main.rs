@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use self::kernels::Extent;
 
+mod clients;
 mod kernels;
 mod run;
 mod setup;

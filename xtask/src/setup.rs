@@ -8,7 +8,7 @@ use std::{fmt::Write as _, path::Path, path::PathBuf, process::Command, time::Du
 use anyhow::{Result, anyhow, bail};
 
 use crate::{
-    kernels,
+    clients, kernels,
     run::{self, cargo, run, run_within},
     toolchain::{self, BPF_LINKER, Compiler, Origin, Unusable},
 };
@@ -38,6 +38,17 @@ struct Machine {
     name_server: bool,
     /// `None`: not needed for what is to be done.
     emulator: Option<bool>,
+    /// Client libraries; `None` likewise.
+    clients: Option<bool>,
+}
+
+/// What a machine is to be able to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Building, and showing what was built.
+    Build,
+    /// All tests too, also on other kernels.
+    Tests,
 }
 
 /// Something that has to be installed.
@@ -49,10 +60,12 @@ enum Lack {
     NetworkTools,
     NameServer,
     Emulator,
+    Clients,
 }
 
 impl Machine {
-    fn look(needs_emulator: bool) -> Self {
+    fn look(wanted: Wanted) -> Self {
+        let tests = wanted == Wanted::Tests;
         Self {
             compiler: toolchain::find_compiler(),
             linker: toolchain::find_linker(),
@@ -65,7 +78,9 @@ impl Machine {
                 .map(|(_, package)| *package)
                 .collect(),
             name_server: toolchain::find_in_path("dnsmasq").is_some(),
-            emulator: needs_emulator.then(|| toolchain::find_in_path("qemu-system-x86_64").is_some()),
+            emulator: (tests && kernels::can_run())
+                .then(|| toolchain::find_in_path("qemu-system-x86_64").is_some()),
+            clients: tests.then(clients::are_installed),
         }
     }
 
@@ -88,6 +103,9 @@ impl Machine {
         }
         if self.emulator == Some(false) {
             lacks.push(Lack::Emulator);
+        }
+        if self.clients == Some(false) {
+            lacks.push(Lack::Clients);
         }
         lacks
     }
@@ -115,6 +133,11 @@ impl Machine {
             Some(false) => "; no qemu",
             None => "",
         };
+        line += match self.clients {
+            Some(true) => "; client libraries",
+            Some(false) => "; no client libraries",
+            None => "",
+        };
         if self.no_tools.is_empty() { line } else { format!("{line}; no {}", self.no_tools.join(", no ")) }
     }
 }
@@ -127,23 +150,23 @@ fn is_installed(program: &str) -> bool {
 
 /// The verb: says also that nothing was to do.
 pub(crate) fn setup() -> Result<()> {
-    let machine = install_lacks(kernels::can_run())?;
+    let machine = install_lacks(Wanted::Tests)?;
     println!("setup: all there: {}", machine.summary());
     Ok(())
 }
 
 /// For the other verbs: silent when all is there.
 pub(crate) fn ensure() -> Result<()> {
-    install_lacks(false).map(drop)
+    install_lacks(Wanted::Build).map(drop)
 }
 
-/// For tests, which run on other kernels too.
-pub(crate) fn ensure_with_emulator() -> Result<()> {
-    install_lacks(kernels::can_run()).map(drop)
+/// For tests, which need more.
+pub(crate) fn ensure_for_tests() -> Result<()> {
+    install_lacks(Wanted::Tests).map(drop)
 }
 
-fn install_lacks(needs_emulator: bool) -> Result<Machine> {
-    let machine = Machine::look(needs_emulator);
+fn install_lacks(wanted: Wanted) -> Result<Machine> {
+    let machine = Machine::look(wanted);
     let lacks = machine.lacks();
     if lacks.is_empty() {
         return Ok(machine);
@@ -169,6 +192,9 @@ fn install_lacks(needs_emulator: bool) -> Result<Machine> {
     if lacks.contains(&Lack::Emulator) {
         packages.extend(EMULATOR);
     }
+    if lacks.contains(&Lack::Clients) {
+        packages.extend(clients::missing_packages());
+    }
     if !packages.is_empty() {
         install_packages(&packages)?;
     }
@@ -179,7 +205,10 @@ fn install_lacks(needs_emulator: bool) -> Result<Machine> {
     if lacks.contains(&Lack::Linker) {
         install_linker(&machine)?;
     }
-    let machine = Machine::look(needs_emulator);
+    if lacks.contains(&Lack::Clients) {
+        clients::install()?;
+    }
+    let machine = Machine::look(wanted);
     if !machine.lacks().is_empty() {
         bail!(
             "setup ran, but something is still missing: {}; docs/building.md has the steps by hand",
@@ -310,6 +339,7 @@ mod tests {
             no_tools: Vec::new(),
             name_server: true,
             emulator: None,
+            clients: None,
         }
     }
 
@@ -332,15 +362,24 @@ mod tests {
             no_tools: vec!["iproute2", "nftables"],
             name_server: false,
             emulator: Some(false),
+            clients: Some(false),
         };
         assert_eq!(
             machine.lacks(),
-            [Lack::Compiler, Lack::Linker, Lack::Redis, Lack::NetworkTools, Lack::NameServer, Lack::Emulator]
+            [
+                Lack::Compiler,
+                Lack::Linker,
+                Lack::Redis,
+                Lack::NetworkTools,
+                Lack::NameServer,
+                Lack::Emulator,
+                Lack::Clients
+            ]
         );
         assert_eq!(
             machine.summary(),
             "no compiler (nightly has no source of core (/sysroot/core is missing), debian not installed); \
-             no bpf-linker; no redis; no dnsmasq; no qemu; no iproute2, no nftables"
+             no bpf-linker; no redis; no dnsmasq; no qemu; no client libraries; no iproute2, no nftables"
         );
     }
 

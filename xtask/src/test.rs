@@ -22,7 +22,7 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
         anyhow!("{error}; tests that need no root: `cargo test -p redirector -p redirector-common`")
     })?;
     let mut steps = Steps::default();
-    steps.step("setup", setup::ensure_with_emulator)?;
+    steps.step("setup", setup::ensure_for_tests)?;
     steps.step("rustfmt and clippy are there", has_linters)?;
     steps.step("format", || run::run(&mut cargo(&["fmt", "--all", "--check"])))?;
     steps.step("clippy", || run::run(&mut cargo(&["clippy", "--all-targets", "--", "-D", "warnings"])))?;
@@ -62,7 +62,7 @@ pub(crate) fn kernels(names: &[String], extent: Extent, program: &[String]) -> R
     }
     let releases = kernels::named(names)?;
     let mut steps = Steps::default();
-    steps.step("setup", setup::ensure_with_emulator)?;
+    steps.step("setup", setup::ensure_for_tests)?;
     let redirector = match env::var_os(REDIRECTOR_BIN) {
         Some(binary) => binary.into(),
         None => steps.step("release binary", || run::build_release(&[]))?,

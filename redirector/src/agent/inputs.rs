@@ -60,6 +60,7 @@ impl Agent {
         let Subject { service, member, address, check } = subject;
         let report = Report { service, member, address, check, ..report };
         self.observer.takes_up_report(&self.config, &report);
+        self.watch_report(&report);
         let outcome = &report.outcome;
         let now = self.clock.now();
         self.note(now, service, || Input::Probe(member, address, check, outcome.into()));
@@ -80,6 +81,7 @@ impl Agent {
     pub(super) fn on_deadline(&mut self) {
         self.look_at_the_clock();
         self.observer.takes_up();
+        self.look_at_traffic();
         let now = self.clock.now();
         while let Some(service) = self.cores.take_due(now) {
             self.note(now, service, || Input::Deadline);
@@ -92,14 +94,16 @@ impl Agent {
         }
     }
 
-    /// When the next deadline of any core is, or of a member that leaves, but no later than the next look at the clock.
+    /// When the next deadline of any core is, or of a member that leaves, or the watch wants to
+    /// look, but no later than the next look at the clock.
     pub(super) fn next_wake_up(&self) -> Duration {
         let core = self.cores.next_deadline().map(|deadline| deadline.since(self.clock.now()));
-        let leaving = self.datapath.next_dismissal().map(|at| at.saturating_duration_since(Instant::now()));
+        let until = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()));
+        let (leaving, look) = (until(self.datapath.next_dismissal()), until(self.watch.next()));
         // Sleeps are measured by a clock that stops in suspend, deadlines are not: another reason to look now and then.
         // Counted from the last look: whatever else wakes the loop looks at no clock.
         let tick = TICK.saturating_sub(self.clock.now().since(self.punctuality.last));
-        core.into_iter().chain(leaving).fold(tick, Duration::min)
+        core.into_iter().chain(leaving).chain(look).fold(tick, Duration::min)
     }
 
     /// An operator wants something of a service. The actions that follow are carried out when the loop comes round.

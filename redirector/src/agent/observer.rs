@@ -14,7 +14,10 @@ use std::{
 use crate::{
     datapath::Swept,
     decide::Switch,
-    model::{CheckId, Config, FlowPolicy, MemberId, ProbeOutcome, Service, ServiceId, SwitchKind, Verdict},
+    model::{
+        Borne, CheckId, Config, FlowPolicy, MemberId, MemberState, ProbeOutcome, Service, ServiceId, Signal,
+        SwitchKind, Verdict,
+    },
     probe::Report,
     telemetry::{CheckMetrics, Event, Events, Metrics, Words},
 };
@@ -134,7 +137,7 @@ impl Observer {
     /// A switch was made; new connections go elsewhere since `stored`.
     pub(super) fn switched(&mut self, id: ServiceId, service: &Service, switch: &Switch, stored: Instant) {
         self.metrics.stored(stored.saturating_duration_since(self.cause.at));
-        if switch.policy == FlowPolicy::Reset {
+        if switch.policy == FlowPolicy::Reset && switch.over.is_zero() {
             self.resetting.push(stored);
         }
         let detected = match (switch.kind, switch.from) {
@@ -153,6 +156,9 @@ impl Observer {
             reason: switch.reason.clone(),
             epoch: switch.epoch.0,
             policy: switch.policy,
+            reset_over_ms: (!switch.over.is_zero()).then(|| milliseconds(switch.over)),
+            trouble: switch.borne.map(|borne| borne.trouble),
+            borne_ms: switch.borne.map(|borne| milliseconds(borne.lasted)),
             detected_in_ms: detected.map(|detected| milliseconds(detected.within)),
             outage_at_most_ms: detected.and_then(|detected| detected.at_most).map(milliseconds),
         });
@@ -164,6 +170,33 @@ impl Observer {
                 lasts_ms: u64::try_from(service.drain_timeout.as_millis()).unwrap_or(u64::MAX),
             });
         }
+    }
+
+    /// A member's state is another one.
+    pub(super) fn member_changed(
+        &mut self,
+        service: String,
+        member: String,
+        state: MemberState,
+        reason: String,
+        borne: Option<Borne>,
+    ) {
+        self.events.emit(Event::MemberChanged {
+            service,
+            member,
+            state,
+            reason,
+            trouble: borne.map(|borne| borne.trouble),
+            borne_ms: borne.map(|borne| milliseconds(borne.lasted)),
+            signal: borne.and_then(|borne| borne.signal).map(|kind| kind.to_string()),
+            signalled_ms: borne.and_then(|borne| borne.signalled).map(milliseconds),
+        });
+    }
+
+    /// Traffic has shown something.
+    pub(super) fn signal(&mut self, service: String, member: String, signal: &Signal, looked: bool) {
+        let (kind, count, began_ms) = (signal.kind.to_string(), signal.count, milliseconds(signal.ago));
+        self.events.emit(Event::Signal { service, member, signal: kind, count, began_ms, looked });
     }
 
     fn detected(&self, service: ServiceId, left: MemberId, now: Instant) -> Option<Detected> {

@@ -231,6 +231,7 @@ impl Agent {
         self.services_are_others();
         self.observer.forget();
         self.hooks.forget(&self.config);
+        self.watch_again(moves);
         self.probers.rename(moves, &self.config.services);
         self.lookouts.keep(&self.config);
         self.each_member(|agent, service, member| agent.take_addresses(service, member, tasks));

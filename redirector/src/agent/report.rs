@@ -1,14 +1,18 @@
 //! What the cores know, in the words of `status`.
 
-use super::clock::Clock;
+use std::time::Duration;
+
+use redirector_common::signal::{ErrorReply, Signal};
+
+use super::{clock::Clock, watch::Counted};
 use crate::{
     control::status::{
         AddressStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ResetsStatus, ServiceStatus, Status,
-        SwitchStatus, VERSION,
+        SwitchStatus, VERSION, VitalsStatus,
     },
-    datapath::Counts,
+    datapath::{Counts, Vitals},
     decide::{AddressView, MemberView, Switch, View},
-    model::{Config, MemberId, Service, ServiceId},
+    model::{Config, MemberId, Service, ServiceId, SignalKind},
     readiness::Board,
 };
 
@@ -18,15 +22,18 @@ pub(super) fn status(
     views: &[View],
     counts: &Counts,
     board: &Board,
+    counted: &[Counted],
     clock: Clock,
 ) -> Status {
+    let mut counted = counted.iter();
     let services = config.services.iter().zip(views).enumerate().map(|(at, (service, view))| {
         let id = ServiceId(at);
         let members = view.members.iter().enumerate().map(|(number, view)| {
             let member = MemberId(number);
             let status = member_status(service, member, view, id, counts, clock);
             let readiness = (&board.readiness(&service.name, &status.name)).into();
-            MemberStatus { readiness, ..status }
+            let vitals = vitals(&counts.vitals(id, member), counted.next().copied().unwrap_or_default());
+            MemberStatus { readiness, vitals, ..status }
         });
         ServiceStatus {
             name: service.name.clone(),
@@ -81,6 +88,25 @@ fn member_status(
         eligible_reason: view.eligible_reason.clone(),
         flows: counts.flows(service_id, id),
         readiness: ReadinessStatus::default(),
+        vitals: VitalsStatus::default(),
+    }
+}
+
+/// What the traffic of a member shows to the programs, and what the watch made of it.
+fn vitals(vitals: &Vitals, counted: Counted) -> VitalsStatus {
+    let ms = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e3);
+    let signals = Signal::ALL.iter().zip(vitals.signals).map(|(signal, count)| {
+        let own = if *signal == Signal::Silent { counted.silent } else { 0 };
+        (signal.name().to_owned(), u64::from(count) + own)
+    });
+    let stalled = (SignalKind::Stalled.name().to_owned(), counted.stalled);
+    let errors = ErrorReply::ALL.iter().zip(vitals.errors).filter(|(_, count)| *count > 0);
+    VitalsStatus {
+        rtt_ms: ms(vitals.round_trip),
+        rtt_min_ms: ms(vitals.shortest),
+        connect_ms: ms(vitals.connect),
+        signals: signals.chain([stalled]).collect(),
+        error_replies: errors.map(|(error, count)| (error.name().to_owned(), count.into())).collect(),
     }
 }
 

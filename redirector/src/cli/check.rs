@@ -24,7 +24,7 @@ use crate::{
     config::{Answers, Resolved},
     control::status::VERSION,
     datapath::{self, programs::HalfOpen},
-    decide::detection::{self, Trouble},
+    decide::detection::{self, Prompt, Trouble},
     model::{Check, Config, MemberId, ProbeOutcome, Service, ServiceId, Verdict},
     probe::{
         self,
@@ -197,8 +197,8 @@ fn finding(
         ProbeOutcome::Passed { latency } => *latency,
         _ => Duration::ZERO,
     };
-    let [crash, silence, stall] =
-        Trouble::ALL.map(|trouble| detection::of_check(check, trouble, latency).map(milliseconds));
+    let [crash, silence, stall] = Trouble::ALL
+        .map(|trouble| detection::of_check(check, trouble, latency, Prompt::Interval).map(milliseconds));
     Finding {
         service: service.into(),
         member: member.into(),

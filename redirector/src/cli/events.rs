@@ -80,7 +80,16 @@ fn words(event: &Event) -> String {
         Event::FlowsReset { reset, waiting, after_ms, .. } => {
             format!("{reset} reset after {}, {waiting} with their next packet", millis(*after_ms))
         }
-        Event::MemberChanged { state, reason, .. } => format!("{state}: {reason}"),
+        Event::MemberChanged { state, reason, trouble, borne_ms, signal, .. } => {
+            let borne = trouble.zip(*borne_ms);
+            let borne = borne.map(|(kind, time)| format!(", {kind} borne for {}", millis(time)));
+            let signal = signal.as_ref().map(|signal| format!(", seen by the signal {signal}"));
+            format!("{state}: {reason}{}{}", borne.unwrap_or_default(), signal.unwrap_or_default())
+        }
+        Event::Signal { signal, count, began_ms, looked, .. } => {
+            let looked = if *looked { "" } else { ", only observed" };
+            format!("{signal}, {count} times, the newest began {} before{looked}", millis(*began_ms))
+        }
         Event::AddressChanged { address, state, reason, .. } => format!("{address} {state}: {reason}"),
         Event::AddressesChanged { from, to, left_out, .. } if *left_out == 0 => {
             format!("from {from} to {to}")
@@ -129,7 +138,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::model::{FlowPolicy, MemberState, SwitchKind};
+    use crate::model::{FlowPolicy, MemberState, SwitchKind, TroubleKind};
 
     #[test]
     fn a_line_tells_the_story() {
@@ -141,6 +150,10 @@ mod tests {
                 member: member.clone(),
                 state: MemberState::Down,
                 reason: "ping: connection refused (2 in a row)\n".into(),
+                trouble: Some(TroubleKind::Refused),
+                borne_ms: Some(1.5),
+                signal: Some("closed".into()),
+                signalled_ms: Some(4.0),
             },
             Event::Switch {
                 service: service.clone(),
@@ -150,6 +163,9 @@ mod tests {
                 reason: "paris is down".into(),
                 epoch: 7,
                 policy: FlowPolicy::Reset,
+                reset_over_ms: None,
+                trouble: None,
+                borne_ms: None,
                 detected_in_ms: Some(51.234),
                 outage_at_most_ms: Some(151.0),
             },
@@ -170,7 +186,7 @@ mod tests {
         write(r#"{"event": "of another release"}"#, Output::Table, &mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r#"
         1970-01-01T00:00:00.000Z  started             -             -             release 0.1.0, process 77, services: 2
-        1970-01-01T00:00:00.000Z  member_changed      orders        paris         down: ping: connection refused (2 in a row)
+        1970-01-01T00:00:00.000Z  member_changed      orders        paris         down: ping: connection refused (2 in a row)?, refused borne for 1.5 ms, seen by the signal closed
         1970-01-01T00:00:00.000Z  switch              orders        -             failover from paris to none, epoch 7, flows: reset, detected in 51.2 ms; paris is down
         1970-01-01T00:00:00.000Z  flows_reset         orders        paris         12 reset after 1.9 ms, 3 with their next packet
         {"event": "of another release"}

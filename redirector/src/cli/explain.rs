@@ -22,7 +22,10 @@ use crate::{
         client,
         explain::{Explained, MemberReadiness},
     },
-    decide::{CheckExplanation, Explanation, MemberExplanation, SwitchExplanation, Timer},
+    decide::{
+        BreakerExplanation, CheckExplanation, Explanation, MemberExplanation, SignalExplanation,
+        SwitchExplanation, Timer,
+    },
 };
 
 /// `explain`
@@ -103,7 +106,8 @@ impl fmt::Display for Page<'_> {
             writeln!(f, "\n{}", timers(&explanation.timers).to_string().trim_end())?;
         }
         writeln!(f, "\n{}", members(&explanation.members).to_string().trim_end())?;
-        writeln!(f, "\n{}", checks(&explanation.members).to_string().trim_end())
+        writeln!(f, "\n{}", checks(&explanation.members).to_string().trim_end())?;
+        write_traffic(f, &explanation.members)
     }
 }
 
@@ -192,6 +196,28 @@ fn members(members: &[MemberExplanation]) -> Table<7> {
         ]);
     }
     table
+}
+
+/// What traffic has shown; nothing where it has shown nothing.
+fn write_traffic(f: &mut fmt::Formatter<'_>, members: &[MemberExplanation]) -> fmt::Result {
+    if members.iter().all(|member| member.signals.is_empty() && member.breaker.is_none()) {
+        return Ok(());
+    }
+    writeln!(f, "\nwhat traffic has shown")?;
+    for member in members {
+        for SignalExplanation { signal, count, ago_ms } in &member.signals {
+            writeln!(f, "  {}: {signal} {count} times, the newest {} ago", member.name, millis(*ago_ms))?;
+        }
+        if let Some(BreakerExplanation { state, for_ms, attempts, failures, in_a_row }) = &member.breaker {
+            let since = for_ms.map(|time| format!(" for {}", millis(time))).unwrap_or_default();
+            writeln!(
+                f,
+                "  {}: breaker {state}{since}; {failures} of {attempts} attempts failed, {in_a_row} in a row",
+                member.name
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn checks(members: &[MemberExplanation]) -> Table<8> {

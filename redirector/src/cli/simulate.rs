@@ -22,7 +22,7 @@ use crate::{
         Action, Core, Switch, Time,
         record::{Input, Line},
     },
-    model::{MemberId, SwitchKind},
+    model::{MemberId, SwitchKind, TroubleKind},
 };
 
 /// What came of a recording, as JSON.
@@ -33,6 +33,8 @@ struct Simulation {
     lines: usize,
     /// From the first line to the last.
     seconds: f64,
+    /// How often probers looked because of a signal of the kernel.
+    looks: usize,
     /// In the order of time.
     switches: Vec<Simulated>,
 }
@@ -47,6 +49,9 @@ struct Simulated {
     epoch: u32,
     kind: SwitchKind,
     reason: String,
+    /// Of a failover: what took `from` down, and how long that was borne.
+    trouble: Option<TroubleKind>,
+    borne_seconds: Option<f64>,
 }
 
 /// Replays a file.
@@ -77,7 +82,7 @@ fn unreadable(file: &Path, error: &io::Error) -> String {
 /// Cause and next step after `LINE: `.
 fn replay(lines: impl io::BufRead) -> Result<Simulation, String> {
     let mut cores: BTreeMap<String, Core> = BTreeMap::new();
-    let mut switches = Vec::new();
+    let (mut switches, mut looks) = (Vec::new(), 0);
     let (mut first, mut last, mut number) = (None, Time::default(), 0);
     for line in lines.lines() {
         number += 1;
@@ -103,15 +108,17 @@ fn replay(lines: impl io::BufRead) -> Result<Simulation, String> {
         };
         let actions = core.replay(at, &input).map_err(|cause| fault(cause, "replay the whole file"))?;
         for action in actions {
-            if let Action::Switch(switch) = action {
-                switches.push(simulated(core, service.clone(), switch, began));
+            match action {
+                Action::Switch(switch) => switches.push(simulated(core, service.clone(), switch, began)),
+                Action::Look { .. } => looks += 1,
+                _ => {}
             }
         }
     }
     let Some(first) = first else {
         return Err("1: the recording is empty; wait until the agent has written to it".to_owned());
     };
-    Ok(Simulation { version: VERSION, lines: number, seconds: seconds(last.since(first)), switches })
+    Ok(Simulation { version: VERSION, lines: number, seconds: seconds(last.since(first)), looks, switches })
 }
 
 fn simulated(core: &Core, service: String, switch: Switch, began: Time) -> Simulated {
@@ -124,6 +131,8 @@ fn simulated(core: &Core, service: String, switch: Switch, began: Time) -> Simul
         epoch: switch.epoch.0,
         kind: switch.kind,
         reason: switch.reason,
+        trouble: switch.borne.map(|borne| borne.trouble),
+        borne_seconds: switch.borne.map(|borne| seconds(borne.lasted)),
     }
 }
 
@@ -161,8 +170,12 @@ fn write(simulation: &Simulation, output: Output, out: &mut impl Write) -> io::R
         ]);
     }
     write!(out, "{table}")?;
-    let Simulation { lines, seconds, switches, .. } = simulation;
-    writeln!(out, "\n{} switches in {seconds:.0} s, from {lines} lines", switches.len())
+    let Simulation { lines, seconds, looks, switches, .. } = simulation;
+    write!(out, "\n{} switches in {seconds:.0} s, from {lines} lines", switches.len())?;
+    if *looks > 0 {
+        write!(out, "; probers looked {looks} times because of signals")?;
+    }
+    writeln!(out)
 }
 
 #[cfg(test)]
@@ -172,7 +185,7 @@ mod tests {
     use super::*;
     use crate::{
         decide::record::Outcome,
-        model::{Cause, CheckId, Failure, Offer, Phase},
+        model::{Cause, CheckId, Failure, Offer, Phase, Signal, SignalKind},
     };
 
     /// Paris and dublin come up, then paris is refused three times.
@@ -189,10 +202,12 @@ mod tests {
         let refused = || Outcome::Fail(Failure { phase: Phase::Connect, cause: Cause::Refused });
         let probe =
             |member: usize, outcome| Input::Probe(MemberId(member), addresses[member], CheckId(0), outcome);
+        let closed = Signal { kind: SignalKind::Closed, ago: Duration::ZERO, count: 3 };
         let inputs = [
             (0, Input::Core(Box::new(core))),
             (1, probe(0, Outcome::Pass(300_000))),
             (2, probe(1, Outcome::Pass(300_000))),
+            (1500, Input::Signal(MemberId(0), closed)),
             (1500, probe(0, refused())),
             (1502, probe(0, refused())),
             (1504, probe(0, refused())),
@@ -222,7 +237,7 @@ mod tests {
         0.002s  orders   -      paris       1  initial   first choice: member "paris" has weight 100 and is the best of 2 up, 0 down, 0 unknown
         1.504s  orders   paris  dublin      2  failover  member "paris" down: connection refused (3 in a row)
 
-        2 switches in 2 s, from 6 lines
+        2 switches in 2 s, from 7 lines; probers looked 1 times because of signals
         "#);
         let (exit, out, _) = simulate(&recording(), Output::Json);
         let json: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -230,6 +245,8 @@ mod tests {
             (exit, &json["version"], &json["switches"][1]["seconds"]),
             (Exit::Done, &1.into(), &1.504.into())
         );
+        let borne = (&json["switches"][1]["trouble"], &json["switches"][1]["borne_seconds"]);
+        assert_eq!((borne, &json["looks"]), ((&"refused".into(), &0.004.into()), &1.into()));
     }
 
     #[test]

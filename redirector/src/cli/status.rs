@@ -1,6 +1,7 @@
 //! `redirector status`: asks the agent and shows what it says.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     io::{self, Write},
     path::Path,
@@ -15,7 +16,7 @@ use crate::control::{
     client::{self, ClientError},
     status::{
         AddressStatus, FindingStatus, MemberState, MemberStatus, ServiceState, ServiceStatus, Status,
-        SwitchStatus,
+        SwitchStatus, VitalsStatus,
     },
 };
 
@@ -34,7 +35,7 @@ pub async fn run(socket: &Path, args: &StatusArgs, out: &mut impl Write, err: &m
             };
         }
     };
-    if let Err(error) = write(&status, args.output, out)
+    if let Err(error) = write(&status, args.output, args.service.is_some(), out)
         && error.kind() != io::ErrorKind::BrokenPipe
     {
         let _ = writeln!(err, "error: cannot write the status: {error}; check where the output goes");
@@ -44,9 +45,9 @@ pub async fn run(socket: &Path, args: &StatusArgs, out: &mut impl Write, err: &m
     if args.exit_code && !is_ok { Exit::Degraded } else { Exit::Done }
 }
 
-fn write(status: &Status, output: Output, out: &mut impl Write) -> io::Result<()> {
+fn write(status: &Status, output: Output, one: bool, out: &mut impl Write) -> io::Result<()> {
     match output {
-        Output::Table => write!(out, "{}", Blocks { status, now: SystemTime::now() })?,
+        Output::Table => write!(out, "{}", Blocks { status, now: SystemTime::now(), one })?,
         Output::Json => {
             serde_json::to_writer_pretty(&mut *out, status)?;
             writeln!(out)?;
@@ -59,6 +60,8 @@ fn write(status: &Status, output: Output, out: &mut impl Write) -> io::Result<()
 struct Blocks<'a> {
     status: &'a Status,
     now: SystemTime,
+    /// Somebody asked for one service: there is room for its vitals.
+    one: bool,
 }
 
 impl fmt::Display for Blocks<'_> {
@@ -67,7 +70,7 @@ impl fmt::Display for Blocks<'_> {
             if i > 0 {
                 writeln!(f)?;
             }
-            write_service(f, service, self.now)?;
+            write_service(f, service, self.now, self.one)?;
         }
         for problem in &self.status.resets.problems {
             writeln!(f, "\nat a switch  {}", problem.replace(char::is_control, "?"))?;
@@ -76,7 +79,12 @@ impl fmt::Display for Blocks<'_> {
     }
 }
 
-fn write_service(f: &mut fmt::Formatter<'_>, service: &ServiceStatus, now: SystemTime) -> fmt::Result {
+fn write_service(
+    f: &mut fmt::Formatter<'_>,
+    service: &ServiceStatus,
+    now: SystemTime,
+    one: bool,
+) -> fmt::Result {
     writeln!(f, "service      {}", service.name)?;
     writeln!(f, "state        {}", service.state)?;
     writeln!(f, "active       {}", or_none(service.active.as_deref()))?;
@@ -93,6 +101,9 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &ServiceStatus, now: Syste
     writeln!(f, "\n{}", members(&service.members, now).to_string().trim_end())?;
     if service.members.iter().any(|member| member.address_states.len() > 1) {
         writeln!(f, "\n{}", addresses(&service.members, now).to_string().trim_end())?;
+    }
+    if one {
+        writeln!(f, "\n{}", vitals(&service.members).to_string().trim_end())?;
     }
     write_findings(f, &service.members)
 }
@@ -173,6 +184,41 @@ fn addresses(members: &[MemberStatus], now: SystemTime) -> Table<6> {
     table
 }
 
+/// What the traffic of the members shows.
+fn vitals(members: &[MemberStatus]) -> Table<5> {
+    let mut table = Table::new([
+        ("member", Align::Left),
+        ("rtt", Align::Right),
+        ("shortest", Align::Right),
+        ("connect", Align::Right),
+        ("seen by the kernel", Align::Left),
+    ]);
+    for MemberStatus { name, vitals, .. } in members {
+        let time = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.2} ms"));
+        table.row([
+            name.clone(),
+            time(vitals.rtt_ms),
+            time(vitals.rtt_min_ms),
+            time(vitals.connect_ms),
+            seen(vitals),
+        ]);
+    }
+    table
+}
+
+/// `retransmitted 12, error_reply 3 (loading 3)`
+fn seen(vitals: &VitalsStatus) -> String {
+    let list = |counts: &BTreeMap<String, u64>| {
+        let counts = counts.iter().filter(|(_, count)| **count > 0);
+        counts.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+    };
+    match (list(&vitals.signals), list(&vitals.error_replies)) {
+        (signals, _) if signals.is_empty() => "no trouble".to_owned(),
+        (signals, errors) if errors.is_empty() => signals,
+        (signals, errors) => format!("{signals} ({errors})"),
+    }
+}
+
 /// Whether an address gets new flows.
 fn new_flows(address: &AddressStatus) -> &'static str {
     match address.state {
@@ -216,8 +262,6 @@ pub(super) fn short(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::control::status::{ReadinessStatus, Severity, SwitchKind, VERSION};
 
@@ -235,6 +279,7 @@ mod tests {
             flows: 12,
             address_states: Vec::new(),
             readiness: ReadinessStatus::default(),
+            vitals: VitalsStatus::default(),
         }
     }
 
@@ -273,6 +318,10 @@ mod tests {
     }
 
     fn shown(services: Vec<ServiceStatus>) -> String {
+        shown_with(services, false)
+    }
+
+    fn shown_with(services: Vec<ServiceStatus>, one: bool) -> String {
         let now = humantime::parse_rfc3339("2026-11-21T20:00:00.500Z").unwrap();
         Blocks {
             status: &Status {
@@ -283,8 +332,25 @@ mod tests {
                 resets: Default::default(),
             },
             now,
+            one,
         }
         .to_string()
+    }
+
+    #[test]
+    fn one_service_is_shown_with_what_its_traffic_shows() {
+        let mut service = orders();
+        let counts = |counts: &[(&str, u64)]| {
+            counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        service.members[0].vitals = VitalsStatus {
+            rtt_ms: Some(31.254),
+            rtt_min_ms: Some(30.9),
+            connect_ms: Some(31.0),
+            signals: counts(&[("refused", 0), ("retransmitted", 12), ("error_reply", 3)]),
+            error_replies: counts(&[("loading", 3)]),
+        };
+        insta::assert_snapshot!(shown_with(vec![service], true));
     }
 
     #[test]

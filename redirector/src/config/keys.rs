@@ -74,6 +74,8 @@ static SERVICE: Keys = Keys {
         ("on_failover", r#"on_failover = "reset""#),
         ("on_failback", r#"on_failback = "drain""#),
         ("drain_timeout", r#"drain_timeout = "30s""#),
+        ("reset_over", r#"reset_over = "2s""#),
+        ("signals", r#"signals = "act""#),
         ("on_all_down", r#"on_all_down = "stay""#),
         ("initial", r#"initial = "any""#),
         ("initial_timeout", r#"initial_timeout = "5s""#),
@@ -86,7 +88,9 @@ static SERVICE: Keys = Keys {
         ("redis", &REDIS),
         ("application", &APPLICATION),
         ("detect", &DETECT),
+        ("breaker", &BREAKER),
         ("failback", &FAILBACK),
+        ("limit", &LIMIT),
         ("check", &CHECK),
         ("hook", &HOOK),
         ("member", &MEMBER),
@@ -125,6 +129,26 @@ static DETECT: Keys = Keys {
         ("stall_tolerance", r#"stall_tolerance = "1s""#),
         ("refused_tolerance", r#"refused_tolerance = "0ms""#),
     ],
+    later: &[],
+    sections: &[],
+};
+
+static BREAKER: Keys = Keys {
+    header: "[service.breaker]",
+    built: &[
+        ("minimum_failures", "minimum_failures = 1000"),
+        ("failure_rate", "failure_rate = 10"),
+        ("window", r#"window = "2s""#),
+        ("in_a_row", "in_a_row = 20"),
+        ("open_for", r#"open_for = "60s""#),
+    ],
+    later: &[],
+    sections: &[],
+};
+
+static LIMIT: Keys = Keys {
+    header: "[service.limit]",
+    built: &[("new_connections", "new_connections = 1000"), ("burst", "burst = 200")],
     later: &[],
     sections: &[],
 };

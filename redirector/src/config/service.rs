@@ -6,7 +6,7 @@ use super::{
     address, application, check, detect, hook,
     login::{self, Credentials},
     read::{Section, Written},
-    rest,
+    rest, traffic,
     witness::{self, Of},
 };
 use crate::model::{
@@ -55,6 +55,10 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
         on_failover: flow_policy(&section, "on_failover").unwrap_or(FlowPolicy::Reset),
         on_failback: flow_policy(&section, "on_failback").unwrap_or(FlowPolicy::Drain),
         drain_timeout: time(&section, "drain_timeout", Duration::from_millis(1), defaults.drain_timeout),
+        reset_over: time(&section, "reset_over", Duration::ZERO, Duration::ZERO),
+        signals: traffic::signals(&section),
+        breaker: traffic::breaker(&section),
+        limit: traffic::limit(&section),
         on_all_down: section
             .word("on_all_down", &[("stay", OnAllDown::Stay), ("refuse", OnAllDown::Refuse)], &[])
             .unwrap_or(OnAllDown::Stay),

@@ -13,12 +13,12 @@ use std::{
 };
 
 use super::*;
-use crate::decide::detection::{self, Trouble};
+use crate::decide::detection::{self, Prompt, Trouble};
 use crate::model::{
-    Access, Agent, Application, Attach, Authorities, Check, CheckKind, Combine, Config, Datapath, Detect,
-    Effect, Endpoint, Failback, FailbackMode, FlowPolicy, Hook, HookFailure, HookRun, HookWhen, Identity,
-    IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, Policy, PortRange, Profile, RedisErrorKind,
-    Role, Secret, Service, SwitchKind, Tls, Trust, Url, User,
+    Access, Agent, Application, Attach, Authorities, Breaker, Check, CheckKind, Combine, Config, Datapath,
+    Detect, Effect, Endpoint, Failback, FailbackMode, FlowPolicy, Hook, HookFailure, HookRun, HookWhen,
+    Identity, IdleTimeouts, Initial, Login, Member, OnAllDown, OnStop, OpenLimit, Policy, PortRange, Profile,
+    RedisErrorKind, Role, Secret, Service, Signals, SwitchKind, Tls, Trust, Url, User,
 };
 
 mod application;
@@ -164,6 +164,10 @@ fn what_is_not_said_has_the_defaults_of_the_contract() {
             on_failover: FlowPolicy::Reset,
             on_failback: FlowPolicy::Drain,
             drain_timeout: Duration::from_secs(30),
+            reset_over: Duration::ZERO,
+            signals: Signals::Act,
+            breaker: None,
+            limit: None,
             on_all_down: OnAllDown::Stay,
             initial: Initial::Any,
             initial_timeout: Duration::from_secs(5),
@@ -335,6 +339,16 @@ fn every_key_that_is_built_reaches_the_model() {
         on_failover: FlowPolicy::Keep,
         on_failback: FlowPolicy::Reset,
         drain_timeout: Duration::from_secs(90),
+        reset_over: Duration::from_secs(3),
+        signals: Signals::Observe,
+        breaker: Some(Breaker {
+            minimum_failures: 50,
+            failure_rate: 25,
+            window: Duration::from_secs(4),
+            in_a_row: 7,
+            open_for: Duration::from_secs(20),
+        }),
+        limit: Some(OpenLimit { new_connections: 1500, burst: 40 }),
         on_all_down: OnAllDown::Refuse,
         initial: Initial::Majority,
         initial_timeout: Duration::from_secs(7),
@@ -472,13 +486,19 @@ fn the_documented_profiles_are_those_of_the_code() {
     row("drain_timeout", all.map(|all| time(all.drain_timeout)));
     row("healthy_for", all.map(|all| time(all.healthy_for)));
     row("hold_down", all.map(|all| time(all.hold_down)));
-    for trouble in Trouble::ALL {
+    let prompts = [(Prompt::Interval, ""), (Prompt::Signal, ", with traffic")];
+    for (trouble, (prompt, with)) in
+        Trouble::ALL.into_iter().flat_map(|of| prompts.map(|prompt| (of, prompt)))
+    {
         let [fast, balanced, patient] = [Profile::Fast, Profile::Balanced, Profile::Patient].map(|profile| {
             let check = Check::with(CheckKind::Ping, profile);
-            detection::of_check(&check, trouble, Duration::ZERO).unwrap().as_nanos().div_ceil(1_000_000)
+            detection::of_check(&check, trouble, Duration::ZERO, prompt)
+                .unwrap()
+                .as_nanos()
+                .div_ceil(1_000_000)
         });
         let name = format!("{trouble:?}").to_lowercase();
-        let row = format!("| {name} | {fast} | {balanced} | {patient} |");
+        let row = format!("| {name}{with} | {fast} | {balanced} | {patient} |");
         assert!(page.contains(&row), "docs/configuration.md has no row {row}");
     }
 }

@@ -124,6 +124,29 @@ pub struct MemberStatus {
     /// How ready it is for applications, whatever its state (`docs/readiness.md`).
     #[serde(flatten)]
     pub readiness: ReadinessStatus,
+    /// What its traffic shows (`docs/signals.md`).
+    #[serde(flatten)]
+    pub vitals: VitalsStatus,
+}
+
+/// What the kernel programs see of a member's traffic, over all processes of this host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VitalsStatus {
+    /// Smoothed round-trip time in milliseconds, of data and its acknowledgement; `null`: there were none.
+    #[serde(default)]
+    pub rtt_ms: Option<f64>,
+    /// The shortest one that was seen.
+    #[serde(default)]
+    pub rtt_min_ms: Option<f64>,
+    /// Smoothed time from a SYN to its answer, in milliseconds.
+    #[serde(default)]
+    pub connect_ms: Option<f64>,
+    /// How often each signal was seen, since the maps were made; `stalled` since the agent started.
+    #[serde(default)]
+    pub signals: BTreeMap<String, u64>,
+    /// Error replies that mean trouble, by the error (`loading`), as far as replies were looked at. Those that were seen.
+    #[serde(default)]
+    pub error_replies: BTreeMap<String, u64>,
 }
 
 /// How ready a member is for applications. Never changes its state.
@@ -224,8 +247,12 @@ mod tests {
         for list in ["address_states", "findings", "ready_unknown"] {
             assert_eq!(member.remove(list), Some(Value::Array(Vec::new())), "{list}");
         }
-        for nothing in ["ready", "looked_at", "certificate_expires"] {
+        let nothing = ["ready", "looked_at", "certificate_expires", "rtt_ms", "rtt_min_ms", "connect_ms"];
+        for nothing in nothing {
             assert_eq!(member.remove(nothing), Some(Value::Null), "{nothing}");
+        }
+        for counts in ["signals", "error_replies"] {
+            assert_eq!(member.remove(counts), Some(Value::Object(Default::default())), "{counts}");
         }
         assert_eq!(written, serde_json::from_str::<Value>(SAMPLE).unwrap());
     }

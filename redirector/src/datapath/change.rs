@@ -4,7 +4,7 @@
 //! | step | does | may fail | packets meet |
 //! |---|---|---|---|
 //! | [`Preparer::prepare`] | ids for new names; the ways to all members; programs on further uplinks, with new constants | yes: everything goes on as it was | what they met before |
-//! | [`Datapath::begin`] | new names are written: ids have their meaning from here on | the kernel only | the same: no VIP leads to a new service, no decision to a new member |
+//! | [`Datapath::begin`] | new names and caps are written: ids have their meaning from here on | the kernel only | the same: no VIP leads to a new service, no decision to a new member |
 //! | the agent | cores decide: addresses into slots, one word for each service that switches | no | the old decision or the new one |
 //! | [`Datapath::end`] | VIPs lead to their services; what is gone is held, withdrawn or emptied; its names are freed | the kernel only | a VIP that is gone refuses |
 //! | [`Ending::finish`] | routes of new VIPs; flows through VIPs that are gone end; their routes go | the kernel only: the follower tries again | |
@@ -22,6 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use redirector_common::{layout, rate::Rate};
 use tokio::{
     sync::{Notify, OwnedMutexGuard},
     task::spawn_blocking,
@@ -39,7 +40,7 @@ use super::{
 };
 use crate::{
     config::Resolved,
-    model::{Config, FlowPolicy, ServiceId},
+    model::{Config, FlowPolicy, OpenLimit, ServiceId},
 };
 
 /// After [`Datapath::end`] no program leads a new flow through a VIP that is gone. One that had looked its service up by
@@ -78,6 +79,11 @@ pub struct Ending {
 pub(super) struct Leaving {
     gone: Gone,
     until: Option<Instant>,
+}
+
+/// A cap on new connections as programs compute with it.
+fn rate_of(limit: Option<OpenLimit>) -> Rate {
+    limit.map_or_else(Rate::default, |limit| Rate::new(limit.new_connections, limit.burst))
 }
 
 impl Preparer {
@@ -126,8 +132,15 @@ impl Datapath {
         let Prepared { assignment, wanted, .. } = prepared;
         let mut maps = lock(&self.maps);
         // Nobody has a flow on it. The epochs of whoever had the id before mean nothing.
-        assignment.new_members.iter().for_each(|member| self.steering.reset_floor(*member));
+        assignment.new_members.iter().for_each(|member| {
+            self.steering.reset_floor(*member);
+            self.pulses.clear(*member);
+        });
         assignment.named.iter().try_for_each(|(index, name)| maps.set_name(*index, *name))?;
+        for service in assignment.ids.services() {
+            let rate = rate_of(wanted.config.services[service.0].limit);
+            maps.set_service(assignment.ids.service(service), layout::Service::default().with_rate(rate))?;
+        }
         drop(maps);
         let mut ids = assignment.ids.clone();
         ids.take_leaving(&self.ids);

@@ -14,7 +14,7 @@ use super::{bpf::run_once, programs::ticks_per_second};
 
 /// The kernel's ticks. They come round after 49 days with 1000 ticks a second, after 198 with 250.
 #[derive(Clone, Debug)]
-pub(super) struct Clock {
+pub struct Clock {
     program: Arc<OwnedFd>,
     per_second: u32,
 }
@@ -28,18 +28,23 @@ impl Clock {
         Ok(clock)
     }
 
-    /// What it says now.
-    pub(super) fn now(&self) -> Result<u32> {
+    /// What it says now. A system call.
+    ///
+    /// # Errors
+    /// When the kernel does not run the program.
+    pub fn now(&self) -> Result<u32> {
         run_once(self.program.as_fd()).context("cannot read the kernel's clock (BPF_PROG_TEST_RUN)")
     }
 
     /// How long so many ticks are.
-    pub(super) fn duration(&self, ticks: u32) -> Duration {
+    #[must_use]
+    pub fn duration(&self, ticks: u32) -> Duration {
         Duration::from_secs(u64::from(ticks)) / self.per_second
     }
 
     /// How many ticks a time takes, rounded down.
-    pub(super) fn ticks(&self, time: Duration) -> u32 {
+    #[must_use]
+    pub fn ticks(&self, time: Duration) -> u32 {
         u32::try_from(time.as_millis() * u128::from(self.per_second) / 1000).unwrap_or(u32::MAX)
     }
 }

@@ -23,12 +23,12 @@ use redirector_common::{
     addr::{Addr, Port},
     decision::Decision,
     flow::{Flow, Standing},
-    layout::{MAX_MEMBERS, MAX_SERVICES, MAX_VIPS, Meta, Name, VipKey},
+    layout::{MAX_MEMBERS, MAX_SERVICES, MAX_VIPS, Meta, Name, Service, VipKey},
     outcome::{Count, Outcome, counter_index},
 };
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::{collect::HalfOpen, flows::Flows, programs::maps_dir, slots::Slots};
+use super::{collect::HalfOpen, flows::Flows, programs::maps_dir, pulses::Pulses, slots::Slots};
 
 /// An array map of 64-bit words, mapped into the agent: writing is one store, no system call.
 #[derive(Debug)]
@@ -131,9 +131,13 @@ pub(super) struct Maps {
     vip_addresses: HashMap<MapData, Addr, u32>,
     pub(super) slots: Arc<Slots>,
     l3_devices: HashMap<MapData, u32, u32>,
+    services: Array<MapData, Service>,
     names: Array<MapData, Name>,
     meta: Array<MapData, Meta>,
     outcomes: Arc<Outcomes>,
+    pub(super) pulses: Arc<Pulses>,
+    /// What programs report; `None`: somebody reads it.
+    pub(super) signals: Option<Map>,
 }
 
 impl Maps {
@@ -149,27 +153,33 @@ impl Maps {
     }
 
     fn from(mut map: impl FnMut(&str) -> Result<Map>) -> Result<Self> {
-        let decisions = map("decisions_v3")?;
-        let floors = map("floors_v3")?;
-        let flows = map("flows_v3")?;
+        let decisions = map("decisions_v4")?;
+        let floors = map("floors_v4")?;
+        let flows = map("flows_v4")?;
         Ok(Self {
             steering: Arc::new(Steering {
                 decisions: Words::map(data_of(&decisions)?.fd().as_fd(), MAX_SERVICES as usize)?,
                 floors: Words::map(data_of(&floors)?.fd().as_fd(), MAX_MEMBERS as usize)?,
             }),
             max_flows: data_of(&flows)?.info()?.max_entries(),
-            flows: Flows::new(data_of(&flows)?.fd().as_fd(), data_of(&map("replies_v3")?)?.fd().as_fd())?,
+            flows: Flows::new(data_of(&flows)?.fd().as_fd(), data_of(&map("replies_v4")?)?.fd().as_fd())?,
             half_open: HalfOpen::new(
-                data_of(&map("half_open_v3")?)?.fd().as_fd(),
-                Words::map(data_of(&map("half_open_sums_v3")?)?.fd().as_fd(), MAX_SERVICES as usize)?,
+                data_of(&map("half_open_v4")?)?.fd().as_fd(),
+                Words::map(data_of(&map("half_open_sums_v4")?)?.fd().as_fd(), MAX_SERVICES as usize)?,
             )?,
-            vips: map("vips_v3")?.try_into()?,
-            vip_addresses: map("vip_addrs_v3")?.try_into()?,
-            slots: Arc::new(Slots::new(map("slots_v3")?.try_into()?)?),
-            l3_devices: map("l3_devices_v3")?.try_into()?,
-            names: map("names_v3")?.try_into()?,
-            meta: map("meta_v3")?.try_into()?,
-            outcomes: Arc::new(Outcomes(map("outcomes_v3")?.try_into()?)),
+            vips: map("vips_v4")?.try_into()?,
+            vip_addresses: map("vip_addrs_v4")?.try_into()?,
+            slots: Arc::new(Slots::new(map("slots_v4")?.try_into()?)?),
+            l3_devices: map("l3_devices_v4")?.try_into()?,
+            services: map("services_v4")?.try_into()?,
+            names: map("names_v4")?.try_into()?,
+            meta: map("meta_v4")?.try_into()?,
+            outcomes: Arc::new(Outcomes(map("outcomes_v4")?.try_into()?)),
+            pulses: Arc::new(Pulses::map(
+                data_of(&map("pulses_v4")?)?.fd().as_fd(),
+                map("answers_v4")?.try_into()?,
+            )?),
+            signals: Some(map("signals_v4")?),
         })
     }
 
@@ -191,6 +201,11 @@ impl Maps {
     /// Gives an id a name.
     pub(super) fn set_name(&mut self, index: u32, name: Name) -> Result<()> {
         Ok(self.names.set(index, name, 0)?)
+    }
+
+    /// What programs know of a service besides its decision.
+    pub(super) fn set_service(&mut self, service: u16, known: Service) -> Result<()> {
+        Ok(self.services.set(u32::from(service), known, 0)?)
     }
 
     /// Refuses VIPs that there is no room for, those that are there now among them.

@@ -1,7 +1,7 @@
 //! What the maps take in the kernel. All of it is allocated when they are made, and none later.
 //!
 //! The figures are those that the kernel itself gives for a map (`memlock` in `/proc/PID/fdinfo/FD`, Linux 6.3), worked
-//! out after `htab_map_mem_usage` and `array_map_mem_usage` in `kernel/bpf/hashtab.c` and `arraymap.c`.
+//! out after `htab_map_mem_usage`, `array_map_mem_usage` and `ringbuf_map_mem_usage` in `kernel/bpf/`.
 
 use anyhow::{Context as _, Result};
 use aya_obj::{Map, Object, generated::bpf_map_type as Kind};
@@ -31,6 +31,9 @@ fn bytes(map: &Map, entries: u64, processors: u64) -> u64 {
     const ARRAY: u64 = 312;
     const BPF_F_MMAPABLE: u32 = 1 << 10;
     const PAGE: u64 = 4096;
+    /// `struct bpf_ringbuf_map`, of 6.18, and pages for its own use, for who reads, and for who writes.
+    const RING: u64 = 264;
+    const RING_PAGES: u64 = 3;
     /// `struct htab_elem`, in front of key and value.
     const ELEMENT: u64 = 48;
     const BUCKET: u64 = 16;
@@ -46,6 +49,10 @@ fn bytes(map: &Map, entries: u64, processors: u64) -> u64 {
     } else if of(Kind::BPF_MAP_TYPE_PERCPU_ARRAY) {
         // And a pointer.
         ARRAY + entries * (8 + value * processors)
+    } else if of(Kind::BPF_MAP_TYPE_RINGBUF) {
+        // Its size in bytes is given as entries. Each page of data is mapped twice, one behind the other.
+        let pages = entries / PAGE;
+        RING + (pages + RING_PAGES) * PAGE + (2 * pages + RING_PAGES) * 8
     } else if map.map_flags() & BPF_F_MMAPABLE != 0 {
         PAGE + (entries * value).next_multiple_of(PAGE)
     } else {

@@ -21,30 +21,34 @@ use crate::model::{Datapath, PortRange};
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirector-ebpf"));
 
 /// Maps that live as long as the pin directory does.
-pub(super) const PINNED: [&str; 16] = [
-    "vips_v3",
-    "vip_addrs_v3",
-    "decisions_v3",
-    "services_v3",
-    "floors_v3",
-    "slots_v3",
-    "flows_v3",
-    "replies_v3",
-    "continuations_v3",
-    "fragments_v3",
-    "l3_devices_v3",
-    "outcomes_v3",
-    "half_open_v3",
-    "half_open_sums_v3",
-    "names_v3",
+pub(super) const PINNED: [&str; 20] = [
+    "vips_v4",
+    "vip_addrs_v4",
+    "decisions_v4",
+    "services_v4",
+    "floors_v4",
+    "slots_v4",
+    "flows_v4",
+    "replies_v4",
+    "continuations_v4",
+    "fragments_v4",
+    "l3_devices_v4",
+    "outcomes_v4",
+    "half_open_v4",
+    "half_open_sums_v4",
+    "pulses_v4",
+    "answers_v4",
+    "signals_v4",
+    "opens_v4",
+    "names_v4",
     META,
 ];
 
 /// The one of them that says whose they are.
-pub(super) const META: &str = "meta_v3";
+pub(super) const META: &str = "meta_v4";
 
 /// Maps whose size the configuration sets.
-pub(super) const SIZED: [&str; 2] = ["flows_v3", "replies_v3"];
+pub(super) const SIZED: [&str; 2] = ["flows_v4", "replies_v4"];
 
 /// Caps on flows that are not established yet, of clients without a socket on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +138,9 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
     let log = u32::from(settings.log);
     // A route is believed for 100 ms.
     let route_life = ticks_per_second() / 10;
+    // A round trip of each flow is measured in about 128 ms, and a signal of a member reported in 10 ms.
+    let sample_shift = (ticks_per_second() / 8).max(1).ilog2();
+    let report_every = ticks_per_second().div_ceil(100);
 
     let mut loader = EbpfLoader::new();
     loader
@@ -146,6 +153,8 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         .override_global("HALF_OPEN_PER_SOURCE", &settings.half_open.per_source, true)
         .override_global("HALF_OPEN_PER_SERVICE", &settings.half_open.per_service, true)
         .override_global("ROUTE_LIFE", &route_life, true)
+        .override_global("SAMPLE_SHIFT", &sample_shift, true)
+        .override_global("REPORT_EVERY", &report_every, true)
         .override_global("LOG", &log, true);
     for name in SIZED {
         loader.map_max_entries(name, settings.max_flows);
@@ -173,7 +182,7 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
 pub(super) fn set_continuations(programs: &mut Ebpf) -> Result<()> {
     for (place, name) in Continuation::ALL {
         let program = classifier(programs, name)?.fd()?.try_clone()?;
-        let map = programs.map_mut("continuations_v3").context("the object has no map continuations_v3")?;
+        let map = programs.map_mut("continuations_v4").context("the object has no map continuations_v4")?;
         ProgramArray::try_from(map)?.set(place as u32, &program, 0)?;
     }
     Ok(())

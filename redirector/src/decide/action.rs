@@ -5,18 +5,43 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Orders, Refused, Time};
-use crate::model::{Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, SwitchKind};
+use crate::model::{Borne, Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, Signal, SwitchKind};
 
 /// What the caller has to do. To be carried out in the order of [`Core::poll_action`]: what moves traffic comes
 /// before what reports on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// Write the decision word, and the floor with it when the policy is [`FlowPolicy::Reset`].
+    /// Write the decision word, and the floor with it when the policy is [`FlowPolicy::Reset`] and [`Switch::over`] zero.
     Switch(Switch),
     /// A drain has ended. Flows older than `epoch` on another member than the active one are reset.
     RaiseFloor {
         /// Of the switch that began the drain; never above the epoch of the newest switch.
         epoch: Epoch,
+    },
+    /// The flows that an [`Action::RaiseFloor`] with the same epoch will reset, those of `from` below `epoch`, are reset little by
+    /// little until then. Comes right after its [`Action::Switch`], or first of all when an earlier agent had begun it.
+    /// Ends early when the floor rises by something else, or `from` becomes active again.
+    Spread {
+        /// The member that was left.
+        from: MemberId,
+        /// Of the switch.
+        epoch: Epoch,
+        /// Within which time from now.
+        over: Duration,
+    },
+    /// The probers of a member probe now: a signal gave a reason to.
+    Look {
+        /// Whom.
+        member: MemberId,
+    },
+    /// A signal of the kernel is worth an event. Not every one is: they come by the hundred.
+    Signal {
+        /// Whose traffic it was.
+        member: MemberId,
+        /// What was seen; its count covers all of this kind since the last event.
+        signal: Signal,
+        /// Whether it made the probers look ([`Action::Look`]).
+        looked: bool,
     },
     /// New flows to a member may go to these of its addresses. Those that it had and that are not among them were
     /// removed: no new flow goes there, and their flows go on until [`Action::ResetAddress`], if it comes.
@@ -88,6 +113,8 @@ pub enum Action {
         state: MemberState,
         /// Why, in words.
         reason: String,
+        /// What took it down; `None`: it is not down, or an operator took it out.
+        borne: Option<Borne>,
     },
 }
 
@@ -102,10 +129,15 @@ pub struct Switch {
     pub epoch: Epoch,
     /// What happens to the flows of `from`; [`FlowPolicy::Keep`] when there is none to leave.
     pub policy: FlowPolicy,
+    /// Over which time their resets are spread, with [`FlowPolicy::Reset`]: an [`Action::Spread`] follows, and at the end an
+    /// [`Action::RaiseFloor`]. Zero: all at once.
+    pub over: Duration,
     /// Why the agent moved.
     pub kind: SwitchKind,
     /// In words.
     pub reason: String,
+    /// Of a failover: what took `from` down.
+    pub borne: Option<Borne>,
     /// When.
     pub at: Time,
 }

@@ -10,6 +10,7 @@ use super::{
     health::Change,
     member::Member,
     orders::StandingOrders,
+    signals::Seen,
 };
 use crate::model::{Check, CheckId, MemberId, MemberState, Service, SwitchKind};
 
@@ -34,13 +35,13 @@ impl Core {
         members: &[Option<MemberId>],
         force: bool,
     ) -> Result<(), Refused> {
-        self.now = self.now.max(now);
+        let now = self.now.max(now);
         let Standing::Active(active) = self.standing else { return Ok(()) };
         if members.contains(&Some(active)) {
             return Ok(());
         }
         let stays = |member: &MemberId| members.contains(&Some(*member));
-        let Some(best) = self.situation(self.now).best_of_those_up(stays, active) else {
+        let Some(best) = self.situation(now).best_of_those_up(stays, active) else {
             let name = &self.service.members[active.0].name;
             return if force {
                 Ok(())
@@ -51,6 +52,8 @@ impl Core {
         };
         let name = &self.service.members[active.0].name;
         let reason = format!("member {name:?} is removed from the configuration");
+        // Only now: a call that changes nothing passes over nothing that was due.
+        self.now = now;
         self.switch(Choice { to: Some(best), kind: SwitchKind::Manual, reason, round: false });
         self.settle();
         Ok(())
@@ -157,6 +160,7 @@ impl Core {
             let origins = origins(&old.members[from.0].checks, checks);
             let mut member = before[from.0].take().expect("an old member is the origin of one new one");
             let changed = member.set_checks(checks, &origins, self.service.combine, self.now);
+            member.set_breaker(old.breaker.as_ref(), self.service.breaker.as_ref(), self.now);
             self.members.push(member);
             changes.push((MemberId(number), changed));
             let mut carried = std::mem::take(&mut self.answers[from.0]);
@@ -168,6 +172,7 @@ impl Core {
         self.told = carried(&self.told, members, MemberState::Unknown);
         self.flaps = carried(&self.flaps, members, Flap::default());
         self.rejected = carried(&self.rejected, members, None);
+        self.seen = carried(&self.seen, members, Seen::default());
         self.vetoed = carried(&self.vetoed, members, None);
         for (member, _) in &changes {
             self.offer_and_leave(*member);

@@ -79,7 +79,9 @@ pub(super) struct Situation<'a> {
 impl Situation<'_> {
     /// The switch that should be made now; `None`: all stays as it is.
     pub(super) fn choose(&self) -> Option<Choice> {
-        if let Some(choice) = self.manual(true) {
+        // One that has been proven already is no slower than a failover, and spares a second switch.
+        let proven = || self.manual(false).filter(|choice| self.core.is_proven(choice));
+        if let Some(choice) = self.manual(true).or_else(proven) {
             return Some(choice);
         }
         let paused = self.core.orders.paused;
@@ -101,15 +103,13 @@ impl Situation<'_> {
     /// When the next switch is due, or a doubt is over, if no probe says anything new; may have passed.
     pub(super) fn next_move(&self) -> Option<Time> {
         let active = self.core.standing.active()?;
-        if self.may_be_left(active) {
-            return self.core.doubt(active, self.now).map(|doubt| doubt.until);
-        }
+        let doubt = self.core.doubt(active, self.now).filter(|_| self.may_be_left(active));
         let drained = self.drained(active).filter(|drained| !drained.force);
-        let again =
-            drained.and_then(|_| self.candidates().filter_map(|member| self.asked_again(member)).min());
-        // A time that has passed waits for something else.
+        let again = self.candidates().filter_map(|member| drained.and_then(|_| self.asked_again(member)));
         let failback = self.candidates().filter_map(|member| self.failback_at(active, member));
-        failback.filter(|at| *at > self.now).min().into_iter().chain(again).min()
+        // A time that has passed waits for something else.
+        let ahead = again.chain(failback).filter(|at| *at > self.now);
+        doubt.map(|doubt| doubt.until).into_iter().chain(ahead).min()
     }
 
     /// Whether the active member is down, and nothing but a doubt keeps it.
@@ -134,7 +134,8 @@ impl Situation<'_> {
             self.core.is_up(*member)
                 && (force || self.member(*member).gate().is_none() && !asked_lately(*member))
         };
-        let best = self.best(self.candidates().filter(may), active)?;
+        let others = self.candidates().filter(may);
+        let best = if force { self.best(others, active) } else { self.best_to_ask(others, active) }?;
         let reason = format!("member {} was drained by an operator", self.name(active));
         Some(Choice { to: Some(best), kind: SwitchKind::Manual, reason, round: !force })
     }
@@ -185,7 +186,7 @@ impl Situation<'_> {
 
     fn failback(&self, active: MemberId) -> Option<Choice> {
         let due = |member: &MemberId| self.failback_at(active, *member).is_some_and(|at| at <= self.now);
-        let better = self.best(self.candidates().filter(due), active)?;
+        let better = self.best_to_ask(self.candidates().filter(due), active)?;
         let up_for = self.now.since(self.member(better).up_since()?);
         let reason = format!(
             "member {} has weight {} over {} and was up for {}",
@@ -323,10 +324,27 @@ impl Situation<'_> {
         }
     }
 
-    /// The first of equals is taken: `min_by_key` does so.
+    /// The best to take over at once.
     fn best(&self, members: impl Iterator<Item = MemberId>, active: MemberId) -> Option<MemberId> {
+        self.first_by_rank(members, active, |member| self.core.is_fresh(member))
+    }
+
+    /// The best to begin a round for. While one is asked, the age of its answers is no reason to ask another one instead:
+    /// its round brings new ones, or ends it.
+    fn best_to_ask(&self, members: impl Iterator<Item = MemberId>, active: MemberId) -> Option<MemberId> {
+        let asked = self.core.round.as_ref().map(|round| round.member);
+        self.first_by_rank(members, active, |member| asked == Some(member) || self.core.is_fresh(member))
+    }
+
+    /// The first of equals is taken: `min_by_key` does so.
+    fn first_by_rank(
+        &self,
+        members: impl Iterator<Item = MemberId>,
+        active: MemberId,
+        is_fresh: impl Fn(MemberId) -> bool,
+    ) -> Option<MemberId> {
         members.min_by_key(|member| {
-            let unsure = self.core.fails_with(*member, active) || !self.core.is_fresh(*member);
+            let unsure = self.core.fails_with(*member, active) || !is_fresh(*member);
             (unsure, !self.is_pinned(*member), Reverse(self.weight(*member)))
         })
     }

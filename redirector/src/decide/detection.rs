@@ -3,12 +3,13 @@
 //!
 //! Pure functions over the configuration. They follow one prober through its worst schedule: the trouble begins just after
 //! a probe has passed. `decide/tests/detection.rs` runs core and probers through it, and through others, in virtual time.
+//! With a signal of the kernel the first probe does not wait for its interval ([`Prompt`]).
 //! What is not in it: the time that the agent itself takes (about a millisecond), a host that is too busy, and a crash within
 //! the `interval` after the kept connection was ended by something else, which is seen only when that interval is over.
 
 use std::time::Duration;
 
-use crate::model::{Check, Combine, Effect, FailureKind, Policy};
+use crate::model::{Check, Combine, Effect, FailureKind, LOOK_AFTER, Policy};
 
 /// What can happen to a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +37,31 @@ impl Trouble {
     }
 }
 
+/// What makes the first probe begin that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Its interval is over: nobody uses the member.
+    Interval,
+    /// A signal of the kernel, if it comes sooner: clients use the member, and one of them asks when the trouble begins.
+    Signal,
+}
+
+/// Moments of the traffic are known to a tick of the kernel, which takes so long at most (`HZ` 100).
+const TICK: Duration = Duration::from_millis(10);
+
+/// How long the traffic with a member that answers within `latency` can be in trouble until there is a signal.
+fn signal_after(trouble: Trouble, latency: Duration) -> Duration {
+    match trouble {
+        // Its kernel says so itself.
+        Trouble::Crash => latency,
+        Trouble::Silence | Trouble::Stall => LOOK_AFTER.max(latency * 4) + TICK,
+    }
+}
+
 /// The longest from the beginning of the trouble until the check fails, if its probes of a member that is well take
 /// `latency`. `None`: it does not see this trouble.
 #[must_use]
-pub fn of_check(check: &Check, trouble: Trouble, latency: Duration) -> Option<Duration> {
+pub fn of_check(check: &Check, trouble: Trouble, latency: Duration, prompt: Prompt) -> Option<Duration> {
     if !check.kind.sees(trouble.failure()) {
         return None;
     }
@@ -59,6 +81,9 @@ pub fn of_check(check: &Check, trouble: Trouble, latency: Duration) -> Option<Du
     };
 
     let mut start = first_wait(check, trouble, latency);
+    if prompt == Prompt::Signal {
+        start = start.min(signal_after(trouble, latency));
+    }
     let (mut end, mut clock) = (start, None);
     let mut connected = kept;
     for failures in 1..=check.fall {
@@ -109,10 +134,15 @@ fn passes_needed(check: &Check) -> u32 {
 /// The same for an address that several checks watch together, each with the latency of its probes; and so for its member:
 /// all addresses are probed at the same time.
 #[must_use]
-pub fn of_member(checks: &[(&Check, Duration)], combine: Combine, trouble: Trouble) -> Option<Duration> {
+pub fn of_member(
+    checks: &[(&Check, Duration)],
+    combine: Combine,
+    trouble: Trouble,
+    prompt: Prompt,
+) -> Option<Duration> {
     let times = |effect: Effect| {
         let of_effect = checks.iter().filter(move |(check, _)| check.effect == effect);
-        of_effect.map(move |(check, latency)| of_check(check, trouble, *latency))
+        of_effect.map(move |(check, latency)| of_check(check, trouble, *latency, prompt))
     };
     let counting = times(Effect::Count).count();
     let mut seen: Vec<_> = times(Effect::Count).flatten().collect();

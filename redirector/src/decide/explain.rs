@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Core, Time,
+    breaker::{self, Counts},
     choice::{Situation, Standing},
     health::{CheckHealth, CheckState, Health},
+    signals::Kind,
     time::in_words,
 };
 use crate::model::{CheckId, FailbackMode, MemberId, MemberState, ServiceState, SwitchKind};
@@ -75,7 +77,8 @@ pub struct OrdersExplanation {
 /// Something that ends by itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timer {
-    /// Which one: `hold_down`, `healthy_for`, `pin`, `drain`, `first_choice`, `round`, `hooks`, `doubt`, `tolerance`.
+    /// Which one: `hold_down`, `healthy_for`, `pin`, `drain`, `first_choice`, `round`, `hooks`, `doubt`, `breaker`,
+    /// `look`, `tolerance`.
     pub name: Cow<'static, str>,
     /// The member that it is about.
     pub member: Option<String>,
@@ -114,8 +117,40 @@ pub struct MemberExplanation {
     pub flap_score: f64,
     /// How long it must be up without a break before a failback.
     pub healthy_for_ms: u64,
+    /// What its traffic has shown, kind by kind.
+    #[serde(default)]
+    pub signals: Vec<SignalExplanation>,
+    /// The breaker; `None`: the service has none.
+    #[serde(default)]
+    pub breaker: Option<BreakerExplanation>,
     /// IPv4 first.
     pub addresses: Vec<AddressExplanation>,
+}
+
+/// Signals of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SignalExplanation {
+    /// Which kind; of error replies the newest.
+    pub signal: String,
+    /// How often it was seen since the agent started.
+    pub count: u64,
+    /// How long ago the newest came.
+    pub ago_ms: u64,
+}
+
+/// The breaker of a member at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BreakerExplanation {
+    /// `closed`, `open` or `half_open`.
+    pub state: Cow<'static, str>,
+    /// For how long it has not been closed; `None`: it is.
+    pub for_ms: Option<u64>,
+    /// Attempts of clients within the window.
+    pub attempts: u64,
+    /// How many of them failed.
+    pub failures: u64,
+    /// Failures in a row, at least.
+    pub in_a_row: u32,
 }
 
 /// An address at one moment.
@@ -289,7 +324,13 @@ impl Core {
                 let healthy_for = self.flaps[number].healthy_for(&self.service.failback);
                 add("healthy_for", Some(id), since + healthy_for, "it may be returned to".to_owned());
             }
-            if let Some(at) = member.next_deadline() {
+            if let Some(at) = member.breaker().next_deadline() {
+                add("breaker", Some(id), at, "its checks must pass anew".to_owned());
+            }
+            if let Some(at) = self.look_due(id) {
+                add("look", Some(id), at, "its probers look because of a signal".to_owned());
+            }
+            if let Some(at) = member.next_tolerance() {
                 add("tolerance", Some(id), at, "a check fails unless it passes before".to_owned());
             }
         }
@@ -379,8 +420,40 @@ impl Core {
             fresh: self.is_fresh(id),
             flap_score: self.flaps[id.0].score(now, self.service.failback.flap_half_life),
             healthy_for_ms: millis(self.flaps[id.0].healthy_for(&self.service.failback)),
+            signals: self.explain_signals(id, now),
+            breaker: self.explain_breaker(id, now),
             addresses: addresses.collect(),
         }
+    }
+
+    fn explain_signals(&self, id: MemberId, now: Time) -> Vec<SignalExplanation> {
+        let explain = |kind: &Kind| {
+            let (at, newest) = kind.newest?;
+            Some(SignalExplanation {
+                signal: newest.kind.to_string(),
+                count: kind.total,
+                ago_ms: millis(now.since(at)),
+            })
+        };
+        self.seen[id.0].kinds().filter_map(explain).collect()
+    }
+
+    fn explain_breaker(&self, id: MemberId, now: Time) -> Option<BreakerExplanation> {
+        let settings = self.service.breaker.as_ref()?;
+        let breaker = self.members[id.0].breaker();
+        let Counts { attempts, failures, row } = breaker.counts(now, settings);
+        Some(BreakerExplanation {
+            state: match breaker.state() {
+                breaker::State::Closed => "closed",
+                breaker::State::Open => "open",
+                breaker::State::HalfOpen => "half_open",
+            }
+            .into(),
+            for_ms: breaker.since().map(|since| millis(now.since(since))),
+            attempts,
+            failures,
+            in_a_row: row,
+        })
     }
 
     fn explain_checks(

@@ -15,12 +15,14 @@
 //! Gates and checks that are only observed have no part in it. A gate is asked by the choice of another member
 //! ([`Health::gate`]).
 
+use std::time::Duration;
+
 pub(super) use self::check::CheckHealth;
 pub use self::check::CheckState;
 use serde::{Deserialize, Serialize};
 
 use super::time::Time;
-use crate::model::{Check, CheckId, Combine, Effect, MemberState, Pace, ProbeOutcome};
+use crate::model::{Check, CheckId, Combine, Effect, MemberState, Pace, ProbeOutcome, TroubleKind};
 
 mod check;
 
@@ -151,6 +153,24 @@ impl Health {
         }
         let veto = self.deciding().filter(|check| check.effect == Effect::Veto);
         veto.chain(self.deciding()).find_map(CheckHealth::fails_because)
+    }
+
+    /// What made the address down, and how long that was borne; `None`: it is not down.
+    pub(super) fn borne(&self) -> Option<(TroubleKind, Duration)> {
+        if self.state != MemberState::Down {
+            return None;
+        }
+        let veto = self.deciding().filter(|check| check.effect == Effect::Veto);
+        veto.chain(self.deciding()).find_map(CheckHealth::borne)
+    }
+
+    /// Whether every check that decides, and passes, has passed so often: `passes` says how often each did.
+    pub(super) fn has_passed_anew(&self, passes: impl Fn(CheckId) -> u32) -> bool {
+        let mut deciding = self.checks.iter().enumerate().filter(|(_, check)| check.effect.decides());
+        self.state == MemberState::Up
+            && deciding.all(|(number, check)| {
+                check.state() != CheckState::Passing || passes(CheckId(number)) >= check.rise
+            })
     }
 
     /// Why a member that is alive may not be left for this one; `None`: no gate bars it.

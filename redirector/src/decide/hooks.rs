@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Core, choice::Choice, time::Time};
+use super::{Action, Core, choice::Choice, round::Round, time::Time};
 use crate::model::{HookFailure, HookWhen, MemberId, SwitchKind};
 
 /// Beyond the time-outs, for the way through the agent.
@@ -46,23 +46,24 @@ impl Core {
         self.settle();
     }
 
-    /// Whether hooks let this choice be carried out. Asks them, if they were not yet. Its round has passed.
-    pub(super) fn hooks_agree(&mut self, to: MemberId, choice: &Choice) -> bool {
-        let hooks = self.service.hooks_at(HookWhen::Before, choice.kind);
-        let limits: Vec<_> = hooks.map(|hook| hook.timeout).collect();
-        if limits.is_empty() {
-            return true;
-        }
-        let Some(round) = &mut self.round else { return false };
-        if let Some(asking) = round.hooks.as_ref().filter(|asking| asking.kind == choice.kind) {
-            return asking.said == Some(Ok(()));
+    /// Whether hooks let a switch of this kind be made, whose round has passed.
+    pub(super) fn hooks_agree(&self, round: &Round, kind: SwitchKind) -> bool {
+        let asked = round.hooks.as_ref().filter(|asking| asking.kind == kind);
+        let nobody_to_ask = self.service.hooks_at(HookWhen::Before, kind).next().is_none();
+        nobody_to_ask || asked.is_some_and(|asking| asking.said == Some(Ok(())))
+    }
+
+    /// Asks the hooks about this choice, if they were not yet. Its round has passed.
+    pub(super) fn ask_hooks(&mut self, to: MemberId, choice: &Choice) {
+        let kind = choice.kind;
+        let Some(round) = &mut self.round else { return };
+        if round.hooks.as_ref().is_some_and(|asking| asking.kind == kind) {
+            return;
         }
         self.asks += 1;
-        let (ask, kind) = (self.asks, choice.kind);
-        let until = self.now + limits.iter().sum() + ROOM;
-        round.hooks = Some(Asking { ask, kind, until, said: None });
-        self.actions.push_back(Action::AskHooks { ask, to, kind, reason: choice.reason.clone() });
-        false
+        let limits: Duration = self.service.hooks_at(HookWhen::Before, kind).map(|hook| hook.timeout).sum();
+        round.hooks = Some(Asking { ask: self.asks, kind, until: self.now + limits + ROOM, said: None });
+        self.actions.push_back(Action::AskHooks { ask: self.asks, to, kind, reason: choice.reason.clone() });
     }
 
     /// Hooks that have not answered in time have by now; those that said no reject their candidate, for a while.

@@ -1,6 +1,7 @@
 //! A member with all its addresses: what their checks say of it, and which of them are offered to new flows.
 //!
-//! Every address has a health of its own. The member is **up** when one of its addresses is up, **down** when all are
+//! Every address has a health of its own, and the member has one [`breaker`] for all. While that is not closed the member is
+//! down. Else it is **up** when one of its addresses is up, **down** when all are
 //! down, and else unknown. Where it has addresses of both IP versions, the IPv4 ones say it: were the two counted
 //! together, a member that IPv4 clients cannot reach any more would never be left.
 //!
@@ -12,15 +13,19 @@
 //!   whether to leave the member is not decided here.
 //! * If none of those is left: those that are not down, or else all.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    breaker::{self, Breaker},
     health::{Change, Health},
     time::Time,
 };
-use crate::model::{Check, CheckId, Combine, MemberState, Offer, ProbeOutcome};
+use crate::model::{
+    Breaker as Settings, Check, CheckId, Combine, MemberState, Offer, ProbeOutcome, Traffic, TroubleKind,
+    Verdict,
+};
 
 /// One member as its checks see it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +34,7 @@ pub(super) struct Member {
     addresses: Vec<Address>,
     /// How their checks are combined.
     combine: Combine,
+    breaker: Breaker,
     state: MemberState,
     /// Since when `state` holds without a break.
     since: Time,
@@ -54,6 +60,7 @@ impl Member {
         Self {
             addresses: known.iter().map(address).collect(),
             combine,
+            breaker: Breaker::default(),
             state: MemberState::Unknown,
             since: now,
             checked_at: None,
@@ -70,6 +77,9 @@ impl Member {
     ) -> Option<Change> {
         let found = self.addresses.iter_mut().find(|known| known.address == address)?;
         let change = found.health.on_outcome(now, check, outcome);
+        if outcome.verdict() != Verdict::Inconclusive {
+            self.breaker.on_outcome(address, check, outcome.verdict() == Verdict::Pass);
+        }
         self.checked_at = Some(now);
         self.judge(now);
         Some(change)
@@ -83,12 +93,51 @@ impl Member {
                 changes.push((known.address, known.health.on_deadline(now)));
             }
         }
+        self.breaker.on_deadline(now);
         self.judge(now);
         changes
     }
 
-    /// When [`Self::on_deadline`] wants to be called: a check fails then unless it passes before.
+    /// Clients of the member have met this. Returns whether that takes it down.
+    pub(super) fn on_traffic(&mut self, now: Time, settings: &Settings, traffic: Traffic) -> bool {
+        if self.state == MemberState::Down {
+            // What fails now is no news, and no reason to go down again when it is back.
+            self.breaker.forget();
+            return false;
+        }
+        let opened = self.breaker.on_traffic(now, settings, traffic);
+        self.judge(now);
+        opened
+    }
+
+    /// The breaker may have other settings now, or there is none.
+    pub(super) fn set_breaker(&mut self, old: Option<&Settings>, new: Option<&Settings>, now: Time) {
+        self.breaker.carry(old, new);
+        self.judge(now);
+    }
+
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// What took the member down, and how long it was borne; `None`: it is not down.
+    pub(super) fn borne(&self) -> Option<(TroubleKind, Duration)> {
+        if self.state != MemberState::Down {
+            return None;
+        }
+        if self.breaker.state() != breaker::State::Closed {
+            return Some((TroubleKind::Breaker, Duration::ZERO));
+        }
+        self.deciding().find_map(|known| known.health.borne())
+    }
+
+    /// When [`Self::on_deadline`] wants to be called.
     pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.next_tolerance().into_iter().chain(self.breaker.next_deadline()).min()
+    }
+
+    /// When a check fails unless it passes before.
+    pub(super) fn next_tolerance(&self) -> Option<Time> {
         self.addresses.iter().filter_map(|known| known.health.next_deadline()).min()
     }
 
@@ -168,6 +217,9 @@ impl Member {
 
     /// The address that says most about the member, and what it says. With several addresses it is named.
     pub(super) fn reason(&self) -> String {
+        if let Some(why) = self.breaker.down_because() {
+            return why;
+        }
         let telling = self.addresses.iter().min_by_key(|known| known.health.rank());
         let Some(telling) = telling else {
             return "no address".to_owned();
@@ -191,6 +243,9 @@ impl Member {
     pub(super) fn down_because(&self) -> Option<String> {
         if self.state != MemberState::Down {
             return None;
+        }
+        if let Some(why) = self.breaker.down_because() {
+            return Some(why);
         }
         let (first, why) =
             self.deciding().find_map(|known| Some((known.address, known.health.down_because()?)))?;
@@ -249,16 +304,35 @@ impl Member {
     }
 
     fn judge(&mut self, now: Time) {
+        if self.breaker.state() == breaker::State::HalfOpen && self.has_passed_anew() {
+            self.breaker.close();
+        }
+        let state = if self.breaker.state() == breaker::State::Closed {
+            self.state_by_checks()
+        } else {
+            MemberState::Down
+        };
+        if state != self.state {
+            (self.state, self.since) = (state, now);
+        }
+    }
+
+    /// At one of the addresses at least.
+    fn has_passed_anew(&self) -> bool {
+        self.deciding().any(|known| {
+            let passes = |check| self.breaker.passes(known.address, check);
+            known.health.has_passed_anew(passes)
+        })
+    }
+
+    fn state_by_checks(&self) -> MemberState {
         let any = |state| self.deciding().any(|known| known.state() == state);
-        let state = if any(MemberState::Up) {
+        if any(MemberState::Up) {
             MemberState::Up
         } else if any(MemberState::Down) && !any(MemberState::Unknown) {
             MemberState::Down
         } else {
             MemberState::Unknown
-        };
-        if state != self.state {
-            (self.state, self.since) = (state, now);
         }
     }
 }

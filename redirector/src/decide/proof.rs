@@ -38,22 +38,31 @@ impl Core {
         }
     }
 
-    /// Whether nothing more has to be asked before this choice is carried out: neither checks nor hooks. Asks for it, if it
-    /// was not yet.
-    pub(super) fn may_be_made(&mut self, choice: &Choice) -> bool {
-        let asked = choice.to.filter(|_| choice.round);
-        self.is_proven(choice) && asked.is_none_or(|to| self.hooks_agree(to, choice))
+    /// Whether nothing more has to be asked before this choice is carried out: neither checks nor hooks.
+    pub(super) fn is_proven(&self, choice: &Choice) -> bool {
+        let Some(to) = choice.to.filter(|_| choice.round) else { return true };
+        self.round_for(to).is_some_and(|round| {
+            let checks = &self.service.members[to.0].checks;
+            round.progress(self.now, checks) == Progress::Passed && self.hooks_agree(round, choice.kind)
+        })
     }
 
-    fn is_proven(&mut self, choice: &Choice) -> bool {
-        let Some(to) = choice.to.filter(|_| choice.round) else { return true };
+    /// Asks for what is missing, if it was not asked for yet.
+    pub(super) fn ask_for_proof(&mut self, choice: &Choice) {
+        let Some(to) = choice.to else { return };
         let checks = &self.service.members[to.0].checks;
-        if let Some(round) = self.round.as_ref().filter(|round| round.member == to) {
-            return round.progress(self.now, checks) == Progress::Passed;
+        match self.round_for(to).map(|round| round.progress(self.now, checks)) {
+            Some(Progress::Passed) => self.ask_hooks(to, choice),
+            Some(Progress::Waits | Progress::Failed(_)) => {}
+            None => {
+                self.round = Some(Round::begin(self.now, to, &self.members[to.0], checks));
+                self.actions.push_back(Action::Round { member: to });
+            }
         }
-        self.round = Some(Round::begin(self.now, to, &self.members[to.0], checks));
-        self.actions.push_back(Action::Round { member: to });
-        false
+    }
+
+    fn round_for(&self, member: MemberId) -> Option<&Round> {
+        self.round.as_ref().filter(|round| round.member == member)
     }
 
     /// A round that has failed rejects its member, for a while.

@@ -13,7 +13,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Command, Core, Time};
-use crate::model::{CheckId, Failure, MemberId, ProbeOutcome};
+use crate::model::{CheckId, Failure, MemberId, ProbeOutcome, Signal, Traffic};
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,10 @@ pub enum Input {
     Operator(Command),
     /// [`Core::on_hooks`]: the question, and what stands against the switch.
     Hooks(u64, Option<String>),
+    /// [`Core::on_signal`]
+    Signal(MemberId, Signal),
+    /// [`Core::on_traffic`]
+    Traffic(MemberId, Traffic),
     /// [`Core::on_late`]; nanoseconds.
     Late(u64),
     /// [`Core::on_deadline`]
@@ -117,6 +121,14 @@ impl Core {
             // What was refused then is refused again.
             Input::Operator(command) => drop(self.on_operator(now, command)),
             Input::Hooks(ask, veto) => self.on_hooks(now, *ask, veto.clone().map_or(Ok(()), Err)),
+            Input::Signal(member, signal) => {
+                self.known_member(*member)?;
+                self.on_signal(now, *member, signal);
+            }
+            Input::Traffic(member, traffic) => {
+                self.known_member(*member)?;
+                self.on_traffic(now, *member, *traffic);
+            }
             Input::Late(by) => self.on_late(now, Duration::from_nanos(*by)),
             Input::Deadline => self.on_deadline(now),
         }

@@ -21,8 +21,13 @@ impl Core {
             self.hold_until = self.now + rest_of(self.service.failback.hold_down);
         }
         let policy = self.policy(from, kind);
+        let over = self.spread_over(from, kind, policy);
         if floor < epoch {
             match policy {
+                FlowPolicy::Reset if !over.is_zero() => {
+                    self.drains.begin(self.now, epoch, rest_of(over));
+                    self.spread(from, rest_of(over));
+                }
                 // The earlier agent died between the decision and the floor.
                 FlowPolicy::Reset => self.actions.push_back(Action::RaiseFloor { epoch }),
                 FlowPolicy::Drain => self.drains.begin(self.now, epoch, rest_of(self.service.drain_timeout)),
@@ -30,6 +35,6 @@ impl Core {
             }
         }
         let at = self.now.ago(age);
-        self.last = Some(Switch { from, to: active, epoch, policy, kind, reason, at });
+        self.last = Some(Switch { from, to: active, epoch, policy, over, kind, reason, borne: None, at });
     }
 }

@@ -69,7 +69,6 @@ impl Core {
     /// Begins and ends what is suspected.
     pub(super) fn suspect(&mut self) {
         let (now, window) = (self.now, self.window());
-        self.suspicion.late.take_if(|late| late.at + window <= now);
         let Standing::Active(active) = self.standing else {
             self.suspicion.blackout = None;
             return;

@@ -188,7 +188,8 @@ impl Changes {
 
     fn service(&mut self, old: &Service, new: &Service) {
         compare!(self, "", Service {
-            profile, combine, on_failover, on_failback, drain_timeout, on_all_down, initial, initial_timeout;
+            profile, combine, on_failover, on_failback, drain_timeout, reset_over, signals, breaker,
+            limit, on_all_down, initial, initial_timeout;
             hooks, name, vips, failback, checks, application, members
         }, old, new);
         // What is run may hold a token, in a path or an argument.

@@ -1,8 +1,10 @@
 //! What is said of services, members and switches: the words that `decide`, `status` and events share.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+use super::SignalKind;
 
 /// How a service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,37 @@ pub enum SwitchKind {
     Failback,
     /// An operator's.
     Manual,
+}
+
+/// What kind of trouble took a member down: what the kernel of its host, and Redis, still did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TroubleKind {
+    /// Connections were refused, closed or reset.
+    Refused,
+    /// Nothing came back, not even an acknowledgement: host or network are gone.
+    Silence,
+    /// It was acknowledged, and not answered: a fork, a slow script, a frozen process.
+    Stall,
+    /// Redis answered with an error.
+    Error,
+    /// Anything else, such as a wrong answer.
+    Other,
+    /// The breaker opened: its clients failed.
+    Breaker,
+}
+
+/// What took a member down, and how long it was borne.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Borne {
+    /// What it was.
+    pub trouble: TroubleKind,
+    /// From its beginning, as the checks saw it, until the member was down; of a breaker zero.
+    pub lasted: Duration,
+    /// The signal of the kernel that made the probers look, if one did.
+    pub signal: Option<SignalKind>,
+    /// From the beginning of the trouble, as the traffic saw it, until the member was down.
+    pub signalled: Option<Duration>,
 }
 
 /// What the checks say of a member.
@@ -65,6 +98,19 @@ impl fmt::Display for ServiceState {
             Self::Degraded => "degraded",
             Self::Down => "down",
             Self::Held => "held",
+        })
+    }
+}
+
+impl fmt::Display for TroubleKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Refused => "refused",
+            Self::Silence => "silence",
+            Self::Stall => "stall",
+            Self::Error => "error",
+            Self::Other => "other",
+            Self::Breaker => "breaker",
         })
     }
 }

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::SystemTime};
 use serde::{Deserialize, Serialize};
 
 pub use crate::control::access::Who;
-use crate::model::{FlowPolicy, MemberState, OnStop, SwitchKind};
+use crate::model::{FlowPolicy, MemberState, OnStop, SwitchKind, TroubleKind};
 
 /// Version of a [`Record`] as JSON.
 pub const VERSION: u32 = 1;
@@ -106,6 +106,12 @@ events! {
         epoch: u32,
         /// What happens to the flows of `from`.
         policy: FlowPolicy,
+        /// Milliseconds over which their resets are spread; `None`: all at once, or they are not reset.
+        reset_over_ms: Option<f64>,
+        /// Of a failover: what took `from` down.
+        trouble: Option<TroubleKind>,
+        /// How long that was borne, from its beginning as the checks saw it, in milliseconds.
+        borne_ms: Option<f64>,
         /// Milliseconds from the start of the first failed probe of the run that made the member down to this switch. `None`:
         /// this was not a failover, or there was nobody to go to when the member went down.
         detected_in_ms: Option<f64>,
@@ -138,6 +144,29 @@ events! {
         state: MemberState,
         /// Why, in words.
         reason: String,
+        /// Of one that is down: what took it down.
+        trouble: Option<TroubleKind>,
+        /// How long that was borne, from its beginning as the checks saw it, in milliseconds.
+        borne_ms: Option<f64>,
+        /// The signal of the kernel that made the probers look; `None`: they came by themselves.
+        signal: Option<String>,
+        /// Milliseconds from the beginning of the trouble, as the traffic saw it.
+        signalled_ms: Option<f64>,
+    }
+    /// Traffic with a member has shown something. Of a kind and a member at most every 10 s.
+    Signal = "signal" {
+        /// Of which service.
+        service: String,
+        /// Which member.
+        member: String,
+        /// What it was.
+        signal: String,
+        /// How often, since the event before.
+        count: u32,
+        /// How many milliseconds ago the newest began.
+        began_ms: f64,
+        /// Whether the member's probers look.
+        looked: bool,
     }
     /// The state of one of several addresses of a member has changed.
     AddressChanged = "address_changed" {
@@ -313,6 +342,7 @@ impl Event {
             Self::TookOver { service, .. }
             | Self::Switch { service, .. }
             | Self::MemberChanged { service, .. }
+            | Self::Signal { service, .. }
             | Self::AddressChanged { service, .. }
             | Self::AddressesChanged { service, .. }
             | Self::Offered { service, .. }
@@ -340,6 +370,7 @@ impl Event {
     pub fn member(&self) -> Option<&str> {
         match self {
             Self::MemberChanged { member, .. }
+            | Self::Signal { member, .. }
             | Self::AddressChanged { member, .. }
             | Self::AddressesChanged { member, .. }
             | Self::Offered { member, .. }

@@ -1,6 +1,7 @@
 //! Metrics as text, in the format of OpenMetrics 1.0, which Prometheus reads since 2.5.
 
 use std::{
+    collections::BTreeMap,
     fmt::Error,
     time::{Duration, UNIX_EPOCH},
 };
@@ -20,7 +21,9 @@ use super::{
     process::Process,
 };
 use crate::{
-    control::status::{MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status},
+    control::status::{
+        MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status, VitalsStatus,
+    },
     decide::CheckState,
 };
 
@@ -86,6 +89,7 @@ impl Collector for Exposition {
         out.gauge(&f::BUILD_INFO, [([("version", env!("CARGO_PKG_VERSION"))], 1)])?;
         self.services(&mut out)?;
         self.members(&mut out)?;
+        self.vitals(&mut out)?;
         self.checks(&mut out)?;
         self.switches(&mut out)?;
         self.flows(&mut out)?;
@@ -152,6 +156,31 @@ impl Exposition {
         };
         out.gauge(&f::MEMBER_READY, known(|readiness| readiness.ready.map(u64::from)))?;
         out.gauge(&f::MEMBER_CERTIFICATE_EXPIRY, known(expiry))
+    }
+
+    fn vitals(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let members = || {
+            let services = self.sample.status.services.iter();
+            services.flat_map(|service| service.members.iter().map(move |member| (service, member)))
+        };
+        let times = |time: fn(&VitalsStatus) -> Option<f64>| {
+            members().filter_map(move |(service, member)| {
+                let seconds = time(&member.vitals)? / 1e3;
+                Some(([("service", &*service.name), ("member", &*member.name)], seconds))
+            })
+        };
+        out.real_gauge(&f::MEMBER_RTT, times(|vitals| vitals.rtt_ms))?;
+        out.real_gauge(&f::MEMBER_RTT_MIN, times(|vitals| vitals.rtt_min_ms))?;
+        out.real_gauge(&f::MEMBER_CONNECT, times(|vitals| vitals.connect_ms))?;
+        let counts = |label: &'static str, counts: fn(&VitalsStatus) -> &BTreeMap<String, u64>| {
+            members().flat_map(move |(service, member)| {
+                counts(&member.vitals).iter().map(move |(name, count)| {
+                    ([("service", &*service.name), ("member", &*member.name), (label, &**name)], *count)
+                })
+            })
+        };
+        out.counter(&f::MEMBER_SIGNALS, counts("signal", |vitals| &vitals.signals))?;
+        out.counter(&f::MEMBER_ERROR_REPLIES, counts("error", |vitals| &vitals.error_replies))
     }
 
     fn checks(&self, out: &mut Out<'_>) -> Result<(), Error> {
@@ -232,6 +261,17 @@ impl Out<'_> {
         &mut self,
         family: &'static Family,
         series: impl IntoIterator<Item = (L, u64)>,
+    ) -> Result<(), Error> {
+        let mut encoder = self.family(family)?;
+        series
+            .into_iter()
+            .try_for_each(|(labels, value)| encoder.encode_family(&labels)?.encode_gauge(&value))
+    }
+
+    fn real_gauge<L: EncodeLabelSet>(
+        &mut self,
+        family: &'static Family,
+        series: impl IntoIterator<Item = (L, f64)>,
     ) -> Result<(), Error> {
         let mut encoder = self.family(family)?;
         series

@@ -59,6 +59,11 @@ families! {
     MEMBER_FLOWS = Gauge "member_flows" ["service" "member"] "Flows that the member carries.";
     MEMBER_READY = Gauge "member_ready" ["service" "member"] "0 if applications are sure to fail at the member, 1 if nothing of that kind was seen; no series while nobody knows.";
     MEMBER_CERTIFICATE_EXPIRY = Gauge "member_certificate_expiry_timestamp_seconds" ["service" "member"] "When the first certificate that the member showed expires, since 1970.";
+    MEMBER_RTT = Gauge "member_rtt_seconds" ["service" "member"] "Smoothed round-trip time of the traffic with the member, from data to its acknowledgement; no series before the first one.";
+    MEMBER_RTT_MIN = Gauge "member_rtt_min_seconds" ["service" "member"] "The shortest round-trip time that was seen.";
+    MEMBER_CONNECT = Gauge "member_connect_seconds" ["service" "member"] "Smoothed time from a SYN to the member's answer; no series before the first one.";
+    MEMBER_SIGNALS = Counter "member_signals" ["service" "member" "signal"] "How often the kernel programs saw this in the traffic with the member, since the maps were made; stalled since the agent started.";
+    MEMBER_ERROR_REPLIES = Counter "member_error_replies" ["service" "member" "error"] "Replies that begin with an error that means trouble, as far as replies were looked at, since the maps were made.";
     CHECK_STATE = Gauge "check_state" ["service" "member" "check" "state"] "How many addresses of the member the check says this of: unknown, passing, failing.";
     PROBES = Counter "probes" ["service" "member" "check" "verdict" "outcome" "phase"] "Probes that have ended, by what they found and how far they came.";
     PROBE_SECONDS = Histogram "probe_seconds" ["service" "member"] "Duration of the probes that passed.";

@@ -19,8 +19,14 @@ pub(super) fn write(event: &Event) {
         Event::FlowsReset { service, member, epoch, reset, waiting, after_ms } => {
             tracing::info!(service, member, epoch, reset, waiting, after_ms, "reset stale flows");
         }
-        Event::MemberChanged { service, member, state, reason } => {
-            tracing::info!(service, member, %state, reason, "member changed");
+        Event::MemberChanged { service, member, state, reason, trouble, borne_ms, signal, signalled_ms } => {
+            let trouble = trouble.map(|kind| kind.to_string());
+            tracing::info!(
+                service, member, %state, trouble, borne_ms, signal, signalled_ms, reason, "member changed"
+            );
+        }
+        Event::Signal { service, member, signal, count, began_ms, looked } => {
+            tracing::info!(service, member, signal, count, began_ms, looked, "signal of the kernel");
         }
         Event::AddressChanged { service, member, address, state, reason } => {
             tracing::info!(service, member, %address, %state, reason, "address changed");

@@ -19,7 +19,7 @@ pub struct Tables {
 
 impl Tables {
     pub fn open(pin_dir: &Path) -> Result<Self> {
-        Ok(Self { flows: table(pin_dir, "flows_v3")?, replies: table(pin_dir, "replies_v3")? })
+        Ok(Self { flows: table(pin_dir, "flows_v4")?, replies: table(pin_dir, "replies_v4")? })
     }
 
     pub fn stubs(&self) -> usize {

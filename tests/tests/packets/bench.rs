@@ -21,6 +21,8 @@ use redirector_common::{
     inject::request,
     layout::{FragmentKey, Fragments, SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
+    rate::Rate,
+    signal::Pulse,
 };
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
@@ -99,14 +101,14 @@ impl Bench {
             ("other", at("10.2.2.2:6381", "[fd00:2:2::2]:6381")),
             ("stranger", at("198.51.100.7:443", "[2001:db8:7::7]:443")),
         ]);
-        table::<VipKey, u32>(&mut programs, "vips_v3")
+        table::<VipKey, u32>(&mut programs, "vips_v4")
             .insert(
                 VipKey { address: names["vip"].ip().into(), port: Port::new(6379), protocol: VipKey::TCP },
                 u32::from(SERVICE),
                 0,
             )
             .unwrap();
-        table::<Addr, u32>(&mut programs, "vip_addrs_v3")
+        table::<Addr, u32>(&mut programs, "vip_addrs_v4")
             .insert(Addr::from(names["vip"].ip()), 1, 0)
             .unwrap();
         let tap = tap(device.index);
@@ -132,21 +134,23 @@ impl Bench {
 
     /// Forgets what happened. Loading the programs anew takes a hundred times as long.
     pub fn renew(&mut self) {
-        clear::<Tuple, Flow>(&mut self.programs, "flows_v3");
-        clear::<Tuple, Stub>(&mut self.programs, "replies_v3");
-        clear::<FragmentKey, Fragments>(&mut self.programs, "fragments_v3");
-        clear::<u32, u32>(&mut self.programs, "l3_devices_v3");
+        clear::<Tuple, Flow>(&mut self.programs, "flows_v4");
+        clear::<Tuple, Stub>(&mut self.programs, "replies_v4");
+        clear::<FragmentKey, Fragments>(&mut self.programs, "fragments_v4");
+        clear::<u32, u32>(&mut self.programs, "l3_devices_v4");
         self.forget_half_open();
-        self.set("services_v3", u32::from(SERVICE), Service::default());
+        self.set("services_v4", u32::from(SERVICE), Service::default());
+        self.set::<u64>("opens_v4", u32::from(SERVICE), 0);
         let source = if self.v6 { "fd00:1::2" } else { "10.1.0.2" }.parse().unwrap();
         for (member, name) in [(MEMBER, "member"), (OTHER, "other")] {
-            self.set::<u64>("floors_v3", u32::from(member), 0);
+            self.set::<u64>("floors_v4", u32::from(member), 0);
+            self.set("pulses_v4", u32::from(member), Pulse::default());
             for slot in 0..SLOTS {
-                self.set("slots_v3", slot_index(member, slot), Slot::default());
+                self.set("slots_v4", slot_index(member, slot), Slot::default());
             }
             // Not the first one: programs look through all of them.
             let slot = Slot::new(self.names[name], &[source], Slot::OFFERED);
-            self.set("slots_v3", slot_index(member, 3), slot);
+            self.set("slots_v4", slot_index(member, 3), slot);
         }
         self.sender = "client".to_owned();
         self.names.remove("port");
@@ -156,8 +160,8 @@ impl Bench {
 
     /// What the agent's counting anew comes to, when none is half open.
     pub fn forget_half_open(&mut self) {
-        clear::<SourceKey, i64>(&mut self.programs, "half_open_v3");
-        self.set::<i64>("half_open_sums_v3", u32::from(SERVICE), 0);
+        clear::<SourceKey, i64>(&mut self.programs, "half_open_v4");
+        self.set::<i64>("half_open_sums_v4", u32::from(SERVICE), 0);
     }
 
     fn set<V: aya::Pod>(&mut self, map: &str, index: u32, value: V) {
@@ -169,10 +173,10 @@ impl Bench {
     pub fn switch(&mut self, active: Option<u16>, reset: bool) {
         self.epoch += 1;
         let word = Decision { active, epoch: self.epoch }.word();
-        let mut decisions: Array<_, u64> = self.programs.map_mut("decisions_v3").unwrap().try_into().unwrap();
+        let mut decisions: Array<_, u64> = self.programs.map_mut("decisions_v4").unwrap().try_into().unwrap();
         decisions.set(u32::from(SERVICE), word, 0).unwrap();
         if reset {
-            let mut floors: Array<_, u64> = self.programs.map_mut("floors_v3").unwrap().try_into().unwrap();
+            let mut floors: Array<_, u64> = self.programs.map_mut("floors_v4").unwrap().try_into().unwrap();
             for member in [MEMBER, OTHER].into_iter().filter(|member| active != Some(*member)) {
                 floors.set(u32::from(member), u64::from(self.epoch), 0).unwrap();
             }
@@ -182,27 +186,33 @@ impl Bench {
     /// The device that leads to the members has no Ethernet header.
     pub fn lead_over_a_tunnel(&mut self) {
         let uplink = rustix::net::netdevice::name_to_index(&self.tap, "up0").unwrap();
-        table::<u32, u32>(&mut self.programs, "l3_devices_v3").insert(uplink, 1, 0).unwrap();
+        table::<u32, u32>(&mut self.programs, "l3_devices_v4").insert(uplink, 1, 0).unwrap();
     }
 
     /// The way to the member that the only flow keeps.
     pub fn way(&mut self) -> Way {
-        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v3");
+        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v4");
         flows.iter().next().unwrap().unwrap().1.route.way()
     }
 
     /// A lease that ended one nanosecond after boot.
     pub fn end_lease(&mut self) {
-        let service = Service { deadline: 1 };
+        let service = Service { deadline: 1, ..Service::default() };
         let mut services: Array<_, Service> =
-            self.programs.map_mut("services_v3").unwrap().try_into().unwrap();
+            self.programs.map_mut("services_v4").unwrap().try_into().unwrap();
         services.set(u32::from(SERVICE), service, 0).unwrap();
+    }
+
+    /// The service takes so many connections in a second, and so many in one moment.
+    pub fn cap(&mut self, per_second: u32, burst: u32) {
+        let service = Service::default().with_rate(Rate::new(per_second, burst));
+        self.set("services_v4", u32::from(SERVICE), service);
     }
 
     /// The member's address is replaced: what the agent does when it resolves to another one.
     pub fn replace_address(&mut self) {
         let index = slot_index(MEMBER, 3);
-        let mut slots: Array<_, Slot> = self.programs.map_mut("slots_v3").unwrap().try_into().unwrap();
+        let mut slots: Array<_, Slot> = self.programs.map_mut("slots_v4").unwrap().try_into().unwrap();
         let mut slot = slots.get(&index, 0).unwrap();
         slot.generation += 1;
         slots.set(index, slot, 0).unwrap();
@@ -211,7 +221,7 @@ impl Bench {
     /// The flow table is full: other clients have it.
     pub fn fill(&mut self) {
         let stranger = self.names["stranger"];
-        let mut flows = table::<Tuple, Flow>(&mut self.programs, "flows_v3");
+        let mut flows = table::<Tuple, Flow>(&mut self.programs, "flows_v4");
         for port in 1..=u16::MAX {
             let key = Tuple::between(SocketAddr::new(stranger.ip(), port), stranger);
             // SAFETY: the type is plain data, for which zeros are a value.
@@ -259,7 +269,7 @@ impl Bench {
         for _ in 0..3 {
             assert_eq!(self.sent("client > vip SYN seq=100").outcome, "refused_no_port");
         }
-        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v3");
+        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v4");
         let taken: Vec<_> = replies.keys().map(Result::unwrap).collect();
         taken.iter().for_each(|key| replies.remove(key).unwrap());
     }
@@ -269,7 +279,7 @@ impl Bench {
         let source = if self.v6 { "fd00:1::2" } else { "10.1.0.2" }.parse().unwrap();
         let own = self.names["client"].port();
         let member = self.names["member"];
-        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v3");
+        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v4");
         for port in (PORTS.first..=PORTS.last).chain([own]) {
             let stub = Stub { incarnation: 7, client_side: Tuple::default(), reserved: 0 };
             replies.insert(Tuple::between(SocketAddr::new(source, port), member), stub, 0).unwrap();
@@ -279,7 +289,7 @@ impl Bench {
     /// The stub is there but its entry is another one.
     pub fn mismatch(&mut self) {
         let key = Tuple::between(self.names["port"], self.names["member"]);
-        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v3");
+        let mut replies = table::<Tuple, Stub>(&mut self.programs, "replies_v4");
         let mut stub = replies.get(&key, 0).unwrap();
         stub.incarnation ^= 1;
         replies.insert(key, stub, 0).unwrap();
@@ -288,7 +298,7 @@ impl Bench {
     /// The stub is gone and its entry is not.
     pub fn lose_stub(&mut self) {
         let key = Tuple::between(self.names["port"], self.names["member"]);
-        table::<Tuple, Stub>(&mut self.programs, "replies_v3").remove(&key).unwrap();
+        table::<Tuple, Stub>(&mut self.programs, "replies_v4").remove(&key).unwrap();
     }
 
     /// The way to the members is gone.
@@ -305,8 +315,8 @@ impl Bench {
 
     /// Entries in both halves of the table.
     pub fn entries(&mut self) -> (usize, usize) {
-        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v3").keys().count();
-        (flows, table::<Tuple, Stub>(&mut self.programs, "replies_v3").keys().count())
+        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v4").keys().count();
+        (flows, table::<Tuple, Stub>(&mut self.programs, "replies_v4").keys().count())
     }
 
     /// Runs a packet through egress of the VIP device.
@@ -315,6 +325,15 @@ impl Bench {
         let seen = self.run(EGRESS, words);
         self.learn_port();
         seen
+    }
+
+    /// The same packet many times, and nobody looks what becomes of it.
+    pub fn send_quickly(&mut self, words: &str, times: u32) {
+        let frame = build(words, &self.names);
+        let program = classifier(&mut self.programs, EGRESS).unwrap();
+        for _ in 0..times {
+            program.test_run(TestRunOptions { data_in: Some(&frame), ..TestRunOptions::new() }).unwrap();
+        }
     }
 
     /// Runs a packet through ingress of an uplink.
@@ -385,7 +404,7 @@ impl Bench {
 
     /// The names of everything that one run of a program under a repeat count takes, in nanoseconds.
     fn outcomes(&mut self) -> StdMap<&'static str, u64> {
-        let counts: PerCpuArray<_, Count> = self.programs.map("outcomes_v3").unwrap().try_into().unwrap();
+        let counts: PerCpuArray<_, Count> = self.programs.map("outcomes_v4").unwrap().try_into().unwrap();
         let packets = |outcome, member| -> u64 {
             counts.get(&counter_index(outcome, member), 0).unwrap().iter().map(|count| count.packets).sum()
         };
@@ -401,7 +420,7 @@ impl Bench {
     /// The table's word `port` means the translated source of the newest flow.
     fn learn_port(&mut self) {
         let key = Tuple::between(self.names[self.sender.as_str()], self.names["vip"]);
-        if let Ok(flow) = table::<Tuple, Flow>(&mut self.programs, "flows_v3").get(&key, 0) {
+        if let Ok(flow) = table::<Tuple, Flow>(&mut self.programs, "flows_v4").get(&key, 0) {
             self.names.insert("port", flow.member_side.near_socket());
         }
     }

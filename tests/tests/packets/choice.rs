@@ -16,7 +16,7 @@ use super::bench::{Bench, MEMBER, Seen, Verdict, table};
 
 impl Bench {
     fn set_slot(&mut self, number: u32, slot: Slot) {
-        let mut slots: Array<_, Slot> = self.programs.map_mut("slots_v3").unwrap().try_into().unwrap();
+        let mut slots: Array<_, Slot> = self.programs.map_mut("slots_v4").unwrap().try_into().unwrap();
         slots.set(slot_index(MEMBER, number), slot, 0).unwrap();
     }
 
@@ -46,7 +46,7 @@ impl Bench {
         let seen = self.sent("client > vip SYN seq=100");
         assert_eq!(seen.outcome, "opened");
         let key = Tuple::between(client, self.names["vip"]);
-        table::<Tuple, Flow>(&mut self.programs, "flows_v3").get(&key, 0).unwrap()
+        table::<Tuple, Flow>(&mut self.programs, "flows_v4").get(&key, 0).unwrap()
     }
 }
 

@@ -57,6 +57,8 @@ struct Wanted {
     sequence: u32,
     acknowledged: u32,
     payload: usize,
+    /// The payload, if it is a text.
+    text: String,
     tcp_options: usize,
     ip_options: usize,
     extensions: Vec<&'static str>,
@@ -80,6 +82,7 @@ impl Wanted {
             sequence: 0,
             acknowledged: 0,
             payload: 0,
+            text: String::new(),
             tcp_options: 0,
             ip_options: 0,
             extensions: Vec::new(),
@@ -101,6 +104,7 @@ impl Wanted {
                 Some(("seq", number)) => wanted.sequence = number.parse().unwrap(),
                 Some(("ack", number)) => wanted.acknowledged = number.parse().unwrap(),
                 Some(("len", number)) => wanted.payload = number.parse().unwrap(),
+                Some(("says", text)) => wanted.text = text.replace('_', " ") + "\r\n",
                 Some(("tcpopt", number)) => wanted.tcp_options = number.parse().unwrap(),
                 Some(("ipopt", number)) => wanted.ip_options = number.parse().unwrap(),
                 Some(("id", number)) => wanted.id = number.parse().unwrap(),
@@ -166,6 +170,7 @@ impl Wanted {
                 (if from.is_ipv4() { 1 } else { 58 }, 2)
             }
         };
+        body.extend(self.text.bytes());
         body.extend((0..self.payload).map(|at: usize| at as u8));
         let sum = body_checksum(&body, from, to, protocol);
         body[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
@@ -206,6 +211,7 @@ impl Wanted {
 /// After `sender > receiver` come flags and `seq=`, `ack=`, `len=` (payload), `tcpopt=` (bytes of TCP options),
 /// `ipopt=` (words of IPv4 options), `ext=` (IPv6 extension headers, by [`EXTENSIONS`]), `left=` (of the routing header),
 /// `frag=` (only these bytes of what follows the IP header, with `id=`), `vlan`, `qinq`, `short`, `padded`;
+/// `says=` (payload: a line, with `_` for each space);
 /// `udp`, `echo`, `echo-reply`, or the name of an ICMP error (with `=` and a number: the MTU) for what is no TCP. An error
 /// ends with `quoting` and the words of a packet; `cut` leaves 8 bytes of it after its IP header.
 pub fn build(words: &str, names: &Names) -> Vec<u8> {

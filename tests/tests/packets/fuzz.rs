@@ -125,9 +125,9 @@ struct Halves {
 
 impl Halves {
     fn read(bench: &mut Bench) -> Self {
-        let flows = table::<Tuple, Flow>(&mut bench.programs, "flows_v3");
+        let flows = table::<Tuple, Flow>(&mut bench.programs, "flows_v4");
         let flows = flows.iter().filter_map(Result::ok).collect();
-        let stubs = table::<Tuple, Stub>(&mut bench.programs, "replies_v3");
+        let stubs = table::<Tuple, Stub>(&mut bench.programs, "replies_v4");
         Self { flows, stubs: stubs.iter().filter_map(Result::ok).collect() }
     }
 
@@ -292,8 +292,8 @@ impl Fuzz {
             3 | 4 => self.replace_a_slot(),
             5 => self.lose_flows(&halves, 4),
             6 => self.lose_a_half(&halves),
-            7 => self.corrupt("decisions_v3", u64::from(MEMBER)),
-            8 => self.corrupt("floors_v3", u64::from(MEMBER)),
+            7 => self.corrupt("decisions_v4", u64::from(MEMBER)),
+            8 => self.corrupt("floors_v4", u64::from(MEMBER)),
             9 => self.corrupt_a_slot(),
             10 | 11 => self.corrupt_a_flow(&halves),
             12 => self.corrupt_a_stub(&halves),
@@ -302,7 +302,7 @@ impl Fuzz {
     }
 
     fn slots(&mut self) -> Array<&mut aya::maps::MapData, Slot> {
-        self.bench.programs.map_mut("slots_v3").unwrap().try_into().unwrap()
+        self.bench.programs.map_mut("slots_v4").unwrap().try_into().unwrap()
     }
 
     /// As the agent does it: emptied, then filled, each with the next generation.
@@ -325,8 +325,8 @@ impl Fuzz {
         for _ in 0..at_most.min(halves.flows.len()) {
             let (key, flow) = halves.flows[self.random.below(halves.flows.len())];
             let _gone =
-                table::<Tuple, Stub>(&mut self.bench.programs, "replies_v3").remove(&flow.member_side);
-            let _gone = table::<Tuple, Flow>(&mut self.bench.programs, "flows_v3").remove(&key);
+                table::<Tuple, Stub>(&mut self.bench.programs, "replies_v4").remove(&flow.member_side);
+            let _gone = table::<Tuple, Flow>(&mut self.bench.programs, "flows_v4").remove(&key);
         }
     }
 
@@ -337,9 +337,9 @@ impl Fuzz {
         let (key, flow) = halves.flows[self.random.below(halves.flows.len())];
         if self.random.one_in(2) {
             let _gone =
-                table::<Tuple, Stub>(&mut self.bench.programs, "replies_v3").remove(&flow.member_side);
+                table::<Tuple, Stub>(&mut self.bench.programs, "replies_v4").remove(&flow.member_side);
         } else {
-            let _gone = table::<Tuple, Flow>(&mut self.bench.programs, "flows_v3").remove(&key);
+            let _gone = table::<Tuple, Flow>(&mut self.bench.programs, "flows_v4").remove(&key);
         }
     }
 
@@ -368,7 +368,7 @@ impl Fuzz {
         flow.member_side = member_side;
         // Members whose counters the bench reads, and one that cannot be.
         flow.member = self.random.of(&[member, MEMBER, OTHER, 5000]);
-        let _full = table::<Tuple, Flow>(&mut self.bench.programs, "flows_v3").insert(key, flow, 0);
+        let _full = table::<Tuple, Flow>(&mut self.bench.programs, "flows_v4").insert(key, flow, 0);
     }
 
     fn corrupt_a_stub(&mut self, halves: &Halves) {
@@ -377,7 +377,7 @@ impl Fuzz {
         }
         let (key, mut stub) = halves.stubs[self.random.below(halves.stubs.len())];
         self.random.scribble(&mut stub);
-        let _full = table::<Tuple, Stub>(&mut self.bench.programs, "replies_v3").insert(key, stub, 0);
+        let _full = table::<Tuple, Stub>(&mut self.bench.programs, "replies_v4").insert(key, stub, 0);
     }
 }
 

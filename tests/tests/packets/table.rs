@@ -28,6 +28,8 @@ pub struct Case {
     pub copy: Option<&'static str>,
     /// Entries in each half of the flow table afterwards.
     pub left: Option<usize>,
+    /// What the packet shows of the member.
+    pub signals: &'static [&'static str],
     pub only_v4: bool,
     pub only_v6: bool,
 }
@@ -41,6 +43,7 @@ pub const CASE: Case = Case {
     out: "unchanged",
     copy: None,
     left: None,
+    signals: &[],
     only_v4: false,
     only_v6: false,
 };
@@ -54,6 +57,8 @@ pub const REQUEST: Given = Sent("client > vip PSH ACK seq=101 ack=501 len=30 tcp
 pub const RESPONSE: Given = Came("member > port PSH ACK seq=501 ack=131 len=7 tcpopt=12");
 
 pub const LEFT_AND_RESET: Given = Do(|bench| bench.switch(Some(OTHER), true));
+/// Some ticks go by.
+const WAIT: Given = Do(Bench::wait);
 const LEFT_AND_KEPT: Given = Do(|bench| bench.switch(Some(OTHER), false));
 
 #[rustfmt::skip]
@@ -64,7 +69,7 @@ pub const TABLE: &[Case] = &[
         out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
     Case { says: "a SYN that is sent again keeps its member and its port",
         given: &[SYN], packet: SYN, outcome: "carried", verdict: Redirect,
-        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), signals: &["unanswered"], ..CASE },
     Case { says: "after a switch a new connection goes to the other member",
         given: &[LEFT_AND_RESET], packet: SYN, outcome: "opened", verdict: Redirect,
         out: "port > other SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
@@ -73,7 +78,7 @@ pub const TABLE: &[Case] = &[
         out: "port > other SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
     Case { says: "a SYN that is sent again keeps a member whose flows are kept",
         given: &[SYN, LEFT_AND_KEPT], packet: SYN, outcome: "carried", verdict: Redirect,
-        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), signals: &["unanswered"], ..CASE },
     Case { says: "a SYN on a flow that the client had closed starts a new one",
         given: &[SYN, SYN_ACK, HANDSHAKE_ACK, Sent("client > vip FIN ACK seq=101 ack=501"), LEFT_AND_KEPT],
         packet: Sent("client > vip SYN seq=9000"), outcome: "opened", verdict: Redirect,
@@ -114,7 +119,7 @@ pub const TABLE: &[Case] = &[
         outcome: "carried", verdict: Redirect, out: "port > member RST seq=101", left: Some(0), ..CASE },
     Case { says: "a reset of the member, as a refused connection is, is carried and ends the flow",
         given: &[SYN], packet: Came("member > port RST ACK seq=0 ack=101"),
-        outcome: "replied", verdict: Redirect, out: "vip > client RST ACK seq=0 ack=101", left: Some(0), ..CASE },
+        outcome: "replied", verdict: Redirect, out: "vip > client RST ACK seq=0 ack=101", left: Some(0), signals: &["refused"], ..CASE },
     Case { says: "the acknowledgement of the second FIN is carried and ends the flow",
         given: &[SYN, SYN_ACK, HANDSHAKE_ACK, Sent("client > vip FIN ACK seq=101 ack=501"),
             Came("member > port FIN ACK seq=501 ack=102")],
@@ -141,7 +146,7 @@ pub const TABLE: &[Case] = &[
         outcome: "carried", verdict: Redirect, out: "port > member RST seq=90000", left: Some(1), ..CASE },
     Case { says: "and its SYN keeps its port, which the member has forgotten by then",
         given: &[SYN, Came("member > port ACK seq=7000 ack=90000"), Sent("client > vip RST seq=90000")], packet: SYN,
-        outcome: "carried", verdict: Redirect, out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+        outcome: "carried", verdict: Redirect, out: "port > member SYN seq=100 tcpopt=20", left: Some(1), signals: &["unanswered"], ..CASE },
 
     // ------------------------------------------------------------------ a half that is lost
     Case { says: "data that is sent again on a flow without its stub resets both ends: no answer would come back",
@@ -193,6 +198,9 @@ pub const TABLE: &[Case] = &[
     Case { says: "a full flow table refuses and evicts nobody",
         given: &[Do(Bench::fill)], packet: SYN, outcome: "refused_table_full", verdict: Redirect,
         out: "vip > client RST ACK seq=0 ack=101", ..CASE },
+    Case { says: "a connection above the service's cap is refused",
+        given: &[Do(|bench| bench.cap(1, 1)), SYN], packet: SYN2, outcome: "refused_rate", verdict: Redirect,
+        out: "vip > client:2 RST ACK seq=0 ack=101", left: Some(1), ..CASE },
     Case { says: "without a free source port a client is refused",
         given: &[Do(Bench::take_ports)], packet: SYN, outcome: "refused_no_port", verdict: Redirect,
         out: "vip > client RST ACK seq=0 ack=101", ..CASE },
@@ -215,7 +223,7 @@ pub const TABLE: &[Case] = &[
         out: "vip > client RST ACK seq=0 ack=101", left: Some(5), ..CASE },
     Case { says: "a SYN that is sent again is no further flow",
         given: &[SYN, Do(Bench::flood)], packet: SYN, outcome: "carried", verdict: Redirect,
-        out: "port > member SYN seq=100 tcpopt=20", left: Some(5), ..CASE },
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(5), signals: &["unanswered"], ..CASE },
     Case { says: "a flow that is opened anew is counted once",
         given: &[SYN, LEFT_AND_RESET, SYN, Do(Bench::flood)], packet: SYN2, outcome: "refused_half_open",
         verdict: Redirect, out: "vip > client:2 RST ACK seq=0 ack=101", left: Some(5), ..CASE },
@@ -241,6 +249,45 @@ pub const TABLE: &[Case] = &[
     Case { says: "a client that is refused for another reason takes no room",
         given: &[Do(Bench::refuse_without_port), Do(Bench::flood)], packet: SYN, outcome: "refused_half_open",
         verdict: Redirect, out: "vip > client RST ACK seq=0 ack=101", left: Some(5), ..CASE },
+
+    // ------------------------------------------------------------------ what it shows of the member
+    // Every other row says that its packet is no signal.
+    Case { says: "a member that resets an established flow is a signal",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK], packet: Came("member > port RST seq=501"), outcome: "replied",
+        verdict: Redirect, out: "vip > client RST seq=501", left: Some(0), signals: &["reset"], ..CASE },
+    Case { says: "a member that ends an established flow first is a signal",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK], packet: Came("member > port FIN ACK seq=501 ack=101"),
+        outcome: "replied", verdict: Redirect, out: "vip > client FIN ACK seq=501 ack=101", signals: &["closed"], ..CASE },
+    Case { says: "a FIN that is sent again is none more",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, Came("member > port FIN ACK seq=501 ack=101")],
+        packet: Came("member > port FIN ACK seq=501 ack=101"), outcome: "replied", verdict: Redirect,
+        out: "vip > client FIN ACK seq=501 ack=101", ..CASE },
+    Case { says: "a SYN that is sent again although it was answered is none: the answer was lost on the client's side",
+        given: &[SYN, SYN_ACK], packet: SYN, outcome: "carried", verdict: Redirect,
+        out: "port > member SYN seq=100 tcpopt=20", ..CASE },
+    Case { says: "data that is sent again, and nothing was heard since, is silence",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, WAIT, REQUEST, WAIT], packet: REQUEST, outcome: "carried",
+        verdict: Redirect, out: "port > member PSH ACK seq=101 ack=501 len=30 tcpopt=12", signals: &["silent"], ..CASE },
+    Case { says: "data that is sent again, while the member is heard, was lost",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, WAIT, Came("member > port ACK seq=501 ack=101"), WAIT],
+        packet: REQUEST, outcome: "carried", verdict: Redirect,
+        out: "port > member PSH ACK seq=101 ack=501 len=30 tcpopt=12", signals: &["retransmitted"], ..CASE },
+    Case { says: "data that is sent again although the member acknowledged it is no signal",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE], packet: REQUEST, outcome: "carried",
+        verdict: Redirect, out: "port > member PSH ACK seq=101 ack=501 len=30 tcpopt=12", ..CASE },
+    Case { says: "a keepalive, which repeats a byte, is no signal",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE],
+        packet: Sent("client > vip ACK seq=130 ack=508 len=1"), outcome: "carried", verdict: Redirect,
+        out: "port > member ACK seq=130 ack=508 len=1", ..CASE },
+    Case { says: "a reply that begins with an error of the member is a signal",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST],
+        packet: Came("member > port PSH ACK seq=501 ack=131 tcpopt=12 says=-LOADING_Redis"), outcome: "replied",
+        verdict: Redirect, out: "vip > client PSH ACK seq=501 ack=131 len=16 tcpopt=12",
+        signals: &["error_reply"], ..CASE },
+    Case { says: "a reply that begins with an error of the command is none",
+        given: &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST],
+        packet: Came("member > port PSH ACK seq=501 ack=131 tcpopt=12 says=-BUSYKEY_Target"), outcome: "replied",
+        verdict: Redirect, out: "vip > client PSH ACK seq=501 ack=131 len=17 tcpopt=12", ..CASE },
 
     // ------------------------------------------------------------------ beside TCP
     Case { says: "UDP to a VIP's address is answered with port unreachable, which quotes the datagram",

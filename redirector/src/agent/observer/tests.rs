@@ -83,6 +83,8 @@ impl World {
             to: Some(DUBLIN),
             epoch: Epoch(2),
             policy,
+            over: Duration::ZERO,
+            borne: None,
             kind,
             reason: "paris is down".into(),
             at: Time(Duration::ZERO),

@@ -78,8 +78,12 @@ impl Told<'_> {
     /// The member that was left since, by the newest switch.
     fn left(&self, before: &Picture, after: &Picture) -> Option<Left> {
         let switch = self.core.view(self.clock.now()).last.filter(|_| after.epoch != before.epoch)?;
-        let until = (switch.policy == FlowPolicy::Drain)
-            .then(|| self.clock.rfc3339_ahead(switch.at + self.service.drain_timeout));
+        let lasts = match switch.policy {
+            FlowPolicy::Drain => Some(self.service.drain_timeout),
+            FlowPolicy::Reset if !switch.over.is_zero() => Some(switch.over),
+            FlowPolicy::Reset | FlowPolicy::Keep => None,
+        };
+        let until = lasts.map(|lasts| self.clock.rfc3339_ahead(switch.at + lasts));
         Some(Left { member: name(self.service, switch.from?), flows: switch.policy, until })
     }
 

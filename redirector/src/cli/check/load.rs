@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::super::table::{Align, Table};
 use crate::{
-    decide::detection::{self, Load, Rate, Trouble},
-    model::{Combine, Detect, Member, Service},
+    decide::detection::{self, Load, Prompt, Rate, Trouble},
+    model::{Combine, Detect, Member, Service, Signals},
 };
 
 /// Of one member.
@@ -30,11 +30,21 @@ pub(super) struct Detection {
     crash_ms: Option<u64>,
     silence_ms: Option<u64>,
     stall_ms: Option<u64>,
+    /// The same while clients use the member, and signals of the kernel make the probers look; `null`: they do not.
+    with_traffic: Option<WithTraffic>,
     /// Connections from this host that stay open.
     connections: usize,
     /// Probes from this host, on average.
     normal: PerSecond,
     in_doubt: PerSecond,
+}
+
+/// How soon a member is down whose clients notice it.
+#[derive(Debug, Serialize)]
+struct WithTraffic {
+    crash_ms: Option<u64>,
+    silence_ms: Option<u64>,
+    stall_ms: Option<u64>,
 }
 
 /// How often, at all addresses of a member together.
@@ -48,8 +58,16 @@ impl Detection {
     /// Of a member whose checks have taken so long, at the slowest of this many addresses.
     pub(super) fn of(service: &Service, member: &Member, latencies: &[Duration], addresses: usize) -> Self {
         let checks: Vec<_> = member.checks.iter().zip(latencies.iter().copied()).collect();
-        let [crash_ms, silence_ms, stall_ms] = Trouble::ALL
-            .map(|trouble| detection::of_member(&checks, service.combine, trouble).map(milliseconds));
+        let worst = |prompt| {
+            Trouble::ALL.map(|trouble| {
+                detection::of_member(&checks, service.combine, trouble, prompt).map(milliseconds)
+            })
+        };
+        let [crash_ms, silence_ms, stall_ms] = worst(Prompt::Interval);
+        let with_traffic = (service.signals == Signals::Act).then(|| {
+            let [crash_ms, silence_ms, stall_ms] = worst(Prompt::Signal);
+            WithTraffic { crash_ms, silence_ms, stall_ms }
+        });
         // Every check of a service bears the same.
         let detect = service.checks.first().map_or(service.profile.defaults().detect, |check| check.detect);
         let Detect { silence_tolerance, stall_tolerance, refused_tolerance } = detect;
@@ -69,6 +87,7 @@ impl Detection {
             crash_ms,
             silence_ms,
             stall_ms,
+            with_traffic,
             connections: connections * addresses,
             normal: PerSecond::of(normal, addresses),
             in_doubt: PerSecond::of(in_doubt, addresses),
@@ -96,6 +115,9 @@ pub(super) fn write(detection: &[Detection], out: &mut impl Write) -> Result<()>
         ("down after crash", Align::Right),
         ("silence", Align::Right),
         ("stall", Align::Right),
+        ("with traffic: crash", Align::Right),
+        ("silence", Align::Right),
+        ("stall", Align::Right),
         ("connections kept", Align::Right),
         ("probes/s", Align::Right),
         ("in doubt", Align::Right),
@@ -108,6 +130,9 @@ pub(super) fn write(detection: &[Detection], out: &mut impl Write) -> Result<()>
             in_milliseconds(member.crash_ms),
             in_milliseconds(member.silence_ms),
             in_milliseconds(member.stall_ms),
+            with_traffic(member, |times| times.crash_ms),
+            with_traffic(member, |times| times.silence_ms),
+            with_traffic(member, |times| times.stall_ms),
             member.connections.to_string(),
             member.normal.probes_per_second.to_string(),
             member.in_doubt.probes_per_second.to_string(),
@@ -132,10 +157,15 @@ pub(super) fn write(detection: &[Detection], out: &mut impl Write) -> Result<()>
     }
     writeln!(
         out,
-        "These are worst cases: trouble that begins just after a probe has passed. Probes and connections are those of this \
+        "These are worst cases: trouble that begins just after a probe has passed; with traffic: just before a client asks, so that \
+         the kernel's signals need not wait for a probe. Probes and connections are those of this \
          host.\n"
     )?;
     Ok(())
+}
+
+fn with_traffic(member: &Detection, time: impl Fn(&WithTraffic) -> Option<u64>) -> String {
+    in_milliseconds(member.with_traffic.as_ref().and_then(time))
 }
 
 /// Rounded up: a worst case.

@@ -40,6 +40,8 @@ fn member(name: &str, state: MemberState, checks: Vec<CheckExplanation>) -> Memb
         fresh: true,
         flap_score: 0.0,
         healthy_for_ms: 60_000,
+        signals: Vec::new(),
+        breaker: None,
         addresses: vec![AddressExplanation {
             address: "10.2.1.2:6379".parse().unwrap(),
             state,

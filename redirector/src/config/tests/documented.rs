@@ -63,7 +63,7 @@ fn with_and_without(section: &str, key: &str, value: &str) -> [String; 2] {
             format!("{}\n{line}{MINIMAL}", section.trim_matches('`'))
         }
         "`[[service]]`" => of_service(line),
-        "`[service.detect]`" | "`[service.failback]`" | "`[service.application]`" => {
+        "`[service.detect]`" | "`[service.breaker]`" | "`[service.failback]`" | "`[service.application]`" => {
             of_service(&format!("{}\n{line}", section.trim_matches('`')))
         }
         "`[[service.hook]]`" => {

@@ -110,6 +110,33 @@ fn health() {
 }
 
 #[test]
+fn traffic() {
+    let table = messages(&[
+        ("signals of nothing", "signals = \"observe\"", "signals = \"ignore\""),
+        ("resets over no time", "reset_over = \"3s\"", "reset_over = \"-1s\""),
+        ("no failure", "minimum_failures = 50", "minimum_failures = 0"),
+        ("more than all", "failure_rate = 25", "failure_rate = 101"),
+        ("a rate as the libraries write it", "failure_rate = 25", "failure_rate = 0.1"),
+        ("window shorter than two looks", "window = \"4s\"", "window = \"100ms\""),
+        ("open for no time", "open_for = \"20s\"", "open_for = \"0s\""),
+        ("nobody may connect", "new_connections = 1500", "new_connections = 0"),
+        ("a limit without a number", "new_connections = 1500", ""),
+        ("no burst", "burst = 40", "burst = 0"),
+    ]);
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn a_burst_that_is_not_written_is_a_fifth() {
+    for (new_connections, burst) in [(1500, 300), (3, 1)] {
+        let text = FULL
+            .replace("new_connections = 1500\nburst = 40", &format!("new_connections = {new_connections}"));
+        let config = Directory::new().parse(&text).unwrap();
+        assert_eq!(config.services[0].limit.unwrap(), OpenLimit { new_connections, burst });
+    }
+}
+
+#[test]
 fn agent_and_datapath() {
     let table = messages(&[
         (

@@ -319,12 +319,12 @@ impl Connection {
         let vip = self.vip();
         let address = Addr::from(vip.ip());
         let key = VipKey { address, port: Port::new(vip.port()), protocol: VipKey::TCP };
-        table::<VipKey, u32>(programs, "vips_v3")?.insert(key, u32::from(SERVICE), 0)?;
-        table::<Addr, u32>(programs, "vip_addrs_v3")?.insert(address, 1, 0)?;
+        table::<VipKey, u32>(programs, "vips_v4")?.insert(key, u32::from(SERVICE), 0)?;
+        table::<Addr, u32>(programs, "vip_addrs_v4")?.insert(address, 1, 0)?;
         let slot = Slot::new(self.member(), &[self.source()], Slot::OFFERED);
-        array::<Slot>(programs, "slots_v3")?.set(slot_index(member, 0), slot, 0)?;
+        array::<Slot>(programs, "slots_v4")?.set(slot_index(member, 0), slot, 0)?;
         let word = Decision { active: Some(member), epoch: 1 }.word();
-        array::<u64>(programs, "decisions_v3")?.set(u32::from(SERVICE), word, 0)?;
+        array::<u64>(programs, "decisions_v4")?.set(u32::from(SERVICE), word, 0)?;
         Ok(())
     }
 

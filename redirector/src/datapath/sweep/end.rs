@@ -170,13 +170,12 @@ impl Doomed {
     }
 }
 
+/// A flow whose socket the kernel did not destroy, and what it said.
+type Refusal = (Doomed, io::Error);
+
 /// Destroys the sockets of local clients. Returns those that the kernel refused to destroy, and the flows that are left of the
 /// others.
-fn destroy(
-    destroyer: &Destroyer,
-    flows: &Flows,
-    local: &[Doomed],
-) -> Result<(Vec<(Doomed, io::Error)>, Vec<Named>)> {
+fn destroy(destroyer: &Destroyer, flows: &Flows, local: &[Doomed]) -> Result<(Vec<Refusal>, Vec<Named>)> {
     let victim = |flow: &Doomed| Victim { client_side: flow.name.client_side, cookie: flow.cookie };
     let victims: Vec<_> = local.iter().map(victim).collect();
     let refused = destroyer.destroy(&victims)?;

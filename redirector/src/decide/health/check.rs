@@ -28,7 +28,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     decide::time::Time,
-    model::{Check, Detect, Effect, Failure, FailureKind, ProbeOutcome, RedisErrorKind, Verdict},
+    model::{
+        Check, Detect, Effect, Failure, FailureKind, ProbeOutcome, RedisErrorKind, TroubleKind, Verdict,
+    },
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +47,8 @@ pub(in crate::decide) struct CheckHealth {
     pub(in crate::decide) passes: u32,
     pub(in crate::decide) failures: u32,
     clocks: Clocks,
+    /// What made it fail, and how long that was borne; meaningless while it does not.
+    borne: Option<(TroubleKind, Duration)>,
     newest: Option<ProbeOutcome>,
     /// The newest failure that counted.
     failure: Option<Failure>,
@@ -76,6 +80,7 @@ impl CheckHealth {
             passes: 0,
             failures: 0,
             clocks: Clocks::default(),
+            borne: None,
             newest: None,
             failure: None,
         }
@@ -88,6 +93,7 @@ impl CheckHealth {
             passes: self.passes,
             failures: self.failures,
             clocks: self.clocks,
+            borne: self.borne,
             newest: self.newest.clone(),
             failure: self.failure.clone(),
             ..Self::unknown(check)
@@ -133,7 +139,16 @@ impl CheckHealth {
     pub(super) fn on_deadline(&mut self, now: Time) {
         if self.fails_at().is_some_and(|at| at <= now) {
             self.state = CheckState::Failing;
+            self.borne = self.clocks.ended(now, &self.detect).map(|(kind, since)| {
+                let newest = self.failure.as_ref().map(Failure::kind);
+                (trouble(kind, newest), now.since(since))
+            });
         }
+    }
+
+    /// What made it fail, and how long that was borne; `None`: it does not fail.
+    pub(super) fn borne(&self) -> Option<(TroubleKind, Duration)> {
+        self.borne.filter(|_| self.state == CheckState::Failing)
     }
 
     pub(in crate::decide) fn state(&self) -> CheckState {
@@ -211,6 +226,19 @@ fn in_a_row(failures: u32) -> String {
     if failures > 1 { format!(" ({failures} in a row)") } else { String::new() }
 }
 
+/// What it is to people: the clock of refusals is that of errors, too, and the newest failure tells which.
+fn trouble(clock: FailureKind, newest: Option<FailureKind>) -> TroubleKind {
+    match (clock, newest) {
+        (FailureKind::Silence, _) => TroubleKind::Silence,
+        (FailureKind::Stall, _) => TroubleKind::Stall,
+        (FailureKind::Refused, Some(FailureKind::Redis(_))) | (FailureKind::Redis(_), _) => {
+            TroubleKind::Error
+        }
+        (FailureKind::Refused, _) => TroubleKind::Refused,
+        (FailureKind::Other, _) => TroubleKind::Other,
+    }
+}
+
 /// Since when there has been trouble of which kind, in the series of failures that goes on now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Clocks {
@@ -236,14 +264,25 @@ impl Clocks {
         clock.get_or_insert(started);
     }
 
+    /// Each that runs, and since when.
+    fn running(&self) -> impl Iterator<Item = (FailureKind, Time)> {
+        let clocks = [
+            (FailureKind::Silence, self.silence),
+            (FailureKind::Stall, self.stall),
+            (FailureKind::Refused, self.refused),
+            (FailureKind::Other, self.other),
+        ];
+        clocks.into_iter().filter_map(|(kind, since)| Some((kind, since?)))
+    }
+
     /// When the first tolerance ends.
     fn end(&self, detect: &Detect) -> Option<Time> {
-        let ends = [
-            (self.silence, FailureKind::Silence),
-            (self.stall, FailureKind::Stall),
-            (self.refused, FailureKind::Refused),
-            (self.other, FailureKind::Other),
-        ];
-        ends.iter().filter_map(|(since, kind)| Some((*since)? + detect.tolerance(*kind))).min()
+        self.running().map(|(kind, since)| since + detect.tolerance(kind)).min()
+    }
+
+    /// The first whose tolerance has ended.
+    fn ended(&self, now: Time, detect: &Detect) -> Option<(FailureKind, Time)> {
+        let end = |(kind, since): &(FailureKind, Time)| *since + detect.tolerance(*kind);
+        self.running().filter(|running| end(running) <= now).min_by_key(end)
     }
 }

@@ -8,11 +8,11 @@ use super::world::*;
 use crate::{
     decide::{
         Action, Core, Time,
-        detection::{self, Trouble},
+        detection::{self, Prompt, Trouble},
     },
     model::{
-        Cause, Check, CheckId, CheckKind, Combine, Detect, Effect, Failure, FailureKind, MemberId,
-        MemberState, Pace, Phase, Policy, ProbeOutcome, Profile, Service,
+        Cause, Check, CheckId, CheckKind, Combine, Detect, Effect, Failure, FailureKind, LOOK_AFTER,
+        MemberId, MemberState, Pace, Phase, Policy, ProbeOutcome, Profile, Service, Signal, SignalKind,
     },
 };
 
@@ -104,8 +104,19 @@ impl Prober {
     }
 }
 
+/// The signal that comes last of those that such trouble must give, and when: somebody asked when it began.
+fn signal(fault: Fault) -> (Time, Signal) {
+    let (kind, after) = match fault.trouble {
+        Trouble::Crash => (SignalKind::Closed, LATENCY),
+        // A tick of the kernel more.
+        Trouble::Silence => (SignalKind::Silent, LOOK_AFTER + ms(10)),
+        Trouble::Stall => (SignalKind::Stalled, LOOK_AFTER + ms(10)),
+    };
+    (fault.at + after, Signal { kind, ago: after, count: 1 })
+}
+
 /// Members that are well until paris is in trouble `after` the start. When paris was left, counted from then.
-fn left_after(service: &Service, trouble: Trouble, after: Duration) -> Option<Duration> {
+fn left_after(service: &Service, trouble: Trouble, after: Duration, prompt: Prompt) -> Option<Duration> {
     let start = Time(s(3600));
     let fault = Fault { trouble, at: start + after };
     let healthy = Fault { trouble, at: start + s(1_000_000) };
@@ -128,6 +139,7 @@ fn left_after(service: &Service, trouble: Trouble, after: Duration) -> Option<Du
         }
     }
     let end = fault.at + s(600);
+    let mut signal = (prompt == Prompt::Signal).then(|| signal(fault));
     loop {
         let due = |(member, _, prober, ended): &(usize, CheckId, Prober, Time)| {
             let fault = if *member == 0 { fault } else { healthy };
@@ -137,8 +149,13 @@ fn left_after(service: &Service, trouble: Trouble, after: Duration) -> Option<Du
             }
         };
         let (at, which) = probers.iter().map(due).zip(0..).min().expect("there are probers");
+        let mut now = at;
         if let Some(deadline) = core.next_deadline().filter(|deadline| *deadline < at) {
             core.on_deadline(deadline);
+            now = deadline;
+        } else if let Some((at, signal)) = signal.take_if(|(when, _)| *when <= at) {
+            core.on_signal(at, PARIS, &signal);
+            now = at;
         } else {
             if at > end {
                 return None;
@@ -160,6 +177,14 @@ fn left_after(service: &Service, trouble: Trouble, after: Duration) -> Option<Du
         while let Some(action) = core.poll_action() {
             match action {
                 Action::Pace { member, pace, .. } => paces[member.0] = pace,
+                Action::Look { member } => {
+                    // Who is probing already has an answer that is as new.
+                    for (_, _, prober, _) in probers.iter_mut().filter(|(of, ..)| *of == member.0) {
+                        if prober.probing.is_none() {
+                            prober.start(now, fault);
+                        }
+                    }
+                }
                 Action::Switch(switch) if switch.from == Some(PARIS) => {
                     return Some(switch.at.since(fault.at));
                 }
@@ -179,20 +204,23 @@ fn the_worst_case_is_the_worst_case() {
     for (word, profile) in Profile::WORDS {
         for kind in [CheckKind::Ping, CheckKind::Tcp] {
             for trouble in Trouble::ALL {
-                let check = Check { jitter_percent: 0, ..Check::with(kind.clone(), profile) };
-                let printed = detection::of_check(&check, trouble, LATENCY);
-                // Just after the answer to the third probe.
-                let after = LATENCY + check.interval * 2 + Duration::from_nanos(1);
-                let measured = left_after(&service_with(vec![check], Combine::All), trouble, after);
-                let (Some(printed), Some(measured)) = (printed, measured) else {
-                    assert_eq!((printed, measured), (None, None), "{word} {kind:?} {trouble:?}");
-                    continue;
-                };
-                assert!(measured <= printed, "{word} {kind:?} {trouble:?}: {measured:?} of {printed:?}");
-                assert!(
-                    printed - measured <= LATENCY * 2,
-                    "{word} {kind:?} {trouble:?}: {measured:?} of {printed:?}"
-                );
+                for prompt in [Prompt::Interval, Prompt::Signal] {
+                    let check = Check { jitter_percent: 0, ..Check::with(kind.clone(), profile) };
+                    let printed = detection::of_check(&check, trouble, LATENCY, prompt);
+                    // Just after the answer to the third probe.
+                    let after = LATENCY + check.interval * 2 + Duration::from_nanos(1);
+                    let service = service_with(vec![check], Combine::All);
+                    let measured = left_after(&service, trouble, after, prompt);
+                    let (Some(printed), Some(measured)) = (printed, measured) else {
+                        assert_eq!((printed, measured), (None, None), "{word} {kind:?} {trouble:?}");
+                        continue;
+                    };
+                    assert!(measured <= printed, "{word} {kind:?} {trouble:?}: {measured:?} of {printed:?}");
+                    assert!(
+                        printed - measured <= LATENCY * 2,
+                        "{word} {kind:?} {trouble:?}: {measured:?} of {printed:?}"
+                    );
+                }
             }
         }
     }
@@ -202,16 +230,22 @@ fn the_worst_case_is_the_worst_case() {
 #[test]
 fn the_profiles_keep_what_they_promise() {
     let ping = |profile| Check::with(CheckKind::Ping, profile);
-    let worst = |profile, trouble| detection::of_check(&ping(profile), trouble, LATENCY).unwrap();
+    let prompt = Prompt::Interval;
+    let worst = |profile, trouble| detection::of_check(&ping(profile), trouble, LATENCY, prompt).unwrap();
     for profile in [Profile::Fast, Profile::Balanced] {
         assert!(worst(profile, Trouble::Crash) < ms(10));
     }
     assert!(worst(Profile::Fast, Trouble::Silence) < ms(150));
     assert!(worst(Profile::Fast, Trouble::Stall) < ms(150));
-    // From the first probe that is not answered, which a signal of the kernel may start.
-    let from_doubt = |trouble| worst(Profile::Balanced, trouble) - ping(Profile::Balanced).interval;
-    assert!(from_doubt(Trouble::Silence) < ms(350));
-    assert!(from_doubt(Trouble::Stall) < ms(1100));
+    let prompt = Prompt::Signal;
+    let with_traffic =
+        |profile, trouble| detection::of_check(&ping(profile), trouble, LATENCY, prompt).unwrap();
+    assert!(with_traffic(Profile::Balanced, Trouble::Crash) < ms(10));
+    assert!(with_traffic(Profile::Balanced, Trouble::Silence) < ms(500));
+    assert!(with_traffic(Profile::Balanced, Trouble::Stall) < ms(1500));
+    for trouble in Trouble::ALL {
+        assert!(with_traffic(Profile::Fast, trouble) < ms(150));
+    }
     assert!(worst(Profile::Patient, Trouble::Crash) >= s(5));
 }
 
@@ -222,9 +256,9 @@ fn combining_decides_which_check_is_waited_for() {
     let blind = Check::of(CheckKind::Tcp);
     let worst = |checks: &[&Check], combine, trouble| {
         let checks: Vec<_> = checks.iter().map(|check| (*check, LATENCY)).collect();
-        detection::of_member(&checks, combine, trouble)
+        detection::of_member(&checks, combine, trouble, Prompt::Interval)
     };
-    let of = |check| detection::of_check(check, Trouble::Stall, LATENCY);
+    let of = |check| detection::of_check(check, Trouble::Stall, LATENCY, Prompt::Interval);
     assert_eq!(worst(&[&quick, &slow, &blind], Combine::All, Trouble::Stall), of(&quick));
     assert_eq!(worst(&[&quick, &slow], Combine::Any, Trouble::Stall), of(&slow));
     assert_eq!(worst(&[&quick, &slow, &blind], Combine::Any, Trouble::Stall), None);
@@ -285,12 +319,13 @@ proptest! {
         combine in prop::sample::select(vec![Combine::All, Combine::Any, Combine::AtLeast(1)]),
         trouble in prop::sample::select(Trouble::ALL.to_vec()),
         after in 400_000_u64..2_000_000,
+        prompt in prop::sample::select(vec![Prompt::Interval, Prompt::Signal]),
     ) {
         let least = checks.iter().map(|check| check.detect.tolerance(trouble.failure())).min().unwrap();
         let watching: Vec<_> = checks.iter().map(|check| (check, LATENCY)).collect();
-        let printed = detection::of_member(&watching, combine, trouble);
+        let printed = detection::of_member(&watching, combine, trouble, prompt);
         let service = service_with(checks, combine);
-        let measured = left_after(&service, trouble, Duration::from_micros(after));
+        let measured = left_after(&service, trouble, Duration::from_micros(after), prompt);
         match (printed, measured) {
             (Some(printed), Some(measured)) => {
                 prop_assert!(measured <= printed, "{measured:?}, printed {printed:?}");

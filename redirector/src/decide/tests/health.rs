@@ -79,7 +79,7 @@ fn every_change_of_state_is_told_once_with_its_reason() {
     let mut world = World::settled(orders());
     world.is(DUBLIN, Dead).run(s(60)).is(DUBLIN, Alive).run(s(60));
     let changed = world.done.iter().filter_map(|(_, action)| match action {
-        Action::MemberChanged { member: DUBLIN, state, reason } => Some((*state, reason.as_str())),
+        Action::MemberChanged { member: DUBLIN, state, reason, .. } => Some((*state, reason.as_str())),
         _ => None,
     });
     let expected = [

@@ -19,8 +19,8 @@ use super::world::{address, check, member, orders, with_checks};
 use crate::{
     decide::{Action, Command, Resumed, ResumedSwitch},
     model::{
-        Check, Combine, Effect, Epoch, Failback, FailbackMode, FlowPolicy, Initial, MemberId, Offer,
-        OnAllDown, Service, SwitchKind, Verdict,
+        Breaker, Check, Combine, Effect, Epoch, Failback, FailbackMode, FlowPolicy, Initial, MemberId, Offer,
+        OnAllDown, RedisErrorKind, Service, Signal, SignalKind, Signals, SwitchKind, Traffic, Verdict,
     },
 };
 
@@ -51,7 +51,9 @@ enum Event {
     Deadline,
     /// By so many milliseconds.
     Late(u64),
-    /// Members are taken modulo the service's number.
+    /// Members are taken modulo the service's number, here and below.
+    Signal(usize, Signal),
+    Traffic(usize, Traffic),
     Operator(Command),
     Reload(Reload),
 }
@@ -103,15 +105,20 @@ fn service() -> impl Strategy<Value = Service> {
     });
     let initial = select(vec![Initial::Any, Initial::Majority, Initial::All]);
     let on_all_down = select(vec![OnAllDown::Stay, OnAllDown::Refuse]);
-    let policies = (flow_policy(), flow_policy(), seconds());
+    let policies = (flow_policy(), flow_policy(), seconds(), select(vec![0_u64, 0, 700]));
     let checks = (checks(), combine());
-    (checks, members, initial, seconds(), on_all_down, policies, failback()).prop_map(
-        |((checks, combine), members, initial, initial_timeout, on_all_down, policies, failback)| {
-            let (on_failover, on_failback, drain_timeout) = policies;
+    let traffic = (signals(), option::of(breaker()));
+    (checks, members, initial, seconds(), on_all_down, policies, failback(), traffic).prop_map(
+        |((checks, combine), members, initial, initial_timeout, on_all_down, policies, failback, traffic)| {
+            let (on_failover, on_failback, drain_timeout, reset_over) = policies;
+            let (signals, breaker) = traffic;
             let service = Service {
                 on_failover,
                 on_failback,
                 drain_timeout,
+                reset_over: Duration::from_millis(reset_over),
+                signals,
+                breaker,
                 on_all_down,
                 initial,
                 initial_timeout,
@@ -123,6 +130,47 @@ fn service() -> impl Strategy<Value = Service> {
             with_checks(service, checks)
         },
     )
+}
+
+fn signals() -> impl Strategy<Value = Signals> {
+    select(vec![Signals::Act, Signals::Act, Signals::Observe, Signals::Off])
+}
+
+/// Few attempts are enough.
+fn breaker() -> impl Strategy<Value = Breaker> {
+    (1_u32..20, 0_u32..80, 200_u64..3000, 0_u32..10, 100_u64..4000).prop_map(
+        |(minimum_failures, failure_rate, window, in_a_row, open_for)| Breaker {
+            minimum_failures,
+            failure_rate,
+            window: Duration::from_millis(window),
+            in_a_row,
+            open_for: Duration::from_millis(open_for),
+        },
+    )
+}
+
+fn signal() -> impl Strategy<Value = Signal> {
+    let kinds = vec![
+        SignalKind::Refused,
+        SignalKind::Closed,
+        SignalKind::Retransmitted,
+        SignalKind::Silent,
+        SignalKind::ErrorReply(RedisErrorKind::Loading),
+    ];
+    (select(kinds), 0_u64..2000, 1_u32..100).prop_map(|(kind, ago, count)| Signal {
+        kind,
+        ago: Duration::from_millis(ago),
+        count,
+    })
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    (0_u32..3, 0_u32..6, 0_u32..3, 0_u32..6).prop_map(|(connected, failed, answered, errors)| Traffic {
+        connected,
+        failed,
+        answered,
+        errors,
+    })
 }
 
 /// One or two; the first one decides.
@@ -238,6 +286,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => command().prop_map(Event::Operator),
         1 => reload().prop_map(Event::Reload),
         1 => (300_u64..5000).prop_map(Event::Late),
+        5 => (0_usize..4, signal()).prop_map(|(member, signal)| Event::Signal(member, signal)),
+        4 => (0_usize..4, traffic()).prop_map(|(member, traffic)| Event::Traffic(member, traffic)),
     ];
     let wait = prop_oneof![4 => 0_u64..100, 2 => 0_u64..3000, 1 => Just(0)];
     let late = prop_oneof![4 => Just(0), 1 => 0_u64..3000];

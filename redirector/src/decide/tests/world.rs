@@ -12,7 +12,8 @@ use crate::{
     model::{
         Access, Application, Cause, Check, CheckId, CheckKind, Combine, Endpoint, Epoch, Failback,
         FailbackMode, Failure, FlowPolicy, Initial, Member, MemberId, MemberState, Offer, OnAllDown, Pace,
-        Phase, ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, SwitchKind,
+        Phase, ProbeOutcome, Profile, RedisErrorKind, Service, ServiceState, Signal, SignalKind, Signals,
+        SwitchKind, Traffic,
     },
 };
 
@@ -83,6 +84,10 @@ pub(super) fn orders() -> Service {
         on_failover: FlowPolicy::Reset,
         on_failback: FlowPolicy::Drain,
         drain_timeout: s(30),
+        reset_over: Duration::ZERO,
+        signals: Signals::Act,
+        breaker: None,
+        limit: None,
         on_all_down: OnAllDown::Stay,
         initial: Initial::Any,
         initial_timeout: s(5),
@@ -117,6 +122,24 @@ pub(super) fn address(member: MemberId, number: u8) -> SocketAddr {
 /// All of `addresses`, offered.
 pub(super) fn offered(addresses: &[SocketAddr]) -> Vec<Offer> {
     addresses.iter().map(|address| Offer { address: *address, offered: true }).collect()
+}
+
+/// Until its next deadline a core has nothing to do: called before it, it does nothing and knows nothing new. The calls that
+/// an agent makes without need are many, and a recording leaves them out.
+#[track_caller]
+pub(super) fn assert_at_rest(core: &Core) {
+    let deadline = core.next_deadline();
+    let later = deadline.is_none_or(|deadline| deadline > core.now);
+    assert!(later, "a deadline that is not ahead would make the agent spin");
+    // A day is longer than anything that is waited for.
+    let before = deadline.map_or(core.now + s(86400), |deadline| deadline.ago(Duration::from_nanos(1)));
+    for now in [core.now, before] {
+        let mut idle = core.clone();
+        idle.on_deadline(now);
+        assert_eq!(idle.poll_action(), None, "not due before {deadline:?}");
+        idle.now = core.now;
+        assert!(idle == *core, "not due before {deadline:?}");
+    }
 }
 
 pub(super) struct World {
@@ -178,11 +201,41 @@ impl World {
         world
     }
 
+    /// The kernel has seen something, just now.
+    pub(super) fn signal(&mut self, member: MemberId, kind: SignalKind) -> &mut Self {
+        let signal = Signal { kind, ago: Duration::ZERO, count: 1 };
+        self.core.on_signal(self.now, member, &signal);
+        self.drain_actions();
+        self
+    }
+
+    /// Clients have met this.
+    pub(super) fn traffic(&mut self, member: MemberId, traffic: Traffic) -> &mut Self {
+        self.core.on_traffic(self.now, member, traffic);
+        self.drain_actions();
+        self
+    }
+
+    /// When the probers of a member looked because of a signal.
+    pub(super) fn looks(&self, member: MemberId) -> Vec<Time> {
+        let looks = self.done.iter().filter(|(_, action)| *action == Action::Look { member });
+        looks.map(|(at, _)| *at).collect()
+    }
+
     /// An operator wants something.
     pub(super) fn order(&mut self, command: &Command) -> Result<Accepted, Refused> {
         let answer = self.core.on_operator(self.now, command);
         self.drain_actions();
         answer
+    }
+
+    /// The members of whom a round was asked, and when.
+    pub(super) fn rounds(&self) -> Vec<(Time, MemberId)> {
+        let round = |(at, action): &(Time, Action)| match action {
+            Action::Round { member } => Some((*at, *member)),
+            _ => None,
+        };
+        self.done.iter().filter_map(round).collect()
     }
 
     /// What came of the switches that waited for their rounds.
@@ -323,15 +376,14 @@ impl World {
                 assert_ne!(probed.pace, pace, "a pace is said only when it changes");
                 probed.pace = pace;
             }
-            if let Action::Round { member } = action {
+            if let Action::Round { member } | Action::Look { member } = action {
                 for probed in &mut self.members[member.0] {
                     (probed.next_probe, probed.asked) = (self.now, true);
                 }
             }
             self.done.push((self.now, action));
         }
-        let later = self.core.next_deadline().is_none_or(|deadline| deadline > self.now);
-        assert!(later, "a deadline that is not ahead would make the agent spin");
+        assert_at_rest(&self.core);
     }
 
     /// What `status` would say.

@@ -36,6 +36,9 @@ fn scrape() -> String {
         reason: "paris is down".into(),
         epoch: 8,
         policy: FlowPolicy::Reset,
+        reset_over_ms: None,
+        trouble: None,
+        borne_ms: None,
         detected_in_ms: None,
         outage_at_most_ms: None,
     });
@@ -57,7 +60,9 @@ fn sample() -> Sample {
     let member = |name: &str, state: &str| {
         serde_json::json!({"name": name, "endpoint": "10.2.1.2:6379", "addresses": [], "weight": 100, "state": state,
             "reason": "", "checked_at": null, "eligible": state == "up", "eligible_reason": null, "flows": 12,
-            "ready": (state == "up").then_some(false), "certificate_expires": "2026-11-21T20:00:00Z"})
+            "ready": (state == "up").then_some(false), "certificate_expires": "2026-11-21T20:00:00Z",
+            "rtt_ms": 31.5, "rtt_min_ms": 30.25, "connect_ms": 31.0, "signals": {"retransmitted": 12, "refused": 0},
+            "error_replies": {"loading": 3}})
     };
     let status = serde_json::json!({"version": 1, "services": [{"name": "orders", "vips": [], "state": "degraded",
         "active": "dublin", "epoch": 8, "since": null, "pinned": null, "paused": true, "last_switch": null,
@@ -171,6 +176,10 @@ fn values_are_those_of_the_sample_and_the_counters() {
     assert_eq!(value("member_active", &[paris[0], ("member", "dublin")]), 1.0);
     assert_eq!((value("member_flows", &paris), value("member_weight", &paris)), (12.0, 100.0));
     assert_eq!(value("member_ready", &[paris[0], ("member", "dublin")]), 0.0);
+    let times = ["member_rtt_seconds", "member_rtt_min_seconds", "member_connect_seconds"];
+    assert_eq!(times.map(|name| value(name, &paris)), [0.0315, 0.03025, 0.031]);
+    assert_eq!(value("member_signals_total", &[paris[0], paris[1], ("signal", "retransmitted")]), 12.0);
+    assert_eq!(value("member_error_replies_total", &[paris[0], paris[1], ("error", "loading")]), 3.0);
     let unknown =
         |series: &Series<'_>| series.name == "redirector_member_ready" && series.labels["member"] == "paris";
     assert!(!series.iter().any(unknown), "nobody knows");

@@ -58,9 +58,17 @@ struct Case {
     member: Option<u16>,
 }
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 4] = [
     Case {
-        name: "egress: data of an established flow",
+        name: "egress: acknowledgement of an established flow",
+        program: EGRESS,
+        words: "client > vip ACK seq=131 ack=508 tcpopt=12",
+        outcome: Outcome::Carried,
+        member: Some(MEMBER),
+    },
+    // Of one packet again and again, all but the first are that.
+    Case {
+        name: "egress: data that is sent again",
         program: EGRESS,
         words: "client > vip PSH ACK seq=101 ack=501 len=30 tcpopt=12",
         outcome: Outcome::Carried,
@@ -153,14 +161,14 @@ impl Table {
         let address = Addr::from(vip.ip());
         let port = Port::new(vip.port());
         let vip = VipKey { address, port, protocol: VipKey::TCP };
-        map::<VipKey>(&mut programs, "vips_v3")?.insert(vip, u32::from(SERVICE), 0)?;
-        map::<Addr>(&mut programs, "vip_addrs_v3")?.insert(address, 1, 0)?;
+        map::<VipKey>(&mut programs, "vips_v4")?.insert(vip, u32::from(SERVICE), 0)?;
+        map::<Addr>(&mut programs, "vip_addrs_v4")?.insert(address, 1, 0)?;
         let slot = Slot::new(vip_socket, &[client.ip()], Slot::OFFERED);
-        let mut slots: Array<_, Slot> = programs.map_mut("slots_v3").context("slots_v3")?.try_into()?;
+        let mut slots: Array<_, Slot> = programs.map_mut("slots_v4").context("slots_v4")?.try_into()?;
         slots.set(slot_index(MEMBER, 0), slot, 0)?;
         let word = Decision { active: Some(MEMBER), epoch: 1 }.word();
         let mut decisions: Array<_, u64> =
-            programs.map_mut("decisions_v3").context("decisions_v3")?.try_into()?;
+            programs.map_mut("decisions_v4").context("decisions_v4")?.try_into()?;
         decisions.set(u32::from(SERVICE), word, 0)?;
         Ok(Self { programs, empty: foreign_program()?, names })
     }
@@ -199,7 +207,7 @@ impl Table {
     /// Packets of the case's outcome so far.
     fn counted(&self, case: &Case) -> Result<u64> {
         let counts: PerCpuArray<&MapData, Count> =
-            self.programs.map("outcomes_v3").context("outcomes_v3")?.try_into()?;
+            self.programs.map("outcomes_v4").context("outcomes_v4")?.try_into()?;
         let counts = counts.get(&counter_index(case.outcome, case.member), 0)?;
         Ok(counts.iter().map(|count| count.packets).sum())
     }

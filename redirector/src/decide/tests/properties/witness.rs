@@ -7,10 +7,11 @@ use crate::{
     decide::{
         Accepted, Action, Command, Core, MemberView, Orders, Time, View,
         record::{Input, Line, nanos},
-        tests::world::{fail, inconclusive, pass},
+        tests::world::{assert_at_rest, fail, inconclusive, pass},
     },
     model::{
-        CheckId, Effect, Epoch, MemberId, MemberState, Offer, ProbeOutcome, Service, SwitchKind, Verdict,
+        CheckId, Effect, Epoch, MemberId, MemberState, Offer, ProbeOutcome, Service, Signals, SwitchKind,
+        Verdict,
     },
 };
 
@@ -59,6 +60,8 @@ struct Known {
     round: Option<BTreeSet<(SocketAddr, usize)>>,
     /// It was drained with force.
     drained_by_force: bool,
+    /// When its probers looked last because of a signal.
+    looked_at: Option<Time>,
 }
 
 /// What a call may bring about.
@@ -150,6 +153,23 @@ impl Witness {
                 self.record(told, Input::Late(nanos(by)));
                 self.core.on_late(told, by);
                 self.look(May { nothing, ..May::default() });
+            }
+            Event::Signal(member, signal) => {
+                // What time alone brings about is not its doing.
+                self.call(told, &Event::Deadline);
+                let member = self.member(*member);
+                self.record(told, Input::Signal(member, *signal));
+                self.core.on_signal(told, member, signal);
+                self.look(May { nothing: true, ..May::default() });
+            }
+            Event::Traffic(member, traffic) => {
+                self.call(told, &Event::Deadline);
+                let member = self.member(*member);
+                self.record(told, Input::Traffic(member, *traffic));
+                let all_is_well = traffic.failed + traffic.errors == 0;
+                self.core.on_traffic(told, member, *traffic);
+                let nothing = all_is_well || self.service.breaker.is_none();
+                self.look(May { nothing, about: Some(member), ..May::default() });
             }
             Event::Operator(command) => self.command(told, command),
             Event::Reload(reload) => self.reload(told, reload),
@@ -254,7 +274,8 @@ impl Witness {
                 }
                 Action::AskHooks { .. } => panic!("no service here has a hook: {action:?}"),
                 Action::Round { member } => {
-                    assert!(!nothing, "no reason for a round of {member:?}");
+                    // Also an answer that says nothing about a member makes what is known of it new.
+                    assert!(!nothing || about.is_some(), "no reason for a round of {member:?}");
                     self.members[member.0].ask(&after.members[member.0], &self.service);
                 }
                 Action::Answer { result } => {
@@ -265,6 +286,16 @@ impl Witness {
                 Action::Orders(orders) => {
                     assert_ne!(*orders, self.orders, "said twice");
                     self.orders = orders.clone();
+                }
+                Action::Spread { from, epoch, over } => {
+                    let switch = switched.as_ref().expect("a switch comes first");
+                    assert_eq!((Some(*from), *epoch, *over), (switch.from, switch.epoch, switch.over));
+                    assert!(!over.is_zero());
+                }
+                Action::Look { member } => self.check_look(*member, &after),
+                Action::Signal { member, looked, .. } => {
+                    assert_eq!(*looked, self.service.signals == Signals::Act);
+                    assert_ne!(after.members[member.0].checks, MemberState::Down, "nothing new");
                 }
                 Action::Pace { .. } | Action::AddressChanged { .. } | Action::MemberChanged { .. } => {}
             }
@@ -278,20 +309,20 @@ impl Witness {
         for member in (0..self.service.members.len()).map(MemberId) {
             self.check_offers(member, &after, &reset);
         }
-        assert!(self.core.next_deadline().is_none_or(|deadline| deadline > self.now), "a busy loop");
+        assert_at_rest(&self.core);
         self.before = after;
     }
 
-    /// Rounds that were asked for are answered with passes.
+    /// Rounds that were asked for are answered with passes; so are those that begin with such an answer.
     fn answer_rounds(&mut self) {
-        if !self.answers_rounds {
-            return;
-        }
-        for number in 0..self.members.len() {
-            let unheard = self.members[number].round.clone().unwrap_or_default();
-            for (address, check) in unheard {
-                self.probe(self.now, MemberId(number), address, check, Verdict::Pass);
-            }
+        let unheard = |(number, known): (usize, &Known)| {
+            let (address, check) = *known.round.as_ref()?.first()?;
+            Some((MemberId(number), address, check))
+        };
+        while let Some((member, address, check)) = self.members.iter().enumerate().find_map(unheard)
+            && self.answers_rounds
+        {
+            self.probe(self.now, member, address, check, Verdict::Pass);
         }
     }
 
@@ -331,7 +362,14 @@ impl Witness {
 
 impl Known {
     fn new(id: usize) -> Self {
-        Self { id, up_since: None, answers: Vec::new(), round: None, drained_by_force: false }
+        Self {
+            id,
+            up_since: None,
+            answers: Vec::new(),
+            round: None,
+            drained_by_force: false,
+            looked_at: None,
+        }
     }
 
     fn keep(&mut self, addresses: &[SocketAddr]) {

@@ -1,12 +1,13 @@
 //! What must be so after every call.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{Witness, offers};
 use crate::{
     decide::{Command, MemberView, Switch, View},
     model::{
-        Epoch, FailbackMode, FlowPolicy, Initial, MemberId, MemberState, OnAllDown, SwitchKind, Verdict,
+        Epoch, FailbackMode, FlowPolicy, Initial, MemberId, MemberState, OnAllDown, Signals, SwitchKind,
+        Verdict,
     },
 };
 
@@ -54,7 +55,7 @@ impl Witness {
         if switch.kind != SwitchKind::Manual {
             self.last_switch = Some(self.now);
         }
-        if switch.policy == FlowPolicy::Reset {
+        if switch.policy == FlowPolicy::Reset && switch.over.is_zero() {
             self.floor = switch.epoch;
         }
     }
@@ -66,6 +67,20 @@ impl Witness {
             Some(_) => self.service.on_failback,
         };
         assert_eq!(switch.policy, expected);
+        let lives = switch.from.is_some_and(|from| after.members[from.0].checks != MemberState::Down);
+        let spread = lives && switch.policy == FlowPolicy::Reset && switch.kind != SwitchKind::Failover;
+        assert_eq!(switch.over, if spread { self.service.reset_over } else { Duration::ZERO });
+        assert_eq!(switch.borne.is_some(), switch.kind == SwitchKind::Failover && switch.from.is_some());
+    }
+
+    /// Probers look because of a signal: of a member that is not known to be down, and not too often.
+    pub(super) fn check_look(&mut self, member: MemberId, after: &View) {
+        assert_eq!(self.service.signals, Signals::Act);
+        assert_ne!(after.members[member.0].checks, MemberState::Down, "nothing new would be learnt");
+        let fast = self.service.checks.iter().filter(|check| check.effect.decides());
+        let fast = fast.map(|check| check.fast_interval).min().expect("one decides");
+        let last = self.members[member.0].looked_at.replace(self.now);
+        assert!(last.is_none_or(|last| self.now.since(last) >= fast), "looked too often");
     }
 
     /// An operator's: by force, or after a round that has heard everything, and through an open gate.

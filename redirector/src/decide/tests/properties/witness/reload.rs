@@ -6,7 +6,7 @@ use crate::{
         Action, Switch, Time, View,
         tests::{
             properties::{Event, Reload, named_check},
-            world::{check, member as a_member},
+            world::{assert_at_rest, check, member as a_member},
         },
     },
     model::{Epoch, FlowPolicy, MemberId, MemberState, OnAllDown, Service, SwitchKind},
@@ -18,9 +18,11 @@ impl Witness {
         if service.members.is_empty() {
             return;
         }
-        self.now = self.now.max(told);
         let active = self.before.active;
         let result = self.core.leave_removed(told, &origins, reload.force);
+        if result.is_ok() {
+            self.now = self.now.max(told);
+        }
         let stays = active.is_none_or(|active| origins.contains(&Some(active)));
         assert!(result.is_ok() || !(stays || reload.force), "{result:?}");
         self.record_core();
@@ -118,6 +120,7 @@ impl Witness {
                 Action::Round { member } => {
                     self.members[member.0].ask(&after.members[member.0], &self.service);
                 }
+                Action::Look { member } => self.members[member.0].looked_at = Some(self.now),
                 _ => {}
             }
             self.actions.push(action);
@@ -127,6 +130,7 @@ impl Witness {
             let up = member.checks == MemberState::Up;
             known.up_since = up.then(|| known.up_since.unwrap_or(self.now));
         }
+        assert_at_rest(&self.core);
         self.before = after;
     }
 
@@ -140,7 +144,7 @@ impl Witness {
         if switch.kind != SwitchKind::Manual {
             self.last_switch = Some(self.now);
         }
-        if switch.policy == FlowPolicy::Reset {
+        if switch.policy == FlowPolicy::Reset && switch.over.is_zero() {
             self.floor = switch.epoch;
         }
     }

@@ -1,0 +1,280 @@
+//! What the programs observe of members: pulses, signals, reports, and the cap on new connections.
+
+use std::time::{Duration, Instant};
+
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
+use redirector_common::{
+    addr::Tuple,
+    signal::{ErrorReply, Pulse, Report, Signal},
+};
+
+use super::bench::{Bench, MEMBER, OTHER};
+
+/// How often each signal was seen.
+pub type Signals = [u32; Signal::ALL.len()];
+
+/// Longer than a tick of any kernel, and than the time in which a signal is reported once.
+const A_WHILE: Duration = Duration::from_millis(25);
+
+impl Bench {
+    pub fn pulse(&self, member: u16) -> Pulse {
+        let pulses: Array<&MapData, Pulse> = self.programs.map("pulses_v4").unwrap().try_into().unwrap();
+        pulses.get(&u32::from(member), 0).unwrap()
+    }
+
+    /// Of both members.
+    pub fn signals(&self) -> Signals {
+        let [one, other] = [MEMBER, OTHER].map(|member| self.pulse(member).counts);
+        std::array::from_fn(|at| one[at] + other[at])
+    }
+
+    /// The names of those that were seen since.
+    pub fn signals_since(&self, before: &Signals) -> Vec<&'static str> {
+        let now = self.signals();
+        let seen = |signal: &&Signal| now[**signal as usize] != before[**signal as usize];
+        Signal::ALL.iter().filter(seen).map(|signal| signal.name()).collect()
+    }
+
+    /// Some ticks go by.
+    pub fn wait(&mut self) {
+        std::thread::sleep(A_WHILE);
+    }
+
+    /// Replies that were looked at for an error.
+    fn answers(&self) -> u64 {
+        let counts: PerCpuArray<&MapData, u64> = self.programs.map("answers_v4").unwrap().try_into().unwrap();
+        counts.get(&u32::from(MEMBER), 0).unwrap().iter().sum()
+    }
+
+    /// What was reported since this was asked last.
+    fn reports(&mut self) -> Vec<Report> {
+        let mut ring = RingBuf::try_from(self.programs.map_mut("signals_v4").unwrap()).unwrap();
+        let mut reports = Vec::new();
+        while let Some(bytes) = ring.next() {
+            assert_eq!(bytes.len(), size_of::<Report>());
+            // SAFETY: of that size, and made of integers only.
+            reports.push(unsafe { bytes.as_ptr().cast::<Report>().read_unaligned() });
+        }
+        reports
+    }
+
+    /// A flow whose client and member have heard each other.
+    fn establish(&mut self) {
+        self.sent("client > vip SYN seq=100");
+        self.came("member > port SYN ACK seq=500 ack=101");
+        self.sent("client > vip ACK seq=101 ack=501");
+    }
+}
+
+/// Runs a test for both IP versions, each in a namespace of its own.
+fn both(test: fn(&mut Bench)) {
+    for v6 in [false, true] {
+        std::thread::spawn(move || test(&mut Bench::new(v6, 64, false))).join().unwrap();
+    }
+}
+
+/// What waits for an answer is told from what was answered, and an acknowledgement from an answer.
+#[test]
+fn a_pulse_says_since_when_something_waits() {
+    both(|bench| {
+        bench.establish();
+        let pulse = bench.pulse(MEMBER);
+        assert!(!pulse.is_unheard() && !pulse.is_unanswered(), "{pulse:?}");
+
+        bench.wait();
+        bench.sent("client > vip PSH ACK seq=101 ack=501 len=30");
+        let asked = bench.pulse(MEMBER);
+        assert!(asked.is_unheard() && asked.is_unanswered(), "{asked:?}");
+        bench.wait();
+        bench.sent("client > vip PSH ACK seq=131 ack=501 len=30");
+        assert_eq!(bench.pulse(MEMBER).sent, asked.sent, "the first that waits");
+        assert_eq!(bench.pulse(MEMBER).asked, asked.asked);
+
+        bench.came("member > port ACK seq=501 ack=161");
+        let acknowledged = bench.pulse(MEMBER);
+        assert!(!acknowledged.is_unheard() && acknowledged.is_unanswered(), "{acknowledged:?}");
+        bench.came("member > port PSH ACK seq=501 ack=161 len=7");
+        assert!(!bench.pulse(MEMBER).is_unanswered());
+
+        bench.wait();
+        bench.sent("client > vip ACK seq=161 ack=508");
+        assert!(!bench.pulse(MEMBER).is_unheard(), "nothing answers an acknowledgement");
+        assert_eq!(bench.pulse(OTHER), Pulse::default());
+    });
+}
+
+#[test]
+fn round_trips_and_connections_are_measured() {
+    both(|bench| {
+        bench.sent("client > vip SYN seq=100");
+        bench.wait();
+        bench.came("member > port SYN ACK seq=500 ack=101");
+        bench.sent("client > vip ACK seq=101 ack=501");
+        let opened = bench.pulse(MEMBER);
+        assert_eq!((opened.connected, opened.failed, opened.samples), (1, 0, 0));
+        assert!((25_000..2_000_000).contains(&opened.connect_us), "{opened:?}");
+
+        // Another stretch of time than the connection's.
+        std::thread::sleep(Duration::from_millis(300));
+        bench.sent("client > vip PSH ACK seq=101 ack=501 len=30");
+        bench.wait();
+        bench.came("member > port ACK seq=501 ack=131");
+        let measured = bench.pulse(MEMBER);
+        assert_eq!((measured.samples, measured.rtt_us), (1, measured.rtt_min_us));
+        assert!((25_000..2_000_000).contains(&measured.rtt_us), "{measured:?}");
+
+        std::thread::sleep(Duration::from_millis(300));
+        bench.sent("client > vip PSH ACK seq=131 ack=501 len=30");
+        bench.sent("client > vip PSH ACK seq=131 ack=501 len=30");
+        bench.came("member > port ACK seq=501 ack=161");
+        assert_eq!(bench.pulse(MEMBER).samples, 1, "which of the two is acknowledged, nobody can tell");
+    });
+}
+
+/// A breaker counts connections: a SYN that is sent three times is one that fails, and one that is accepted ends the row.
+#[test]
+fn connections_that_fail_are_counted_once() {
+    both(|bench| {
+        bench.sent("client > vip SYN seq=100");
+        bench.sent("client > vip SYN seq=100");
+        bench.sent("client > vip SYN seq=100");
+        bench.came("member > port RST ACK seq=0 ack=101");
+        let pulse = bench.pulse(MEMBER);
+        assert_eq!((pulse.failed, pulse.failed_in_a_row), (1, 1), "{pulse:?}");
+        assert_eq!(pulse.counts[Signal::Unanswered as usize], 2);
+        assert_eq!(pulse.counts[Signal::Refused as usize], 1);
+
+        bench.sent("client:2 > vip SYN seq=100");
+        bench.came("member > port RST ACK seq=0 ack=101");
+        let pulse = bench.pulse(MEMBER);
+        assert_eq!((pulse.failed, pulse.failed_in_a_row, pulse.connected), (2, 2, 0));
+
+        bench.establish();
+        let pulse = bench.pulse(MEMBER);
+        assert_eq!((pulse.failed, pulse.failed_in_a_row, pulse.connected), (2, 0, 1));
+        bench.came("member > port SYN ACK seq=500 ack=101");
+        assert_eq!(bench.pulse(MEMBER).connected, 1, "an answer that is sent again");
+    });
+}
+
+/// One report of a member and signal in 10 ms; the next one says how many there were.
+#[test]
+fn reports_are_bounded_in_rate_and_lose_no_count() {
+    const AGAIN: u32 = 500;
+    both(|bench| {
+        bench.sent("client > vip SYN seq=100");
+        let opened = bench.pulse(MEMBER).sent;
+        bench.reports();
+        let start = Instant::now();
+        bench.send_quickly("client > vip SYN seq=100", AGAIN);
+        let most = start.elapsed().as_millis() / 8 + 1;
+        let reports = bench.reports();
+        assert!(reports.len() as u128 <= most, "{} of {most}", reports.len());
+        let first = reports[0];
+        assert_eq!(first.kind(), Some(Signal::Unanswered));
+        assert_eq!((first.member, first.service, first.slot, first.count), (MEMBER, 0, 3, 1));
+        assert_eq!(first.client_side, Tuple::between(bench.names["client"], bench.names["vip"]));
+        // The flow was opened just before its SYN was sent.
+        assert!(opened.wrapping_sub(first.since) <= 1, "{first:?}");
+        let reported: u32 = reports.iter().map(|report| report.count).sum();
+        let pulse = bench.pulse(MEMBER);
+        assert_eq!(pulse.counts[Signal::Unanswered as usize], AGAIN);
+        assert_eq!(reported + pulse.unreported[Signal::Unanswered as usize], AGAIN);
+
+        bench.wait();
+        bench.sent("client > vip SYN seq=100");
+        let [last] = bench.reports()[..] else { panic!("not one report") };
+        assert_eq!(reported + last.count, AGAIN + 1);
+    });
+}
+
+/// Silence is told from a segment that was lost: nothing at all was heard since it was sent.
+#[test]
+fn silence_began_when_the_first_segment_that_waits_was_sent() {
+    both(|bench| {
+        bench.establish();
+        bench.wait();
+        bench.sent("client > vip PSH ACK seq=101 ack=501 len=30");
+        let sent = bench.pulse(MEMBER).sent;
+        bench.wait();
+        bench.reports();
+        bench.sent("client > vip PSH ACK seq=101 ack=501 len=30");
+        let [report] = bench.reports()[..] else { panic!("not one report") };
+        assert_eq!((report.kind(), report.since), (Some(Signal::Silent), sent));
+        assert!(report.at.wrapping_sub(report.since) >= 2, "{report:?}");
+
+        bench.came("member > port ACK seq=501 ack=101");
+        bench.wait();
+        bench.sent("client > vip PSH ACK seq=101 ack=501 len=30");
+        let [report] = bench.reports()[..] else { panic!("not one report") };
+        assert_eq!((report.kind(), report.since), (Some(Signal::Retransmitted), report.at));
+    });
+}
+
+/// An error is looked for in the first reply of a tick: of each flow that asks one after the other, in all of them.
+#[test]
+fn errors_that_mean_trouble_are_counted_by_kind() {
+    both(|bench| {
+        bench.establish();
+        bench.reports();
+        let mut next = 501;
+        for (text, error) in [
+            ("-LOADING_Redis_is_loading_the_dataset_in_memory", Some(ErrorReply::Loading)),
+            ("-BUSY_Redis_is_busy_running_a_script.", Some(ErrorReply::Busy)),
+            ("-BUSYKEY_Target_key_name_already_exists.", None),
+            ("-ERR_max_number_of_clients_reached", Some(ErrorReply::MaxClients)),
+            ("-ERR_syntax_error", None),
+            ("+OK", None),
+            ("-", None),
+        ] {
+            for options in [0, 12] {
+                bench.wait();
+                let (before, answers) = (bench.pulse(MEMBER), bench.answers());
+                let seen = bench
+                    .came(&format!("member > port PSH ACK seq={next} ack=101 tcpopt={options} says={text}"));
+                assert_eq!(seen.outcome, "replied");
+                next += text.len() + 2;
+                let (after, reports) = (bench.pulse(MEMBER), bench.reports());
+                assert_eq!(bench.answers(), answers + 1);
+                assert_eq!(reports.first().and_then(Report::error_reply), error, "{text}");
+                for kind in ErrorReply::ALL {
+                    let more = after.errors[kind as usize] - before.errors[kind as usize];
+                    assert_eq!(more, u32::from(Some(kind) == error), "{text}");
+                }
+            }
+        }
+    });
+}
+
+/// A member that is full or loading says so at once: in the tick of its answer to the SYN, on a short way.
+#[test]
+fn the_first_reply_of_a_flow_is_looked_at() {
+    both(|bench| {
+        bench.establish();
+        let before = bench.answers();
+        bench.came("member > port PSH ACK seq=501 ack=101 says=-LOADING_Redis_is_loading");
+        assert_eq!(bench.answers(), before + 1);
+        assert_eq!(bench.pulse(MEMBER).errors[ErrorReply::Loading as usize], 1);
+    });
+}
+
+#[test]
+fn a_cap_admits_a_burst_and_then_its_rate() {
+    both(|bench| {
+        bench.cap(2, 3);
+        let mut outcomes = (50_000..50_005).map(|port| {
+            let client = std::net::SocketAddr::new(bench.names["client"].ip(), port);
+            bench.names.insert("client", client);
+            bench.sent("client > vip SYN seq=7").outcome
+        });
+        assert!(outcomes.by_ref().take(3).all(|outcome| outcome == "opened"));
+        assert!(outcomes.all(|outcome| outcome == "refused_rate"));
+        std::thread::sleep(Duration::from_millis(510));
+        assert_eq!(bench.sent("client > vip SYN seq=7").outcome, "opened");
+        assert_eq!(
+            bench.sent("client > vip SYN seq=7").outcome,
+            "carried",
+            "a SYN that is sent again is no other one"
+        );
+    });
+}
