@@ -337,28 +337,43 @@ fn spread(lab: &Lab, over: &str) -> Result<(Agent, Vec<WaitingClient>, Process)>
     Ok((agent, (0..60).map(client).collect::<Result<_>>()?, process))
 }
 
-/// As many in each part of the time, all of them by its end, and nobody when it begins.
+/// As many in each part of the time; and an agent that comes in between goes on with the rest.
 #[test]
 fn a_planned_switch_resets_little_by_little() {
     Scenario::new(Offloads::On).run(|lab| {
-        let (mut agent, clients, _process) = spread(lab, "2s")?;
+        let over = Duration::from_secs(5) * slowness();
+        let (mut agent, clients, _process) = spread(lab, &format!("{}s", over.as_secs()))?;
         let since = Instant::now();
         ensure!(agent.verb(&["switch", "orders", "m2"])?.status.success());
         ensure!(lab.app().connect(first_vips()[0])?.whoami()? == "m2");
-        thread::sleep(Duration::from_millis(900).saturating_sub(since.elapsed()));
-        // The next agent goes on with it.
+        thread::sleep((over / 4).saturating_sub(since.elapsed()));
         agent.kill()?;
+        let killed = Instant::now();
+        thread::sleep(Duration::from_millis(50));
+        let woken = |client: &WaitingClient| client.woken().map(|wake| wake.at);
+        let (before, others): (Vec<_>, Vec<_>) =
+            clients.iter().map(|client| (woken(client), client)).partition(|(woken, _)| woken.is_some());
         agent.start()?;
-        let mut quarters = [0; 5];
-        for client in &clients {
-            let wake = client.wait_woken(SOON)?;
-            ensure!(wake.with.is_err(), "{wake:?}");
-            let after = wake.at.saturating_duration_since(since);
-            quarters[(after.as_millis() / 500).min(4) as usize] += 1;
+        let mut after = Vec::new();
+        for (_, client) in others {
+            let wake = client.wait_woken(over + SOON)?;
+            ensure!(wake.with.is_err() && wake.at > killed, "{wake:?}");
+            after.push(wake.at);
         }
-        eprintln!("woken in each half second: {quarters:?}");
-        ensure!(quarters[0] >= 8 && quarters[0] <= 22 && quarters[1] >= 4, "{quarters:?}");
-        ensure!(quarters[4] <= 15, "{quarters:?}");
+        after.sort_unstable();
+        let (first, last) = (after[0].duration_since(since), after[after.len() - 1].duration_since(since));
+        eprintln!(
+            "{} of 60 in {:?} of {over:?}, the others from {first:?} to {last:?}",
+            before.len(),
+            over / 4
+        );
+        ensure!((8..=30).contains(&before.len()), "{} of 60 within a quarter of the time", before.len());
+        ensure!(last <= over + SOON, "the last one after {last:?}");
+        let half = after[after.len() / 2].duration_since(since);
+        ensure!(
+            half < over - (over - first) / 4,
+            "the others not little by little: {first:?}, half by {half:?}, {last:?}"
+        );
         wait_until("m1 knows nobody any more", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 0))?;
         Ok(())
     });
@@ -371,7 +386,7 @@ fn a_switch_back_keeps_what_is_left() {
         let (agent, clients, _process) = spread(lab, "2s")?;
         ensure!(agent.verb(&["switch", "orders", "m2"])?.status.success());
         thread::sleep(Duration::from_millis(600));
-        ensure!(agent.verb(&["switch", "orders", "m1"])?.status.success());
+        ensure!(agent.verb(&["switch", "orders", "m1", "--force"])?.status.success());
         thread::sleep(Duration::from_secs(2));
         let woken = clients.iter().filter(|client| client.woken().is_some()).count();
         eprintln!("{woken} of 60 were reset before the switch back");
