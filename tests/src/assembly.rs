@@ -13,7 +13,7 @@ const PORT: u16 = 7000;
 /// The VIP of the service `other`, which has the same members.
 const OTHER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 255, 0, 2)), VIP_PORT);
 
-/// The containers of a crowd, and the addresses that its clients in the host's namespace have besides.
+/// The containers of a crowd.
 const CONTAINERS: usize = 3;
 
 /// A lab with servers for a crowd.
@@ -131,9 +131,7 @@ fn extra_sources() -> impl Iterator<Item = Ipv4Addr> {
     (3..=9).map(|last| Ipv4Addr::new(10, 1, 0, last))
 }
 
-/// One address has some 28 000 ports for its clients.
+/// One address has some 28 000 ports for its clients, but the kernel looks long for the last of them: each has some 4000 clients.
 fn clients_of_the_host() -> impl Iterator<Item = Ipv4Addr> {
-    (1_u32..)
-        .take(CONTAINERS)
-        .map(|number| Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 8, 0).to_bits() + number))
+    (1..=12).map(|last| Ipv4Addr::new(10, 1, 8, last))
 }

@@ -9,7 +9,7 @@ use rustix::{
         AddressFamily, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
         sockopt::{set_socket_reuseaddr, set_socket_reuseport},
     },
-    process::setpriority_process,
+    process::nice,
 };
 use serde_json::json;
 
@@ -26,12 +26,18 @@ const BACKLOG: i32 = 4096;
 
 pub fn serve(address: SocketAddr) -> Result<()> {
     // It stands for other machines, whose processors are their own: the clients' host comes first.
-    setpriority_process(None, 19).context("priority")?;
+    // Not by much: on a busy machine it would get nothing at all.
+    nice(5).context("priority")?;
     let listener = listening(address).with_context(|| format!("cannot listen on {address}"))?;
     let mut watch = Watch::new()?;
     watch.add(&listener, LISTENER)?;
-    let mut server =
-        Server { listener, connections: HashMap::new(), next: LISTENER + 1, accepted: Seen::default() };
+    let mut server = Server {
+        listener,
+        connections: HashMap::new(),
+        ended: Vec::new(),
+        next: LISTENER + 1,
+        accepted: Seen::default(),
+    };
     tell(&json!({ "ready": true }))?;
     loop {
         let (at, changes) = watch.wait()?;
@@ -51,6 +57,8 @@ pub fn serve(address: SocketAddr) -> Result<()> {
 struct Server {
     listener: OwnedFd,
     connections: HashMap<u64, OwnedFd>,
+    /// Not closed before the end: that would take time from what is measured, and leave sockets for anybody to free.
+    ended: Vec<OwnedFd>,
     next: u64,
     accepted: Seen,
 }
@@ -90,7 +98,7 @@ impl Server {
                 Err(_) => break,
             }
         }
-        self.connections.remove(&number);
+        self.ended.extend(self.connections.remove(&number));
     }
 }
 
