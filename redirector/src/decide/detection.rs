@@ -82,7 +82,9 @@ pub fn of_check(check: &Check, trouble: Trouble, latency: Duration, prompt: Prom
 
     let mut start = first_wait(check, trouble, latency);
     if prompt == Prompt::Signal {
-        start = start.min(signal_after(trouble, latency));
+        // A round that is under way does not begin anew: its next probe may wait for its turn.
+        let turn = if passes_needed(check) > 1 { check.probe_delay.max(latency) } else { Duration::ZERO };
+        start = start.min(signal_after(trouble, latency).max(turn));
     }
     let (mut end, mut clock) = (start, None);
     let mut connected = kept;
