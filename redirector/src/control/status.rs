@@ -242,6 +242,7 @@ mod tests {
             written.as_object_mut().unwrap().remove("collected"),
             Some(Value::Object(Default::default()))
         );
+        assert!(written.as_object_mut().unwrap().remove("resets").is_some());
         let member = written["services"][0]["members"][0].as_object_mut().unwrap();
         assert_eq!(member.remove("checked_at"), Some(Value::Null));
         for list in ["address_states", "findings", "ready_unknown"] {
