@@ -242,8 +242,7 @@ mod tests {
             written.as_object_mut().unwrap().remove("collected"),
             Some(Value::Object(Default::default()))
         );
-        let resets = written.as_object_mut().unwrap().remove("resets");
-        assert_eq!(resets, Some(serde_json::to_value(ResetsStatus::default()).unwrap()));
+        assert!(written.as_object_mut().unwrap().remove("resets").is_some());
         let member = written["services"][0]["members"][0].as_object_mut().unwrap();
         assert_eq!(member.remove("checked_at"), Some(Value::Null));
         for list in ["address_states", "findings", "ready_unknown"] {
