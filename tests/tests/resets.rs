@@ -1,7 +1,7 @@
 //! Whoever hangs on a member that was left is woken, wherever it is, and nobody else is.
 //!
-//! How a client learns it tells how it was reached: a destroyed socket says `ConnectionAborted`, a reset says
-//! `ConnectionReset`, or `ConnectionRefused` to one that was connecting.
+//! A client hears a reset: `ConnectionReset`, or `ConnectionRefused` if it was connecting. `ConnectionAborted` is what a
+//! destroyed socket says, which is for those that do not believe their reset.
 
 use std::{
     io::ErrorKind,
@@ -108,8 +108,8 @@ fn containers(scenario: Scenario) {
         let _process = process(&entered)?;
         let agent = agent(lab, &lab.config())?;
         let hosts = [
-            (lab.app(), ErrorKind::ConnectionAborted),
-            (&entered, ErrorKind::ConnectionAborted),
+            (lab.app(), ErrorKind::ConnectionReset),
+            (&entered, ErrorKind::ConnectionReset),
             (&unknown, ErrorKind::ConnectionReset),
         ];
         woken_and_forgotten(lab, &agent, &hosts)
@@ -175,8 +175,8 @@ fn whoever_is_connecting_is_refused(scenario: Scenario) {
             &format!("ip6 saddr {} {answers}", m1.v6().ip()),
         ])?;
         let hosts = [
-            (lab.app().clone(), ErrorKind::ConnectionAborted),
-            (entered, ErrorKind::ConnectionAborted),
+            (lab.app().clone(), ErrorKind::ConnectionRefused),
+            (entered, ErrorKind::ConnectionRefused),
             (unknown, ErrorKind::ConnectionRefused),
             (machine, ErrorKind::ConnectionRefused),
         ];
@@ -286,7 +286,7 @@ fn equal_addresses_in_another_network() {
                 let reply = connection.command(&["PING"]);
                 match n {
                     0 => ensure!(reply? == Value::Status("PONG".into())),
-                    _ => ensure!(reply.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted)),
+                    _ => ensure!(reply.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)),
                 }
             }
         }
@@ -316,7 +316,7 @@ fn an_agent_that_comes_late() {
         }
         let since = Instant::now();
         agent.start()?;
-        are_woken(&inside, since, SOON, ErrorKind::ConnectionAborted)?;
+        are_woken(&inside, since, SOON, ErrorKind::ConnectionReset)?;
         are_woken(&outside, since, SOON, ErrorKind::ConnectionReset)?;
         wait_until("m1 knows nobody any more", SOON, || waiting_at(lab, "m1").is_ok_and(|count| count == 0))?;
         ensure!(lab.app().connect(first_vips()[0])?.whoami()? == "m2");

@@ -78,6 +78,10 @@ impl Ender {
     /// Destroys the sockets of local clients, and forgets their flows. Returns those whose sockets the kernel refused to
     /// destroy.
     pub(super) fn end_local(&self, flows: &Flows, local: &[Doomed], found: &mut Pass) -> Result<Vec<Doomed>> {
+        // A reset is what every library takes for a lost connection. At the ECONNABORTED of a destroyed socket some end,
+        // redis-cli for one: that is for those that do not believe their reset.
+        let names: Vec<_> = local.iter().map(|flow| flow.name).collect();
+        let asked = self.inject(&names);
         let parts = self.here.share(local, |destroyer, part| destroy(destroyer, flows, part))?;
         let (refused, left): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let refused: Vec<_> = refused.into_iter().flatten().collect();
@@ -92,7 +96,9 @@ impl Ender {
         refused.iter().for_each(|(flow, _)| found.entry(flow.member).or_default().reset -= 1);
         let left = left.concat();
         // For the member's sake only: the client's socket is gone.
-        self.inject(&left);
+        if asked < names.len() {
+            self.inject(&left);
+        }
         left.iter().try_for_each(|flow| flows.remove(flow))?;
         Ok(refused.into_iter().map(|(flow, _)| flow).collect())
     }
@@ -119,11 +125,13 @@ impl Ender {
         // Those that were reset before are reset once more before they go: a reset may be lost.
         let is_due = |flow: &&Doomed| then == Left::Go || !self.reset.contains(&flow.name.incarnation);
         let due: Vec<_> = others.iter().filter(is_due).collect();
+        let names: Vec<_> = due.iter().map(|flow| flow.name).collect();
+        let asked = self.inject(&names);
         for namespace in beside {
             destroy_in(namespace, flows, &due)?;
         }
-        let left = self.here.share(&due, |_, part| still_there(flows, part.iter().copied()))?.concat();
-        let (injected, waiting) = left.split_at(self.inject(&left));
+        let injected = &names[..asked];
+        let waiting = still_there(flows, due[asked..].iter().copied())?;
         let waiting: HashSet<_> = waiting.iter().map(|flow| flow.incarnation).collect();
         for flow in &due {
             let of_member = found.entry(flow.member).or_default();
