@@ -14,6 +14,7 @@ use crate::{
         client::ClientError,
         flows::{Clients, FlowState},
     },
+    model::{LONGEST_NAME, is_name},
     telemetry::events::Since,
 };
 
@@ -283,11 +284,10 @@ impl From<Exit> for ExitCode {
 
 /// The alphabet of names, so that what cannot be one is wrong usage and reaches no URL.
 fn service_name(text: &str) -> Result<String, String> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if (1..=63).contains(&text.len()) && text.bytes().all(allowed) {
+    if is_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("a name has 1 to 63 letters, digits, `-`, `_` and `.`".to_owned())
+        Err(format!("a name has 1 to {LONGEST_NAME} letters, digits, `-`, `_` and `.`"))
     }
 }
 

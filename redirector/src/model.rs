@@ -38,6 +38,21 @@ pub use shards::{Heartbeat, HeartbeatFault, Keyspace, MOST_TAGS, ShardFailure, T
 pub use signal::{Breaker, LOOK_AFTER, OpenLimit, Signal, SignalKind, Signals, Traffic};
 pub use state::{Borne, MemberState, Pace, ServiceState, SwitchKind, TroubleKind};
 
+/// Longest name of a service or member, in bytes.
+pub const LONGEST_NAME: usize = 63;
+
+/// Whether the name of a service or member may have this character: names become parts of paths, labels and command lines.
+#[must_use]
+pub fn may_be_in_a_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "-_.".contains(character)
+}
+
+/// Whether `text` can be the name of a service or member.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&text.len()) && text.chars().all(may_be_in_a_name)
+}
+
 /// Everything that a configuration file says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

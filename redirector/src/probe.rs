@@ -73,6 +73,23 @@ pub struct Target {
     pub access: Access,
 }
 
+/// What a prober is told while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Which interval holds.
+    pub pace: Pace,
+    /// Grows by one whenever a round is wanted at once. A number, so that a change of the pace that comes with it hides it
+    /// from nobody: only the newest value is seen.
+    pub asked: u64,
+}
+
+impl From<Pace> for Told {
+    /// Nothing was asked for.
+    fn from(pace: Pace) -> Self {
+        Self { pace, asked: 0 }
+    }
+}
+
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -98,13 +115,13 @@ pub struct Report {
 ///
 /// A round is [`Check::probes`] probes that make one verdict, mostly one. The first round starts at once. The next one
 /// starts an interval after the *start* of the one before, or when that one has ended, whichever is later: a probe never
-/// overlaps itself. `pace` says which interval holds ([`Rhythm`]); a change takes effect at once, also in the middle of a
-/// wait. The same pace said again asks for a round now. Dropping the sender of `pace` keeps its last value.
+/// overlaps itself. `told` says which interval holds ([`Rhythm`]); a change takes effect at once, also in the middle of a
+/// wait; and whether a round is wanted now. Dropping the sender of `told` keeps its last value.
 ///
 /// When a kept connection ends between two rounds, the next one starts at once: a crash is seen when it happens,
 /// not an interval later. A round that was started so does not start another one in the same way, so a member that
 /// closes every connection after one answer is probed at most twice an interval.
-pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc::Sender<Report>) {
+pub async fn run(target: Target, mut told: watch::Receiver<Told>, reports: mpsc::Sender<Report>) {
     let Target { prober: id, service, member, check_id, check, address, access } = target;
     let mut prober = Prober::new(&check, address, access);
     let (mut patience, mut rhythm) = (Patience::default(), Rhythm::new());
@@ -132,7 +149,7 @@ pub async fn run(target: Target, mut pace: watch::Receiver<Pace>, reports: mpsc:
         if reports.send(report).await.is_err() {
             return;
         }
-        early = rest(&mut prober, started, (&check, &mut rhythm), &mut pace, !early).await;
+        early = rest(&mut prober, started, (&check, &mut rhythm), &mut told, !early).await;
     }
 }
 
@@ -164,20 +181,20 @@ async fn rest(
     prober: &mut Prober,
     started: Instant,
     (check, rhythm): (&Check, &mut Rhythm),
-    pace: &mut watch::Receiver<Pace>,
+    told: &mut watch::Receiver<Told>,
     may: bool,
 ) -> bool {
     loop {
-        let now = *pace.borrow_and_update();
+        let Told { pace, asked } = *told.borrow_and_update();
         tokio::select! {
             biased;
             () = prober.ended() => if may { return true },
-            () = sleep_until((started + rhythm.interval(check, now)).into()) => {
-                rhythm.rested(now);
+            () = sleep_until((started + rhythm.interval(check, pace)).into()) => {
+                rhythm.rested(pace);
                 return false;
             }
             // When the sender is gone the pattern does not match, and the other branches go on.
-            Ok(()) = pace.changed() => if *pace.borrow() == now { return false },
+            Ok(()) = told.changed() => if told.borrow().asked != asked { return false },
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 use super::{heartbeats::Heartbeats, moves::Moves, tasks::Tasks};
 use crate::{
     model::{CheckId, MemberId, Pace, Service, ServiceId},
-    probe::{self, ProberId, Report, Target, heartbeat},
+    probe::{self, ProberId, Report, Target, Told, heartbeat},
 };
 
 /// All of them.
@@ -37,8 +37,8 @@ pub(super) struct Subject {
 
 /// The probers of one address.
 struct Running {
-    /// Tells them which interval holds.
-    pace: watch::Sender<Pace>,
+    /// Tells them which interval holds, and when to probe at once.
+    told: watch::Sender<Told>,
     /// In the order of the checks.
     probers: Vec<Prober>,
 }
@@ -57,7 +57,7 @@ impl Drop for Prober {
 
 impl Running {
     fn new() -> Self {
-        Self { pace: watch::channel(Pace::Fast).0, probers: Vec::new() }
+        Self { told: watch::channel(Pace::Fast.into()).0, probers: Vec::new() }
     }
 }
 
@@ -111,7 +111,7 @@ impl Probers {
                 let same = earlier.iter().position(|prober| does_the_same(&prober.target, &target));
                 let prober = match same {
                     Some(at) => earlier.swap_remove(at),
-                    None => self.start(target, service, &running.pace, tasks),
+                    None => self.start(target, service, &running.told, tasks),
                 };
                 let subject = Subject {
                     service: service_id,
@@ -136,15 +136,14 @@ impl Probers {
     /// Every prober of a member probes once, now. One that is probing already does not begin another one: its answer is as new.
     pub(super) fn ask(&self, service: ServiceId, member: MemberId) {
         for running in self.members[service.0][member.0].values() {
-            // The same pace said again.
-            running.pace.send_modify(|_| ());
+            running.told.send_modify(|told| told.asked += 1);
         }
     }
 
     /// The probers of an address go over to another interval.
     pub(super) fn pace(&self, service: ServiceId, member: MemberId, address: SocketAddr, pace: Pace) {
         if let Some(running) = self.members[service.0][member.0].get(&address) {
-            running.pace.send_replace(pace);
+            running.told.send_modify(|told| told.pace = pace);
         }
     }
 
@@ -152,7 +151,7 @@ impl Probers {
         &mut self,
         target: Target,
         service: &Service,
-        pace: &watch::Sender<Pace>,
+        told: &watch::Sender<Told>,
         tasks: &mut Tasks,
     ) -> Prober {
         self.started += 1;
@@ -160,12 +159,12 @@ impl Probers {
         let member = &service.members[target.member.0].name;
         let name =
             format!("the prober of {} of member {member:?} of service {:?}", target.address, service.name);
-        let (pace, reports) = (pace.subscribe(), self.reports.clone());
+        let (told, reports) = (told.subscribe(), self.reports.clone());
         let task = match self.heartbeats.said(service, &target.check) {
             Some(said) => {
-                tasks.spawn(name, heartbeat::relay(target.clone(), member.clone(), said, pace, reports))
+                tasks.spawn(name, heartbeat::relay(target.clone(), member.clone(), said, told, reports))
             }
-            None => tasks.spawn(name, probe::run(target.clone(), pace, reports)),
+            None => tasks.spawn(name, probe::run(target.clone(), told, reports)),
         };
         Prober { target, task }
     }

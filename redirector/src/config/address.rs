@@ -3,23 +3,20 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::error::Complaint;
-use crate::model::Endpoint;
+use crate::model::{Endpoint, LONGEST_NAME, may_be_in_a_name};
 
-/// Longest name of a service or member.
-const LONGEST_NAME: usize = 63;
 /// RFC 1035, section 2.3.4, as text.
 const LONGEST_HOST: usize = 253;
 /// RFC 1035, section 2.3.4.
 const LONGEST_LABEL: usize = 63;
 
-/// A name of a service or member: it becomes part of paths, labels and command lines.
+/// A name of a service or member.
 pub(super) fn name(text: &str) -> Result<String, Complaint> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let cause = if text.is_empty() {
         "the name is empty".to_owned()
     } else if text.len() > LONGEST_NAME {
         format!("the name has {} bytes, and may have at most {LONGEST_NAME}", text.len())
-    } else if !text.chars().all(legal) {
+    } else if !text.chars().all(may_be_in_a_name) {
         format!("the name {text:?} has characters other than letters, digits, `-`, `_` and `.`")
     } else {
         return Ok(text.to_owned());

@@ -138,6 +138,11 @@ impl Core {
                 *holds = weight.now;
             }
         }
+        // Of what is said of a member or a weight that is not there any more, nothing is kept.
+        self.kept_orders = self.orders.clone();
+        if self.orders() != *kept {
+            self.actions.push_back(Action::Orders(self.orders()));
+        }
         self.settle();
     }
 

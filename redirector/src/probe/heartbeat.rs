@@ -28,11 +28,11 @@ use self::{
     links::{Links, is_too_early},
 };
 use super::{
-    Report, Target,
+    Report, Target, Told,
     nonce::nonce,
     slots::{Slots, spread_tags},
 };
-use crate::model::{Access, Check, CheckKind, Heartbeat as Settings, Pace, ProbeOutcome, Service};
+use crate::model::{Access, Check, CheckKind, Heartbeat as Settings, ProbeOutcome, Service};
 
 mod line;
 mod links;
@@ -116,24 +116,24 @@ pub async fn run(heartbeat: Heartbeat, said: Arc<watch::Sender<Said>>) {
     }
 }
 
-/// Reports at each beat what was said of `member`, as a prober of `target` does; and the newest once more when the same
-/// `pace` is said again, which asks for it. Ends when nobody receives its reports.
+/// Reports at each beat what was said of `member`, as a prober of `target` does; and the newest once more when a
+/// round is asked for. Ends when nobody receives its reports.
 pub async fn relay(
     target: Target,
     member: String,
     mut said: watch::Receiver<Said>,
-    mut pace: watch::Receiver<Pace>,
+    mut told: watch::Receiver<Told>,
     reports: mpsc::Sender<Report>,
 ) {
     let Target { prober, service, member: member_id, check_id, address, .. } = target;
-    let mut last = *pace.borrow_and_update();
+    let mut asked = told.borrow_and_update().asked;
     loop {
         tokio::select! {
             // A heartbeat that has ended is followed by the next one, or takes its relays with it: not by this one's end.
             Ok(()) = said.changed() => {}
-            Ok(()) = pace.changed() => {
-                let now = *pace.borrow_and_update();
-                if std::mem::replace(&mut last, now) != now {
+            Ok(()) = told.changed() => {
+                let now = told.borrow_and_update().asked;
+                if std::mem::replace(&mut asked, now) == now {
                     continue;
                 }
             }

@@ -7,7 +7,7 @@ use redirector::{
         Access, Cause, Check, CheckId, CheckKind, Failure, Keyspace, MemberId, Pace, Phase, ProbeOutcome,
         RedisErrorKind, ServiceId, ShardFailure, Verdict,
     },
-    probe::{ProberId, Report, Target, once, run},
+    probe::{ProberId, Report, Target, Told, once, run},
 };
 use rustix::process::Signal;
 use tokio::{
@@ -47,12 +47,12 @@ pub(crate) fn shard(outcome: &ProbeOutcome) -> (Phase, &ShardFailure) {
 struct Prober {
     reports: mpsc::Receiver<Report>,
     task: JoinHandle<()>,
-    _pace: watch::Sender<Pace>,
+    _pace: watch::Sender<Told>,
 }
 
 impl Prober {
     fn start(redis: &Redis) -> Self {
-        let (pace, watched) = watch::channel(Pace::Fast);
+        let (pace, watched) = watch::channel(Pace::Fast.into());
         let (sender, reports) = mpsc::channel(1);
         let target = Target {
             prober: ProberId::default(),

@@ -11,7 +11,7 @@ use std::{
 
 use redirector::{
     model::{Access, Cause, Check, CheckId, CheckKind, MemberId, Pace, Phase, ServiceId, Verdict},
-    probe::{ProberId, Report, Target, run},
+    probe::{ProberId, Report, Target, Told, run},
 };
 use rustix::process::Signal;
 use tokio::{
@@ -28,19 +28,19 @@ use crate::{
 
 /// A running prober. It ends with its guard.
 pub(crate) struct Prober {
-    pace: watch::Sender<Pace>,
+    told: watch::Sender<Told>,
     reports: mpsc::Receiver<Report>,
     task: JoinHandle<()>,
 }
 
 impl Prober {
     fn start(check: Check, address: SocketAddr, access: Access, pace: Pace) -> Self {
-        let (pace, watched) = watch::channel(pace);
+        let (told, watched) = watch::channel(pace.into());
         let (sender, reports) = mpsc::channel(1);
         let (service, member, check_id) = (ServiceId(3), MemberId(2), CheckId(1));
         let prober = ProberId(7);
         let target = Target { prober, service, member, check_id, check, address, access };
-        Self { pace, reports, task: tokio::spawn(run(target, watched, sender)) }
+        Self { told, reports, task: tokio::spawn(run(target, watched, sender)) }
     }
 
     /// One that is not in doubt.
@@ -231,15 +231,29 @@ async fn a_change_of_pace_takes_effect_at_once() {
         prober.passes().await;
         assert_eq!(prober.within(Duration::from_millis(100)).await, None);
         let changed = Instant::now();
-        prober.pace.send(Pace::Fast).unwrap();
+        prober.told.send(Pace::Fast.into()).unwrap();
         let at = prober.passes().await;
         assert!(at - changed < Duration::from_secs(1));
         prober.passes().await;
-        prober.pace.send(Pace::Normal).unwrap();
+        prober.told.send(Pace::Normal.into()).unwrap();
         // One report may have been on its way already.
         prober.within(Duration::from_millis(100)).await;
         assert_eq!(prober.within(Duration::from_millis(100)).await, None);
     }
+}
+
+/// What asks for a round and what changes the pace often come together, and a prober sees only the newest of the two.
+#[tokio::test]
+async fn a_round_that_is_asked_for_is_made_whatever_the_pace_becomes_with_it() {
+    let redis = Redis::start(&[]);
+    let (address, access) = (redis.address(), Access::default());
+    let mut prober = Prober::start(check(CheckKind::Ping), address, access, Pace::Normal);
+    prober.passes().await;
+    assert_eq!(prober.within(Duration::from_millis(100)).await, None);
+    prober.told.send_modify(|told| told.asked += 1);
+    prober.told.send_modify(|told| told.pace = Pace::Down);
+    assert!(prober.within(Duration::from_millis(500)).await.is_some());
+    assert_eq!(prober.within(Duration::from_millis(100)).await, None);
 }
 
 /// A member that closes every connection must not make a prober spin.

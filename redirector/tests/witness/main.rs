@@ -11,7 +11,7 @@ use redirector::{
         Access, Authorities, Cause, Check, CheckId, CheckKind, Failure, MemberId, Pace, Phase, ProbeOutcome,
         ServiceId, Tls, Trust, Verdict,
     },
-    probe::{ProberId, Report, Target, run},
+    probe::{ProberId, Report, Target, Told, run},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -52,13 +52,13 @@ fn free_address() -> SocketAddr {
 struct Prober {
     reports: mpsc::Receiver<Report>,
     _guard: JoinSet<()>,
-    _pace: watch::Sender<Pace>,
+    _pace: watch::Sender<Told>,
 }
 
 impl Prober {
     fn start(check: Check, address: SocketAddr) -> Self {
         let (sender, reports) = mpsc::channel(1);
-        let (pace, paces) = watch::channel(Pace::Normal);
+        let (pace, paces) = watch::channel(Pace::Normal.into());
         let (service, member, check_id) = (ServiceId(0), MemberId(0), CheckId(0));
         let prober = ProberId::default();
         let target = Target { prober, service, member, check_id, check, address, access: Access::default() };

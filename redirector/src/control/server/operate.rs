@@ -16,6 +16,7 @@ use super::{
     },
     Agent, Body, OPERATOR_TIME, REQUEST_TIME, Refusal, Request, ask_or, json,
 };
+use crate::model::is_name;
 
 /// A path that stands for a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +67,6 @@ impl<'a> Path<'a> {
     }
 }
 
-/// Whoever may not change anything does not fill the record with what is no name (docs/configuration.md).
-fn could_be_a_name(text: &&str) -> bool {
-    text.len() <= 63 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-}
-
 /// Says to the record and to whoever asked that he may not. `asked`: reason, and whether it was only to be said what would
 /// happen.
 pub(super) async fn deny(
@@ -88,10 +84,12 @@ pub(super) async fn deny(
         } else {
             format!("; {unsaid} more requests were denied before this one, and not recorded")
         };
+        // Whoever may not change anything does not fill the record with what is no name (docs/configuration.md).
+        let name = |text: Option<&str>| text.filter(|text| is_name(text)).map(str::to_owned);
         let operation = Operation {
             verb,
-            service: service.filter(could_be_a_name).map(str::to_owned),
-            member: member.filter(could_be_a_name).map(str::to_owned),
+            service: name(service),
+            member: name(member),
             dry_run,
             who,
             reason,

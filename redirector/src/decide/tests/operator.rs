@@ -351,6 +351,18 @@ fn a_pin_that_ended_while_no_agent_ran_holds_no_more() {
     assert_eq!(world.view().pinned, None);
 }
 
+/// It stayed in the file, and a member that was given the name later was drained by it.
+#[test]
+fn an_order_about_a_member_that_is_gone_is_not_kept() {
+    let mut world = World::settled(with_oslo(10));
+    world.order(&drain(OSLO)).unwrap();
+    let kept = world.core.orders();
+    let mut core = World::settled(orders()).core;
+    core.take_up(Time(s(7200)), &kept);
+    assert_eq!(core.poll_action(), Some(Action::Orders(Orders::default())));
+    assert_eq!(core.poll_action(), None);
+}
+
 #[test]
 fn explain_tells_what_would_change_the_decision() {
     let mut world = World::settled(orders());

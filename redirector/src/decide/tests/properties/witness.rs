@@ -288,9 +288,11 @@ impl Witness {
                     self.orders = orders.clone();
                 }
                 Action::Spread { from, epoch, over } => {
-                    let switch = switched.as_ref().expect("a switch comes first");
-                    assert_eq!((Some(*from), *epoch, *over), (switch.from, switch.epoch, switch.over));
-                    assert!(!over.is_zero());
+                    // Of a switch before a restart, what is left.
+                    let switch = self.core.last.as_ref().expect("of a switch");
+                    assert_eq!((Some(*from), *epoch), (switch.from, switch.epoch));
+                    let rest = if switched.is_some() { switch.over } else { switch.over.min(*over) };
+                    assert!(!over.is_zero() && *over == rest);
                 }
                 Action::Look { member } => self.check_look(*member, &after),
                 Action::Signal { member, looked, .. } => {
