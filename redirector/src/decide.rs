@@ -478,7 +478,8 @@ impl Core {
 
     /// Says that the flows of `from` are reset little by little.
     fn spread(&mut self, from: Option<MemberId>, over: Duration) {
-        if let Some(from) = from.filter(|_| !over.is_zero()) {
+        let is_left = |from: &MemberId| self.standing.active() != Some(*from);
+        if let Some(from) = from.filter(is_left).filter(|_| !over.is_zero()) {
             self.actions.push_back(Action::Spread { from, epoch: self.epoch, over });
         }
     }

@@ -288,11 +288,14 @@ impl Witness {
                     self.orders = orders.clone();
                 }
                 Action::Spread { from, epoch, over } => {
-                    // Of a switch before a restart, what is left.
-                    let switch = self.core.last.as_ref().expect("of a switch");
-                    assert_eq!((Some(*from), *epoch), (switch.from, switch.epoch));
-                    let rest = if switched.is_some() { switch.over } else { switch.over.min(*over) };
-                    assert!(!over.is_zero() && *over == rest);
+                    let last = after.last.as_ref().expect("a switch comes first");
+                    assert_eq!((Some(*from), *epoch), (last.from, last.epoch));
+                    // Of what an earlier agent had begun less is left.
+                    let is_right = *over == last.over || switched.is_none() && *over < last.over;
+                    assert!(
+                        is_right && !over.is_zero() && after.active != Some(*from),
+                        "{over:?} of {last:?}"
+                    );
                 }
                 Action::Look { member } => self.check_look(*member, &after),
                 Action::Signal { member, looked, .. } => {
