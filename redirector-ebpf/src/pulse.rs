@@ -26,7 +26,8 @@ pub fn sent(flow: &mut Flow, segment: &Segment, now: u32) {
         if sent.get() != now && is_first(sent.get(), pulse.heard().get()) {
             sent.set(now);
         }
-        if !segment.flags.has_syn() && asked.get() != now && is_first(asked.get(), pulse.answered().get()) {
+        // Nor does data answer the end of a stream.
+        if segment.data() != 0 && asked.get() != now && is_first(asked.get(), pulse.answered().get()) {
             asked.set(now);
         }
     }

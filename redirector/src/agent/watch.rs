@@ -43,6 +43,8 @@ pub(super) struct Watch {
     /// [`LOOK_AFTER`](crate::model::LOOK_AFTER) in ticks.
     patience: u32,
     next: Option<Instant>,
+    /// When the newest was made.
+    looked: Option<Instant>,
 }
 
 /// One member.
@@ -152,11 +154,10 @@ impl Watched {
     fn traffic(&mut self, beat: &Beat, pulses: &Pulses) -> Result<Option<Traffic>> {
         let Some(before) = self.met else { return Ok(None) };
         // Each processor counts replies for itself: they are asked for only when there were some.
-        let is_quiet = beat.answered == self.asks.answered;
-        let after = Met {
-            totals: pulses.totals(self.id),
-            replies: if is_quiet { before.replies } else { pulses.replies(self.id)? },
-        };
+        let totals = pulses.totals(self.id);
+        let is_quiet = beat.answered == self.asks.answered && totals.errors == before.totals.errors;
+        let replies = if is_quiet { before.replies } else { pulses.replies(self.id)? };
+        let after = Met { totals, replies };
         self.met = Some(after);
         let errors = after.totals.errors.wrapping_sub(before.totals.errors);
         let replies = u32::try_from(after.replies.wrapping_sub(before.replies)).unwrap_or(u32::MAX);
@@ -174,7 +175,7 @@ impl Watch {
     /// Nobody yet. [`LOOK_AFTER`](crate::model::LOOK_AFTER) in ticks.
     pub(super) fn new(patience: u32) -> Self {
         let (members, services, places) = (Vec::new(), Vec::new(), Vec::new());
-        Self { members, services, places, patience, next: None }
+        Self { members, services, places, patience, next: None, looked: None }
     }
 
     /// Watches the members of this configuration from now on; `id` is the kernel's of each. Those that were there go on.
@@ -189,6 +190,7 @@ impl Watch {
         id: impl Fn(ServiceId, MemberId) -> u16,
     ) -> Result<()> {
         let before = std::mem::replace(self, Self::new(self.patience));
+        let mut failed = None;
         let known = |service: ServiceId, member: MemberId| {
             before.members[before.services[service.0] + member.0].clone()
         };
@@ -201,23 +203,24 @@ impl Watch {
                     (MemberId(number), old.zip(*member).map(|(old, member)| known(old, member)));
                 let fresh = || Watched::new(id(service_id, member_id));
                 let watched = known.unwrap_or_else(fresh);
-                let wants_traffic = service.breaker.is_some() && service.signals != Signals::Off;
+                let wants_traffic = service.breaker.is_some() && service.signals == Signals::Act;
                 let met = wants_traffic.then(|| watched.met.map_or_else(|| Met::now(watched.id, pulses), Ok));
-                let met = met.transpose()?;
-                Ok(Watched {
-                    service: service_id,
-                    member: member_id,
-                    signals: service.signals,
-                    met,
-                    ..watched
-                })
+                let met = met.transpose().unwrap_or_else(|error| {
+                    failed = Some(error);
+                    None
+                });
+                Watched { service: service_id, member: member_id, signals: service.signals, met, ..watched }
             });
-            Some(each.collect::<Result<Vec<_>>>())
+            Some(each.collect::<Vec<_>>())
         });
         for members in members.into_iter().flatten() {
             self.services.push(self.members.len());
-            members?.into_iter().for_each(|watched| self.push(watched));
+            members.into_iter().for_each(|watched| self.push(watched));
         }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        self.looked = before.looked;
         let somebody = self.members.iter().any(|watched| watched.signals != Signals::Off);
         self.next = somebody.then(|| before.next.unwrap_or_else(Instant::now));
         Ok(())
@@ -291,6 +294,9 @@ impl Watch {
         mut tell: impl FnMut(ServiceId, MemberId, Seen),
     ) -> Result<()> {
         self.next = None;
+        // What clients have met while nobody looked was spread over all that time, and not over one look.
+        let late = ticks.duration(self.patience.saturating_mul(3));
+        let is_late = self.looked.replace(now).is_some_and(|looked| now.duration_since(looked) > late);
         // Read once in a look, and only in one that needs it.
         let tick = Cell::new(None);
         let read = || -> Result<u32> {
@@ -301,7 +307,7 @@ impl Watch {
         let mut soonest = u32::MAX;
         for watched in self.members.iter_mut().filter(|watched| watched.signals != Signals::Off) {
             let (id, beat) = (watched.id, pulses.beat(watched.id));
-            if let Some(traffic) = watched.traffic(&beat, pulses)? {
+            if let Some(traffic) = watched.traffic(&beat, pulses)?.filter(|_| !is_late) {
                 tell(watched.service, watched.member, Seen::Traffic(traffic));
             }
             let round_trip = || ticks.ticks(pulses.round_trip(id));

@@ -63,11 +63,15 @@ impl Injector {
             return Err(io::Error::last_os_error());
         }
         let mut asked = 0;
-        for batch in flows.chunks(BATCH) {
-            let sent = self.send(device, batch)?;
-            asked += sent;
-            if sent < batch.len() {
-                break;
+        while asked < flows.len() {
+            let rest = &flows[asked..];
+            match self.send(device, &rest[..rest.len().min(BATCH)]) {
+                Ok(sent) => asked += sent,
+                // A program took this one and sent nothing on: its flow had ended, or there is no way to its member. The kernel
+                // tells that in the same way as a queue that is full.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => asked += 1,
+                Err(error) if asked == 0 => return Err(error),
+                Err(_) => break,
             }
         }
         Ok(asked)

@@ -132,6 +132,8 @@ pub(super) struct Maps {
     pub(super) slots: Arc<Slots>,
     l3_devices: HashMap<MapData, u32, u32>,
     services: Array<MapData, Service>,
+    /// When each service would admit the next connection, if it had no burst.
+    opens: Array<MapData, u64>,
     names: Array<MapData, Name>,
     meta: Array<MapData, Meta>,
     outcomes: Arc<Outcomes>,
@@ -172,6 +174,7 @@ impl Maps {
             slots: Arc::new(Slots::new(map("slots_v4")?.try_into()?)?),
             l3_devices: map("l3_devices_v4")?.try_into()?,
             services: map("services_v4")?.try_into()?,
+            opens: map("opens_v4")?.try_into()?,
             names: map("names_v4")?.try_into()?,
             meta: map("meta_v4")?.try_into()?,
             outcomes: Arc::new(Outcomes(map("outcomes_v4")?.try_into()?)),
@@ -205,7 +208,13 @@ impl Maps {
 
     /// What programs know of a service besides its decision.
     pub(super) fn set_service(&mut self, service: u16, known: Service) -> Result<()> {
-        Ok(self.services.set(u32::from(service), known, 0)?)
+        let index = u32::from(service);
+        if self.services.get(&index, 0)? != known {
+            self.services.set(index, known, 0)?;
+            // How long others have to wait was worked out for another rate: with this one it might be for minutes.
+            self.opens.set(index, 0, 0)?;
+        }
+        Ok(())
     }
 
     /// Refuses VIPs that there is no room for, those that are there now among them.

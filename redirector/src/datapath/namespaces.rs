@@ -46,7 +46,8 @@ pub(super) fn beside(addresses: &HashSet<IpAddr>) -> Result<Vec<Namespace>> {
         let Ok(file) = File::open(&path) else { continue };
         let Ok(inode) = file.metadata().map(|data| (data.dev(), data.ino())) else { continue };
         if seen.insert(inode)
-            && let Some(number) = here.number_of(file.as_fd())?
+            // What is left of a container that is gone is a file like any other.
+            && let Ok(Some(number)) = here.number_of(file.as_fd())
             && numbers.remove(&number)
         {
             entrances.push(file);

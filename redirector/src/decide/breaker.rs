@@ -76,7 +76,9 @@ impl Breaker {
         }
         let failures = traffic.failed.saturating_add(traffic.errors);
         let successes = traffic.connected.saturating_add(traffic.answered);
-        self.row = if successes > 0 { 0 } else { self.row.saturating_add(failures) };
+        // A connection that is accepted to be told of trouble is no success.
+        let is_well = traffic.answered > 0 || (traffic.connected > 0 && traffic.errors == 0);
+        self.row = if is_well { 0 } else { self.row.saturating_add(failures) };
         let number = number(now, settings);
         if self.ring.back().is_none_or(|newest| newest.number < number) {
             self.ring.push_back(Bucket { number, attempts: 0, failures: 0 });

@@ -141,14 +141,14 @@ impl Core {
     }
 
     /// What the clients of a member have met since the call before. It may open the member's breaker, if the service has one
-    /// and looks at its traffic ([`Signals::Off`]).
+    /// and acts on its traffic ([`Signals::Act`]).
     ///
     /// # Panics
     ///
     /// When `member` is not of the service.
     pub fn on_traffic(&mut self, now: Time, member: MemberId, traffic: Traffic) {
         self.catch_up(now);
-        let Some(settings) = self.service.breaker.filter(|_| self.service.signals != Signals::Off) else {
+        let Some(settings) = self.service.breaker.filter(|_| self.service.signals == Signals::Act) else {
             return;
         };
         if self.members[member.0].on_traffic(self.now, &settings, traffic) {

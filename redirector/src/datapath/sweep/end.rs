@@ -127,8 +127,11 @@ impl Ender {
         let due: Vec<_> = others.iter().filter(is_due).collect();
         let names: Vec<_> = due.iter().map(|flow| flow.name).collect();
         let asked = self.inject(&names);
+        // Only once: by the next pass the port may be somebody else's.
+        let is_new = |flow: &&Doomed| !self.reset.contains(&flow.name.incarnation);
+        let new: Vec<_> = due.iter().copied().filter(is_new).collect();
         for namespace in beside {
-            destroy_in(namespace, flows, &due)?;
+            destroy_in(namespace, flows, &new)?;
         }
         let injected = &names[..asked];
         let waiting = still_there(flows, due[asked..].iter().copied())?;
