@@ -347,7 +347,7 @@ impl Agent {
                 let (service, member) = self.names(id, member);
                 self.observer.member_changed(service, member, state, reason, borne);
             }
-            Action::Look { member } => self.probers.ask(id, member),
+            Action::Look { member } => self.probers.look(id, member),
             Action::Signal { member, signal, looked } => {
                 let (service, member) = self.names(id, member);
                 self.observer.signal(service, member, &signal, looked);

@@ -387,9 +387,7 @@ impl Core {
             let again = self.move_on();
             debug_assert!(!again, "the best member that may be gone to is active");
         }
-        if let Some(epoch) = self.drains.take_ended(self.now) {
-            self.actions.push_back(Action::RaiseFloor { epoch });
-        }
+        self.end_drains();
         for (member, address) in self.leaving.take_ended(self.now) {
             let removed = !self.offered[member.0].iter().any(|offer| offer.address == address);
             self.actions.push_back(Action::ResetAddress { member, address, removed });
@@ -436,16 +434,19 @@ impl Core {
         }
         let over = self.spread_over(from, kind, policy);
         match policy {
-            FlowPolicy::Reset if !over.is_zero() => self.drains.begin(self.now, self.epoch, over),
+            FlowPolicy::Reset if !over.is_zero() => self.drains.begin(self.now, self.epoch, over, None),
             FlowPolicy::Reset => self.drains.supersede(),
-            FlowPolicy::Drain => self.drains.begin(self.now, self.epoch, self.service.drain_timeout),
+            FlowPolicy::Drain => {
+                let spread = from.filter(|from| self.is_planned(*from, kind));
+                self.drains.begin(self.now, self.epoch, self.service.drain_timeout, spread);
+            }
             FlowPolicy::Keep => {}
         }
         let borne = from.filter(|_| kind == SwitchKind::Failover).and_then(|from| self.borne(from));
         let switch = Switch { from, to, epoch: self.epoch, policy, over, kind, reason, borne, at: self.now };
         self.last = Some(switch.clone());
         self.actions.push_back(Action::Switch(switch));
-        self.spread(from, over);
+        self.spread(from, self.epoch, over);
         // The round of another switch, which waits, goes on.
         self.round.take_if(|round| {
             self.manual.as_ref().is_none_or(|manual| manual.to != round.member || to == Some(manual.to))
@@ -468,19 +469,36 @@ impl Core {
         self.service.on_failback
     }
 
-    /// Over which time the resets of a switch are spread; zero: all at once. Only where the member that is left lives: a
-    /// dead one keeps its clients waiting.
+    /// Over which time the resets of a switch are spread from its moment on; zero: all at once, or not then.
     fn spread_over(&self, from: Option<MemberId>, kind: SwitchKind, policy: FlowPolicy) -> Duration {
-        let is_down = from.is_none_or(|from| self.members[from.0].state() == MemberState::Down);
-        let is_planned = kind != SwitchKind::Failover && !is_down && policy == FlowPolicy::Reset;
-        if is_planned { self.service.reset_over } else { Duration::ZERO }
+        let is_planned = from.is_some_and(|from| self.is_planned(from, kind));
+        if is_planned && policy == FlowPolicy::Reset { self.service.reset_over } else { Duration::ZERO }
     }
 
-    /// Says that the flows of `from` are reset little by little.
-    fn spread(&mut self, from: Option<MemberId>, over: Duration) {
+    /// Whether a switch leaves a member that lives: a dead one keeps its clients waiting.
+    fn is_planned(&self, from: MemberId, kind: SwitchKind) -> bool {
+        kind != SwitchKind::Failover && self.members[from.0].state() != MemberState::Down
+    }
+
+    /// Drains that are over become the floor, after their resets were spread.
+    fn end_drains(&mut self) {
+        let (members, reset_over) = (&self.members, self.service.reset_over);
+        let is_down = |from: MemberId| members[from.0].state() == MemberState::Down;
+        let over = |from| if is_down(from) { Duration::ZERO } else { reset_over };
+        let ended = self.drains.take_ended(self.now, over);
+        if let Some(epoch) = ended.floor {
+            self.actions.push_back(Action::RaiseFloor { epoch });
+        }
+        if let Some((from, epoch)) = ended.spread {
+            self.spread(Some(from), epoch, reset_over);
+        }
+    }
+
+    /// Says that the flows of `from`, as old as the switch to `epoch`, are reset little by little.
+    fn spread(&mut self, from: Option<MemberId>, epoch: Epoch, over: Duration) {
         let is_left = |from: &MemberId| self.standing.active() != Some(*from);
         if let Some(from) = from.filter(is_left).filter(|_| !over.is_zero()) {
-            self.actions.push_back(Action::Spread { from, epoch: self.epoch, over });
+            self.actions.push_back(Action::Spread { from, epoch, over });
         }
     }
 }

@@ -356,6 +356,13 @@ pub enum Role {
 }
 
 impl Check {
+    /// Whether its probes are made at once when the kernel sees trouble in the traffic: it decides, and watches the member's
+    /// own address. Others, which ask an interface for operators or start a command, would notice nothing sooner.
+    #[must_use]
+    pub fn follows_signals(&self) -> bool {
+        self.effect.decides() && self.kind.sees(FailureKind::Silence)
+    }
+
     /// How long a verdict can take, from the start of its first probe.
     #[must_use]
     pub fn longest_probe(&self) -> Duration {

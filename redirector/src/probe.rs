@@ -81,12 +81,21 @@ pub struct Told {
     /// Grows by one whenever a round is wanted at once. A number, so that a change of the pace that comes with it hides it
     /// from nobody: only the newest value is seen.
     pub asked: u64,
+    /// The same of a signal: checks that notice nothing sooner by it go on as they were ([`Check::follows_signals`]).
+    pub looks: u64,
+}
+
+impl Told {
+    /// How often a round was wanted of the prober of this check.
+    fn wanted(&self, check: &Check) -> u64 {
+        self.asked + if check.follows_signals() { self.looks } else { 0 }
+    }
 }
 
 impl From<Pace> for Told {
     /// Nothing was asked for.
     fn from(pace: Pace) -> Self {
-        Self { pace, asked: 0 }
+        Self { pace, asked: 0, looks: 0 }
     }
 }
 
@@ -185,7 +194,8 @@ async fn rest(
     may: bool,
 ) -> bool {
     loop {
-        let Told { pace, asked } = *told.borrow_and_update();
+        let now = *told.borrow_and_update();
+        let pace = now.pace;
         tokio::select! {
             biased;
             () = prober.ended() => if may { return true },
@@ -194,7 +204,7 @@ async fn rest(
                 return false;
             }
             // When the sender is gone the pattern does not match, and the other branches go on.
-            Ok(()) = told.changed() => if told.borrow().asked != asked { return false },
+            Ok(()) = told.changed() => if told.borrow().wanted(check) != now.wanted(check) { return false },
         }
     }
 }

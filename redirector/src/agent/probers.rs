@@ -140,6 +140,13 @@ impl Probers {
         }
     }
 
+    /// Every prober of a member that a signal concerns does the same.
+    pub(super) fn look(&self, service: ServiceId, member: MemberId) {
+        for running in self.members[service.0][member.0].values() {
+            running.told.send_modify(|told| told.looks += 1);
+        }
+    }
+
     /// The probers of an address go over to another interval.
     pub(super) fn pace(&self, service: ServiceId, member: MemberId, address: SocketAddr, pace: Pace) {
         if let Some(running) = self.members[service.0][member.0].get(&address) {

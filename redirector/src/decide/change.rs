@@ -91,6 +91,7 @@ impl Core {
             last.to = last.to.and_then(new_number);
         }
         self.leaving.renumber(new_number);
+        self.drains.renumber(new_number);
         let orders = self.orders();
         self.orders = self.carried_orders(&service, members);
         let old = std::mem::replace(&mut self.service, service);

@@ -25,12 +25,15 @@ impl Core {
         if floor < epoch {
             match policy {
                 FlowPolicy::Reset if !over.is_zero() => {
-                    self.drains.begin(self.now, epoch, rest_of(over));
-                    self.spread(from, rest_of(over));
+                    self.drains.begin(self.now, epoch, rest_of(over), None);
+                    self.spread(from, epoch, rest_of(over));
                 }
                 // The earlier agent died between the decision and the floor.
                 FlowPolicy::Reset => self.actions.push_back(Action::RaiseFloor { epoch }),
-                FlowPolicy::Drain => self.drains.begin(self.now, epoch, rest_of(self.service.drain_timeout)),
+                FlowPolicy::Drain => {
+                    let spread = from.filter(|from| self.is_planned(*from, kind));
+                    self.drains.begin(self.now, epoch, rest_of(self.service.drain_timeout), spread);
+                }
                 FlowPolicy::Keep => {}
             }
         }

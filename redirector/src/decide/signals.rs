@@ -67,11 +67,11 @@ pub(super) struct Rhythm {
 
 impl Rhythm {
     pub(super) fn of(checks: &[Check]) -> Self {
-        let deciding = checks.iter().filter(|check| check.effect.decides());
+        // What a check asks is not recorded: so it is not asked for here whether a look concerns it.
+        let deciding = || checks.iter().filter(|check| check.effect.decides());
         Self {
-            fast: deciding.map(|check| check.fast_interval).min().unwrap_or_default(),
-            // All checks look, also those that are dear.
-            normal: checks.iter().map(|check| check.interval).max().unwrap_or_default(),
+            fast: deciding().map(|check| check.fast_interval).min().unwrap_or_default(),
+            normal: deciding().map(|check| check.interval).max().unwrap_or_default(),
         }
     }
 }

@@ -103,6 +103,20 @@ fn a_pulse_says_since_when_something_waits() {
     });
 }
 
+/// Else every client that closes would look like one that waits, and hide those that do.
+#[test]
+fn the_end_of_a_stream_asks_nothing() {
+    both(|bench| {
+        bench.establish();
+        bench.wait();
+        let before = bench.pulse(MEMBER);
+        bench.sent("client > vip FIN ACK seq=101 ack=501");
+        let after = bench.pulse(MEMBER);
+        assert_eq!(after.asked, before.asked);
+        assert!(after.is_unheard(), "it is sent, and its acknowledgement waited for");
+    });
+}
+
 #[test]
 fn round_trips_and_connections_are_measured() {
     both(|bench| {

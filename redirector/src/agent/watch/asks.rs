@@ -27,8 +27,8 @@ pub(super) struct Asks {
     busy_since: u32,
     /// [`Beat::sent`] that was told, or that a probe has looked after.
     silent: Option<u32>,
-    /// The same of [`Beat::asked`].
-    stalled: Option<u32>,
+    /// The same of [`Beat::asked`], and what was [`Beat::sent`] last then.
+    stalled: Option<(u32, u32)>,
 }
 
 /// What a look at a member finds.
@@ -57,26 +57,37 @@ impl Asks {
             || (is_busy && beat.sent == beat.heard && beat.heard == beat.answered);
         let stalled = is_after(beat.asked, beat.answered) || (is_busy && beat.asked == beat.answered);
         let tell_silent = silent && self.silent != Some(beat.sent);
-        let tell_stalled = stalled && self.stalled != Some(beat.asked);
-        if !tell_silent && !tell_stalled {
+        let unanswered = self.unanswered(beat).filter(|_| stalled);
+        if !tell_silent && unanswered.is_none() {
             return Ok(Found::Nothing);
         }
         let (now, limit) = (now()?, patience.max(round_trip().saturating_mul(ROUND_TRIPS)));
-        let (sent, asked) = (since(beat.sent, now), since(beat.asked, now));
+        let sent = since(beat.sent, now);
+        let asked = unanswered.map(|asked| since(asked, now));
         if silent && sent >= limit {
             // Who says nothing answers nothing: it is told as what it is.
-            self.stalled = Some(beat.asked);
+            self.stalled = Some((beat.asked, beat.sent));
             self.silent = Some(beat.sent);
             return Ok(if tell_silent { Found::Trouble(SignalKind::Silent, sent) } else { Found::Nothing });
         }
-        if tell_stalled && asked >= limit {
-            self.stalled = Some(beat.asked);
+        if let Some(asked) = asked.filter(|asked| *asked >= limit) {
+            self.stalled = Some((beat.asked, beat.sent));
             return Ok(Found::Trouble(SignalKind::Stalled, asked));
         }
         // What is told by now is done with; what is left is younger than the limit.
-        let waits = [(tell_silent, sent), (tell_stalled, asked)];
-        let longest = waits.into_iter().filter_map(|(tell, age)| tell.then_some(age)).max();
+        let longest = tell_silent.then_some(sent).max(asked);
         Ok(Found::Open(limit.saturating_sub(longest.unwrap_or_default())))
+    }
+
+    /// When something was asked that waits for an answer and was not told yet.
+    ///
+    /// The programs keep the *first* ask without an answer. That of a client that blocks for an hour is told once, and
+    /// would hide whoever asks in that hour; so what is sent after it was told is another ask.
+    fn unanswered(&self, beat: &Beat) -> Option<u32> {
+        match self.stalled {
+            Some((asked, sent)) if asked == beat.asked => is_after(beat.sent, sent).then_some(beat.sent),
+            _ => Some(beat.asked),
+        }
     }
 
     /// Whether the member has answered in each of the last looks, up to its newest answer.
@@ -185,6 +196,19 @@ mod tests {
         assert_eq!(story.after(23).look(), Found::Open(1));
         assert_eq!(story.after(1).look(), Found::Trouble(SignalKind::Stalled, 25));
         assert_eq!(story.after(9000).look(), Found::Nothing, "a client that blocks for long is told once");
+    }
+
+    /// A worker waits in `BLPOP`, and then the server freezes.
+    #[test]
+    fn a_client_that_blocks_does_not_hide_a_stall() {
+        let mut story = Story::new();
+        story.ask().after(1).acknowledge();
+        assert_eq!(story.after(24).look(), Found::Trouble(SignalKind::Stalled, 25));
+        assert_eq!(story.after(1250).look(), Found::Nothing);
+        story.ask().after(1).acknowledge();
+        assert_eq!(story.look(), Found::Open(24));
+        assert_eq!(story.after(24).look(), Found::Trouble(SignalKind::Stalled, 25));
+        assert_eq!(story.after(9000).look(), Found::Nothing, "that one is told once, too");
     }
 
     #[test]

@@ -52,6 +52,17 @@ fn one_success_ends_the_row() {
     assert_eq!(breaker.down_because().unwrap(), "breaker open: 5 attempts of clients failed in a row");
 }
 
+/// As at `maxclients`: every attempt is accepted, and told so.
+#[test]
+fn a_connection_that_brings_an_error_only_ends_no_row() {
+    let settings = Settings { in_a_row: 5, minimum_failures: 1000, ..settings() };
+    let mut breaker = Breaker::default();
+    let rejected = Traffic { connected: 2, errors: 2, ..failed(0) };
+    assert!(!breaker.on_traffic(at(0), &settings, rejected));
+    assert!(!breaker.on_traffic(at(100), &settings, rejected));
+    assert!(breaker.on_traffic(at(200), &settings, rejected));
+}
+
 fn traffic() -> impl Strategy<Value = Traffic> {
     (0_u32..20, 0_u32..4, 0_u32..20, 0_u32..4).prop_map(|(connected, failed, answered, errors)| Traffic {
         connected,

@@ -63,3 +63,30 @@ fn the_next_agent_goes_on_with_what_is_left_of_it() {
         .any(|action| action == Action::RaiseFloor { epoch: Epoch(7) });
     assert!(raised);
 }
+
+/// Else all that are left at the end of a drain would come at once.
+#[test]
+fn the_end_of_a_drain_is_spread_too() {
+    let mut world =
+        World::settled(Service { on_failback: FlowPolicy::Drain, drain_timeout: s(5), ..paced() });
+    let switch = Command::Switch { to: DUBLIN, hold: None, reason: String::new(), force: true };
+    world.order(&switch).unwrap();
+    let (at, epoch) = (world.now, world.core.epoch());
+    assert_eq!((world.the_switch().policy, world.the_switch().over), (FlowPolicy::Drain, s(0)));
+    assert!(spreads(&world.done).is_empty());
+    world.run(s(10));
+    assert_eq!(spreads(&world.done), [(at + s(5), Action::Spread { from: PARIS, epoch, over: s(2) })]);
+    assert_eq!(world.floors(), [(at + s(7), epoch)]);
+}
+
+#[test]
+fn the_end_of_a_drain_is_not_spread_over_a_member_that_died_meanwhile() {
+    let mut world =
+        World::settled(Service { on_failback: FlowPolicy::Drain, drain_timeout: s(5), ..paced() });
+    let switch = Command::Switch { to: DUBLIN, hold: None, reason: String::new(), force: true };
+    world.order(&switch).unwrap();
+    let (at, epoch) = (world.now, world.core.epoch());
+    world.is(PARIS, Dead).run(s(10));
+    assert!(spreads(&world.done).is_empty());
+    assert_eq!(world.floors(), [(at + s(5), epoch)]);
+}

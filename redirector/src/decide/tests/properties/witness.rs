@@ -288,13 +288,14 @@ impl Witness {
                     self.orders = orders.clone();
                 }
                 Action::Spread { from, epoch, over } => {
-                    let last = after.last.as_ref().expect("a switch comes first");
-                    assert_eq!((Some(*from), *epoch), (last.from, last.epoch));
-                    // Of what an earlier agent had begun less is left.
-                    let is_right = *over == last.over || switched.is_none() && *over < last.over;
+                    assert!(!nothing, "no reason to spread {epoch}");
+                    // Of a switch that was just made, or of one before it whose drain is over; what an earlier agent had
+                    // begun may be nearly over.
+                    let is_right =
+                        *epoch <= after.epoch && *epoch > self.floor && *over <= self.service.reset_over;
                     assert!(
                         is_right && !over.is_zero() && after.active != Some(*from),
-                        "{over:?} of {last:?}"
+                        "{epoch} over {over:?}"
                     );
                 }
                 Action::Look { member } => self.check_look(*member, &after),
