@@ -146,6 +146,23 @@ fn a_black_hole() {
     });
 }
 
+/// The program that is asked to reset both ends drops what it cannot send to the member. The kernel reports that like a queue
+/// that is full; whoever comes after is reset all the same.
+#[test]
+fn a_member_without_a_route() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (one, other) = (lab.container("c1")?, lab.machine("outside")?);
+        lab.vips_through_app()?;
+        let agent = agent(lab, &lab.config())?;
+        let clients = [waiting(&one)?, waiting(&other)?].into_iter().flatten().collect::<Vec<_>>();
+        let since = Instant::now();
+        lab.app().ip("route add unreachable 10.2.1.2/32")?;
+        lab.app().ip("-6 route add unreachable fd02:1::2/128")?;
+        are_woken(&clients, since, Duration::from_secs(3), ErrorKind::ConnectionReset)?;
+        wait_until("no flow is left", SOON, || flows(&agent).is_ok_and(|flows| flows == 0)).map(drop)
+    });
+}
+
 /// Connections at `member` that wait for the last packet of the handshake.
 fn half_open(member: &Member) -> Result<usize> {
     const SYN_RECV: &str = "03";
