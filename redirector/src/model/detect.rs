@@ -124,7 +124,7 @@ impl Limits {
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// From one refused probe to the next: long enough to be another attempt, short enough to leave a crashed member at once.
-const CONFIRMATION: Duration = Duration::from_millis(2);
+const CONFIRMATION: Duration = Duration::from_millis(1);
 
 /// How many attempts follow each other so quickly.
 const QUICK_ATTEMPTS: u32 = 3;

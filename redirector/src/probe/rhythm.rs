@@ -153,13 +153,13 @@ mod tests {
     fn a_refusal_is_confirmed_quickly_until_the_check_fails() {
         let check = Check::of(CheckKind::Ping);
         let mut rhythm = Rhythm::with_seed(1);
-        for (failures, expected) in [(1, 2), (2, 2), (3, 50)] {
+        for (failures, expected) in [(1, 1), (2, 1), (3, 50)] {
             rhythm.ended(&check, &refused(), failures);
             assert_eq!(rhythm.interval(&check, Pace::Fast), Duration::from_millis(expected), "{failures}");
         }
         // More than three were asked for, to wait.
         let stubborn = Check { fall: 10, ..check.clone() };
-        for (failures, expected) in [(1, 2), (2, 2), (3, 50), (9, 50)] {
+        for (failures, expected) in [(1, 1), (2, 1), (3, 50), (9, 50)] {
             rhythm.ended(&stubborn, &refused(), failures);
             assert_eq!(rhythm.interval(&stubborn, Pace::Fast), Duration::from_millis(expected), "{failures}");
         }
