@@ -40,8 +40,8 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
         // The environment, not an argument: so a person's own `-- --test-threads` wins.
         if env::var_os("RUST_TEST_THREADS").is_none() {
             let cores = thread::available_parallelism().map_or(1, usize::from);
-            // One more than there are processors: labs mostly wait.
-            command.env("RUST_TEST_THREADS", (cores + 1).min(MOST_THREADS).to_string());
+            // Two more than there are processors: labs mostly wait.
+            command.env("RUST_TEST_THREADS", (cores + 2).min(MOST_THREADS).to_string());
         }
         run::run(&mut command)
     })?;

@@ -343,7 +343,7 @@ impl Bench {
 
     /// The agent asks for the only flow to be reset, or for one whose incarnation differs in these bits.
     pub fn asked(&mut self, wrong: u64) -> Seen {
-        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v3");
+        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v4");
         let (client_side, flow) = flows.iter().next().unwrap().unwrap();
         let (frame, length) = request(&client_side, flow.incarnation ^ wrong);
         let (verdict, out, outcome) = self.run_frame(EGRESS, &frame[..length]).unwrap();
