@@ -69,7 +69,8 @@ impl Drains {
     /// are spread ends that much later, and those behind it no earlier. `over`: how long that takes for a member.
     pub(super) fn take_ended(&mut self, now: Time, over: impl Fn(MemberId) -> Duration) -> Ended {
         let mut ended = Ended::default();
-        while let Some(drain) = self.0.pop_front_if(|drain| drain.deadline <= now) {
+        while let Some(drain) = self.0.front().copied().filter(|drain| drain.deadline <= now) {
+            self.0.pop_front();
             if let Some(from) = drain.spread.filter(|from| !over(*from).is_zero()) {
                 let deadline = now + over(from);
                 self.0.push_front(Drain { deadline, spread: None, ..drain });
