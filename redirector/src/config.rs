@@ -36,7 +36,7 @@ mod rest;
 mod service;
 mod shards;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 mod traffic;
 mod url;

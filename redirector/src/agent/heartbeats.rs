@@ -3,9 +3,9 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::sync::watch;
 
-use super::tasks::Tasks;
+use super::tasks::{Owned, Tasks};
 use crate::{
     model::{Access, Check, CheckKind, MemberId, Service},
     probe::heartbeat::{self, Addresses, Heartbeat, Said},
@@ -25,13 +25,7 @@ struct Running {
     addresses: Vec<Addresses>,
     /// Outlives the task, so that relays need not know when it is started anew.
     said: Arc<watch::Sender<Said>>,
-    task: AbortHandle,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: Owned,
 }
 
 impl Heartbeats {
@@ -105,6 +99,6 @@ fn start(
     }
     let said = old.map_or_else(|| Arc::new(watch::Sender::default()), |old| Arc::clone(&old.said));
     let name = format!("the heartbeat {:?} of service {:?}", check.name, service.name);
-    let task = tasks.spawn(name, heartbeat::run(heartbeat, Arc::clone(&said)));
-    Running { check: check.clone(), members, addresses, said, task }
+    let task = tasks.spawn_owned(name, heartbeat::run(heartbeat, Arc::clone(&said)));
+    Running { check: check.clone(), members, addresses, said, _task: task }
 }

@@ -5,9 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use tokio::task::AbortHandle;
-
-use super::tasks::Tasks;
+use super::tasks::{Owned, Tasks};
 use crate::{
     model::{Config, MemberId, Service},
     readiness::{self, Board, Target},
@@ -25,13 +23,7 @@ pub(super) struct Lookouts {
 struct Running {
     target: Target,
     addresses: Vec<SocketAddr>,
-    task: AbortHandle,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: Owned,
 }
 
 impl Lookouts {
@@ -57,8 +49,9 @@ impl Lookouts {
             target.member, target.service
         );
         let addresses = addresses.to_vec();
-        let task = tasks.spawn(what, readiness::run(target.clone(), addresses.clone(), self.board.clone()));
-        self.running.insert(name, Running { target, addresses, task });
+        let task =
+            tasks.spawn_owned(what, readiness::run(target.clone(), addresses.clone(), self.board.clone()));
+        self.running.insert(name, Running { target, addresses, _task: task });
     }
 
     /// Nobody looks any more at members that `config` does not have, and what was seen there is forgotten.

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::sync::mpsc;
 
-use super::{QUEUE, tasks::Tasks};
+use super::{
+    QUEUE,
+    tasks::{Owned, Tasks},
+};
 use crate::{
     config::Resolved,
     datapath::Learner,
@@ -22,7 +25,7 @@ pub(super) struct Source {
 
 /// The tasks for the names of one configuration. Dropping it ends them, and forgets what they have found out and not said.
 pub(super) struct Names {
-    running: Vec<AbortHandle>,
+    _running: Vec<Owned>,
     changed: mpsc::Receiver<Changed>,
 }
 
@@ -48,25 +51,20 @@ impl Names {
                 let known = resolved.addresses(service, member).clone();
                 let followed = Followed { config: Arc::clone(config), service, member, known };
                 let name = format!("what follows the addresses of {endpoint}");
-                running
-                    .push(tasks.spawn(name, follow(Arc::clone(&source.resolver), followed, changes.clone())));
+                running.push(
+                    tasks.spawn_owned(name, follow(Arc::clone(&source.resolver), followed, changes.clone())),
+                );
             }
         }
         let learn = learn(learner, from_resolver, learnt, source.events.clone(), changes);
-        running.push(tasks.spawn("what learns how addresses are reached", learn));
-        Self { running, changed }
+        running.push(tasks.spawn_owned("what learns how addresses are reached", learn));
+        Self { _running: running, changed }
     }
 
     /// Waits until a member has other addresses, and it is known how they are reached. Nothing is lost when the wait is
     /// dropped.
     pub(super) async fn changed(&mut self) -> Option<Changed> {
         self.changed.recv().await
-    }
-}
-
-impl Drop for Names {
-    fn drop(&mut self) {
-        self.running.iter().for_each(AbortHandle::abort);
     }
 }
 

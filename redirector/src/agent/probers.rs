@@ -2,12 +2,13 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use tokio::{
-    sync::{mpsc, watch},
-    task::AbortHandle,
-};
+use tokio::sync::{mpsc, watch};
 
-use super::{heartbeats::Heartbeats, moves::Moves, tasks::Tasks};
+use super::{
+    heartbeats::Heartbeats,
+    moves::Moves,
+    tasks::{Owned, Tasks},
+};
 use crate::{
     model::{CheckId, MemberId, Pace, Service, ServiceId},
     probe::{self, ProberId, Report, Target, Told, heartbeat},
@@ -46,13 +47,7 @@ struct Running {
 /// A prober that runs, until it is dropped.
 struct Prober {
     target: Target,
-    task: AbortHandle,
-}
-
-impl Drop for Prober {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: Owned,
 }
 
 impl Running {
@@ -169,11 +164,11 @@ impl Probers {
         let (told, reports) = (told.subscribe(), self.reports.clone());
         let task = match self.heartbeats.said(service, &target.check) {
             Some(said) => {
-                tasks.spawn(name, heartbeat::relay(target.clone(), member.clone(), said, told, reports))
+                tasks.spawn_owned(name, heartbeat::relay(target.clone(), member.clone(), said, told, reports))
             }
-            None => tasks.spawn(name, probe::run(target.clone(), told, reports)),
+            None => tasks.spawn_owned(name, probe::run(target.clone(), told, reports)),
         };
-        Prober { target, task }
+        Prober { target, _task: task }
     }
 
     fn forget(&mut self, gone: &[Prober]) {

@@ -27,6 +27,15 @@ impl Tasks {
         handle
     }
 
+    /// The same for a task that ends with what is returned.
+    pub(super) fn spawn_owned(
+        &mut self,
+        name: impl Into<String>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> Owned {
+        Owned(self.spawn(name, task))
+    }
+
     /// Waits for a task that ends although nobody aborted it, and says which and why. Nothing is lost when the wait is
     /// dropped.
     pub(super) async fn failed(&mut self) -> Error {
@@ -40,6 +49,17 @@ impl Tasks {
                 Ok(_) => return anyhow!("{name} ended; {NEXT}"),
             }
         }
+    }
+}
+
+/// A task that runs until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it ends the task"]
+pub(super) struct Owned(AbortHandle);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -74,6 +94,20 @@ mod tests {
     async fn an_aborted_task_is_no_failure() {
         let mut tasks = Tasks::default();
         tasks.spawn("the one that is aborted", pending()).abort();
+        assert!(timeout(Duration::from_millis(10), tasks.failed()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_owned_task_ends_with_its_owner() {
+        let mut tasks = Tasks::default();
+        let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
+        let owned = tasks.spawn_owned("the one that is owned", async move {
+            let _alive = alive;
+            pending::<()>().await;
+        });
+        assert!(timeout(Duration::from_millis(10), ended.recv()).await.is_err(), "it runs");
+        drop(owned);
+        assert_eq!(timeout(Duration::from_secs(5), ended.recv()).await, Ok(None));
         assert!(timeout(Duration::from_millis(10), tasks.failed()).await.is_err());
     }
 

@@ -30,6 +30,19 @@ mod shards;
 mod witness;
 mod wrong;
 
+/// A configuration of these services with these members.
+pub(crate) fn configuration(services: &[(&str, &[&str])]) -> Config {
+    let mut text = String::new();
+    for (number, (service, members)) in services.iter().enumerate() {
+        text += &format!("[[service]]\nname = {service:?}\nvips = [\"192.0.2.{}:6379\"]\n", number + 1);
+        for (place, member) in members.iter().enumerate() {
+            let endpoint = format!("198.51.100.{}:6379", number * 10 + place + 1);
+            text += &format!("[[service.member]]\nname = {member:?}\nendpoint = {endpoint:?}\n");
+        }
+    }
+    parse(Path::new("test.toml"), &text).unwrap().config
+}
+
 /// Every key that is built, none with its default.
 const FULL: &str = include_str!("tests/full.toml");
 

@@ -215,22 +215,8 @@ fn name(text: &str, service: u32) -> Name {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::config;
-
-    fn configuration(services: &[(&str, &[&str])]) -> Config {
-        let mut text = String::new();
-        for (number, (service, members)) in services.iter().enumerate() {
-            text += &format!("[[service]]\nname = {service:?}\nvips = [\"192.0.2.{}:6379\"]\n", number + 1);
-            for (place, member) in members.iter().enumerate() {
-                let endpoint = format!("198.51.100.{}:6379", number * 10 + place + 1);
-                text += &format!("[[service.member]]\nname = {member:?}\nendpoint = {endpoint:?}\n");
-            }
-        }
-        config::parse(Path::new("test.toml"), &text).unwrap().config
-    }
+    use crate::config::tests::configuration;
 
     /// Names after an assignment, as the map would hold them.
     fn after(mut names: Vec<Name>, assignment: &Assignment) -> Vec<Name> {

@@ -1,8 +1,8 @@
-//! Ending flows at both ends, one of three ways each: the client's socket is destroyed, in this network namespace or in
-//! another one, or the programs are asked to reset both ends.
+//! Ending flows at both ends: the programs are asked to reset them, and then the client's socket is destroyed, in this
+//! network namespace or in another one, if it did not believe its reset.
 //!
-//! A destroyed socket's own reset frees the member and takes the flow along. What is left of those had nothing to reset: a
-//! connection that was still opening, or a socket that is gone. Its member may still wait, so the programs are asked.
+//! Where the programs could not be asked, a destroyed socket's own reset frees the member and takes the flow along. What is
+//! left of those had nothing to reset: a connection that was still opening, or a socket that is gone.
 
 use std::{
     collections::{BTreeMap, HashSet},
