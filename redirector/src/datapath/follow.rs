@@ -329,7 +329,7 @@ impl Follower {
                 self.routed.insert(*vip, *wanted);
                 continue;
             }
-            if self.shadowed.get(vip) == Some(&found) {
+            if self.shadowed.get(vip) == Some(&found) && self.network.has_vip_route(*vip, wanted.device).await? {
                 continue;
             }
             let taken_away = self.routed.get(vip) == Some(wanted);
@@ -344,7 +344,11 @@ impl Follower {
             }
             self.routed.insert(*vip, *wanted);
             let now_there = self.network.vip_route(*vip).await?;
-            if now_there.as_ref() != Some(wanted) {
+            if now_there.as_ref() == Some(wanted) {
+                continue;
+            }
+            // Taken away already, in between: the event of that comes.
+            if self.network.has_vip_route(*vip, wanted.device).await? {
                 tracing::warn!(
                     "packets to the VIP {vip} do not reach the VIP device, although it has a route there: another route or \
                      a rule comes first (`ip route get {vip}`, `ip rule`); remove it"

@@ -80,6 +80,12 @@ impl Network {
             .with_context(|| format!("cannot route the VIP {vip} to the VIP device"))
     }
 
+    /// Whether a VIP has a route into the VIP device, be it the one that packets take or not.
+    pub async fn has_vip_route(&self, vip: IpAddr, device: u32) -> Result<bool> {
+        let routes = self.routes_to_single_addresses().await?;
+        Ok(routes.contains(&SingleRoute { to: vip, device: Some(device) }))
+    }
+
     /// Removes routes into the VIP device that belong to no VIP any more.
     pub async fn remove_other_routes(&self, device: u32, vips: &HashSet<IpAddr>) -> Result<()> {
         let routes = self.main_routes().await?;
