@@ -103,7 +103,10 @@ pub fn for_clients(flows: &[Target]) -> Frame<{ HEADERS + MOST * TARGET }> {
         let Tuple { near, far, near_port, far_port } = flow.client_side;
         let ports = [near_port, far_port].map(Port::wire).map(u16::to_ne_bytes);
         let words = near.0.iter().chain(&far.0).copied().chain([u32::from_ne_bytes([
-            ports[0][0], ports[0][1], ports[1][0], ports[1][1],
+            ports[0][0],
+            ports[0][1],
+            ports[1][0],
+            ports[1][1],
         ])]);
         for word in words.chain(flow.incarnation) {
             frame[at..at + 4].copy_from_slice(&word.to_ne_bytes());
@@ -131,7 +134,8 @@ fn request<const N: usize>(flow: &Target, data: usize) -> Frame<N> {
     } else {
         put(&build::ipv6_header(ends, PROTOCOL_TCP, length));
     }
-    let mut segment = reset::header(ends, reset::Numbers { sequence: flow.incarnation[0], acknowledged: None });
+    let mut segment =
+        reset::header(ends, reset::Numbers { sequence: flow.incarnation[0], acknowledged: None });
     segment[2] = flow.incarnation[1].to_be();
     segment[3] |= u32::from_ne_bytes([0, Flags::SYN, 0, 0]);
     put(&segment);

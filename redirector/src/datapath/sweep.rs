@@ -52,7 +52,10 @@ const MOST_PASSES: usize = 20;
 /// When the pass after so many others starts, after the switch.
 fn start_of(pass: usize) -> Duration {
     let last = PASSES[PASSES.len() - 1];
-    PASSES.get(pass).copied().unwrap_or_else(|| last * u32::try_from(pass + 2 - PASSES.len()).unwrap_or(u32::MAX))
+    PASSES
+        .get(pass)
+        .copied()
+        .unwrap_or_else(|| last * u32::try_from(pass + 2 - PASSES.len()).unwrap_or(u32::MAX))
 }
 
 /// What the thread is asked for.

@@ -58,6 +58,9 @@ pub struct Seen {
     pub copy: Option<String>,
 }
 
+/// How often each outcome was counted, if it was.
+pub type Counted = Vec<(&'static str, u64)>;
+
 pub struct Bench {
     pub programs: Ebpf,
     pub names: Names,
@@ -368,7 +371,7 @@ impl Bench {
 
     /// The agent lists the only flow, once for each of these: with an incarnation that differs in these bits. What all the
     /// packets were that came of it, and how often each outcome was counted.
-    pub fn asked_for_clients(&mut self, wrong: &[u64]) -> (Verdict, Vec<String>, Vec<(&'static str, u64)>) {
+    pub fn asked_for_clients(&mut self, wrong: &[u64]) -> (Verdict, Vec<String>, Counted) {
         let targets: Vec<_> = wrong.iter().map(|wrong| self.target(*wrong)).collect();
         let (frame, length) = for_clients(&targets);
         let (verdict, out, counted) = self.run_counted(EGRESS, &frame[..length]).unwrap();
@@ -391,11 +394,7 @@ impl Bench {
     }
 
     /// The same, with whatever was counted, and how often.
-    fn run_counted(
-        &mut self,
-        program: &str,
-        frame: &[u8],
-    ) -> Option<(Verdict, Vec<u8>, Vec<(&'static str, u64)>)> {
+    fn run_counted(&mut self, program: &str, frame: &[u8]) -> Option<(Verdict, Vec<u8>, Counted)> {
         let mut out = vec![0; frame.len() + 256];
         let before = self.outcomes();
         let result = classifier(&mut self.programs, program)

@@ -244,7 +244,8 @@ fn request(programs: &mut Ebpf, maps: &Maps) -> Result<()> {
     })?;
     let named = named.context("the connection that was carried has left no flow")?;
     let injector = Injector::open(VIP_DEVICE)?;
-    let sent = injector.reset_clients(&[named]).and_then(|sent| Ok((sent, injector.reset_members(&[named])?)));
+    let sent =
+        injector.reset_clients(&[named]).and_then(|sent| Ok((sent, injector.reset_members(&[named])?)));
     let sent = sent.context("cannot send by the VIP device")?;
     let outcomes = maps.outcomes();
     let resets = |outcome| -> Result<u64> {

@@ -134,31 +134,35 @@ impl Ender {
 
         let now = if then == Left::Go { &asked[..] } else { &[] };
         let unsure: Vec<_> = unasked.iter().chain(&earlier).chain(now).copied().collect();
-        let gone = self.make_sure(flows, unsure, beside)?;
+        let gone = self.make_sure(flows, &unsure, beside)?;
+        let is_gone = |flow: &&Doomed| gone.contains(&flow.name.incarnation);
+        // A client elsewhere that was not reset may be behind a translation, and not be where it was looked for.
+        let mut over: Vec<_> =
+            unasked.iter().filter(|flow| flow.is_local()).filter(is_gone).copied().collect();
+        over.extend(earlier.iter().chain(now).filter(is_gone));
+        if then == Left::Go {
+            // A reset may be lost, so clients that were reset in an earlier pass are reset once more before their flows go.
+            earlier.retain(|flow| !is_gone(&flow));
+            let unasked = self.ask(&earlier, Injector::reset_clients)?;
+            take_out(&mut earlier, &unasked);
+            over.extend(earlier.iter().chain(asked.iter().filter(|flow| !is_gone(flow))));
+        } else {
+            self.reset.extend(asked.iter().map(|flow| flow.name.incarnation));
+        }
+        let remove =
+            |_: &Destroyer, part: &[Doomed]| part.iter().try_for_each(|flow| flows.remove(&flow.name));
+        self.here.share(&over, remove)?;
+
         for flow in &asked {
             found.entry(flow.member).or_default().reset += 1;
         }
         for flow in &unasked {
             let of_member = found.entry(flow.member).or_default();
-            if gone.contains(&flow.name.incarnation) || !flows.has(&flow.name)? {
-                of_member.reset += 1;
-            } else {
-                of_member.waiting += 1;
-            }
+            // A destroyed socket's own reset took the flow along.
+            let waits = flows.has(&flow.name)?;
+            *(if waits { &mut of_member.waiting } else { &mut of_member.reset }) += 1;
         }
-        if then == Left::Stay {
-            self.reset.extend(asked.iter().map(|flow| flow.name.incarnation));
-            return Ok(());
-        }
-        // A reset may be lost, so those that were reset in an earlier pass are reset once more before they go.
-        earlier.retain(|flow| !gone.contains(&flow.name.incarnation));
-        let unasked = self.ask(&earlier, Injector::reset_clients)?;
-        take_out(&mut earlier, &unasked);
-        self.ask(&earlier, Injector::reset_members)?;
-        asked.retain(|flow| !gone.contains(&flow.name.incarnation));
-        asked.append(&mut earlier);
-        let remove = |_: &Destroyer, part: &[Doomed]| part.iter().try_for_each(|flow| flows.remove(&flow.name));
-        self.here.share(&asked, remove).map(drop)
+        Ok(())
     }
 
     /// Asks the programs for a reset of each. Returns those that they were not asked for.
@@ -183,33 +187,37 @@ impl Ender {
         Ok(self.here.share(flows, ask)?.concat())
     }
 
-    /// Destroys the sockets of clients, once: by the next pass a port may be somebody else's. Those of this network namespace
-    /// are gone then, unless the kernel refuses: so their flows go, whose incarnations are returned.
+    /// Destroys the sockets of clients that may still have them, once: by the next pass a port may be somebody else's. Returns the
+    /// incarnations of flows whose clients are not there any more.
     fn make_sure<B: AsRef<[Namespace]>>(
         &mut self,
         flows: &Flows,
-        mut unsure: Vec<Doomed>,
+        unsure: &[Doomed],
         beside: impl FnOnce(&[Doomed]) -> B,
     ) -> Result<HashSet<u64>> {
-        unsure.retain(|flow| flow.destroyable && self.made_sure.insert(flow.name.incarnation));
-        let (local, others): (Vec<_>, Vec<_>) = unsure.into_iter().partition(Doomed::is_local);
-        let parts = self.here.share(&local, |destroyer, part| destroy(destroyer, flows, part))?;
-        let refused: Vec<_> = parts.into_iter().flatten().collect();
-        if let Some((_, error)) = refused.first() {
+        let is_new = |flow: &&Doomed| flow.destroyable && self.made_sure.insert(flow.name.incarnation);
+        let (local, others): (Vec<_>, Vec<_>) =
+            unsure.iter().filter(is_new).copied().partition(Doomed::is_local);
+        let mut refused = self.here.share(&local, destroy)?.concat();
+        if !refused.is_empty() {
             tracing::warn!(
                 sockets = refused.len(),
-                "the kernel refused to destroy sockets ({error}); they are sent resets only. A kernel without \
+                "the kernel refused to destroy sockets; they are sent resets only. A kernel without \
                  CONFIG_INET_DIAG_DESTROY refuses all of them"
             );
         }
+        let mut gone: HashSet<_> = local.iter().map(|flow| flow.name.incarnation).collect();
         if !others.is_empty() {
             for namespace in beside(&others).as_ref() {
-                destroy_in(namespace, flows, &others)?;
+                let is_inside = |flow: &&Doomed| namespace.addresses.contains(&flow.client());
+                let inside: Vec<_> = others.iter().filter(is_inside).copied().collect();
+                let destroy = |destroyer: &Destroyer, part: &[Doomed]| destroy_in(destroyer, flows, part);
+                refused.extend(namespace.crew.share(&inside, destroy)?.concat());
+                gone.extend(inside.iter().map(|flow| flow.name.incarnation));
             }
         }
-        let mut gone: HashSet<_> = local.iter().map(|flow| flow.name.incarnation).collect();
-        for (flow, _) in &refused {
-            gone.remove(&flow.name.incarnation);
+        for incarnation in refused {
+            gone.remove(&incarnation);
         }
         Ok(gone)
     }
@@ -254,34 +262,28 @@ fn take_out(all: &mut Vec<Doomed>, these: &[Doomed]) {
     }
 }
 
-/// Destroys the sockets of local clients, and removes what is left of their flows. Returns those that the kernel refused to
-/// destroy, and what it said.
-fn destroy(destroyer: &Destroyer, flows: &Flows, local: &[Doomed]) -> Result<Vec<(Doomed, io::Error)>> {
+/// Destroys the sockets of local clients. Returns the incarnations of the flows of those that the kernel refused to destroy.
+fn destroy(destroyer: &Destroyer, local: &[Doomed]) -> Result<Vec<u64>> {
     let victim = |flow: &Doomed| Victim { client_side: flow.name.client_side, cookie: flow.cookie };
-    let victims: Vec<_> = local.iter().map(victim).collect();
-    let refused = destroyer.destroy(&victims)?;
-    let numbers: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
-    let destroyed = local.iter().enumerate().filter(|(number, _)| !numbers.contains(number));
-    destroyed.into_iter().try_for_each(|(_, flow)| flows.remove(&flow.name))?;
-    Ok(refused.into_iter().map(|(number, error)| (local[number], error)).collect())
+    let refused = destroyer.destroy(&local.iter().map(victim).collect::<Vec<_>>())?;
+    Ok(refused.into_iter().map(|(number, _)| local[number].name.incarnation).collect())
 }
 
 /// Destroys the sockets of clients in another network namespace. They are named by their tuple only, so each flow is
-/// looked at just before: the tuple may have a new owner. Who is refused, or not there, was sent a reset like all others.
-fn destroy_in(namespace: &Namespace, flows: &Flows, doomed: &[Doomed]) -> Result<()> {
-    let is_inside = |flow: &&Doomed| namespace.addresses.contains(&flow.client());
-    let inside: Vec<_> = doomed.iter().filter(is_inside).copied().collect();
-    let destroy = |destroyer: &Destroyer, part: &[Doomed]| -> Result<()> {
-        for batch in part.chunks(BATCH) {
-            let mut there = Vec::with_capacity(BATCH);
-            for flow in batch {
-                if flows.has(&flow.name)? {
-                    there.push(Victim { client_side: flow.name.client_side, cookie: Victim::ANY });
-                }
+/// looked at just before: the tuple may have a new owner. Returns the incarnations of the flows of those that the kernel
+/// refused to destroy.
+fn destroy_in(destroyer: &Destroyer, flows: &Flows, inside: &[Doomed]) -> Result<Vec<u64>> {
+    let mut all_refused = Vec::new();
+    for batch in inside.chunks(BATCH) {
+        let mut there = Vec::with_capacity(BATCH);
+        for flow in batch {
+            if flows.has(&flow.name)? {
+                there.push(flow.name);
             }
-            let _sent_a_reset = destroyer.destroy(&there)?;
         }
-        Ok(())
-    };
-    namespace.crew.share(&inside, destroy).map(drop)
+        let victim = |name: &Named| Victim { client_side: name.client_side, cookie: Victim::ANY };
+        let refused = destroyer.destroy(&there.iter().map(victim).collect::<Vec<_>>())?;
+        all_refused.extend(refused.into_iter().map(|(number, _)| there[number].incarnation));
+    }
+    Ok(all_refused)
 }
