@@ -5,6 +5,7 @@ use redirector_common::{
     addr::Tuple,
     checksum::Delta,
     flow::{Flow, Route, Way},
+    inject::{MOST, Target},
     layout::{Continuation, Side},
     outcome::Outcome,
     packet::{Datagram, Packet, Segment},
@@ -31,6 +32,9 @@ pub trait Hook: Packet + Sized {
     /// A word of what a segment carries. It may lie apart from the headers, where [`Packet::load`] does not reach: always in what a
     /// socket of this host sent (a container's server), and with devices that split headers off.
     fn data(&self, offset: usize) -> Option<u32>;
+
+    /// Copies so many targets out of the packet, from `offset` on.
+    fn copy(&self, offset: u32, targets: &mut [Target; MOST], count: u32) -> Option<()>;
 
     /// Leaves for a member over `route`.
     fn to_member(&mut self, route: &Route) -> Self::Action;

@@ -7,6 +7,7 @@ use redirector_common::{
     checksum::{Delta, Sum},
     flow::{Route, Way},
     icmp::is_error,
+    inject::{MOST, Target},
     layout::{Continuation, Side},
     outcome::Outcome,
     packet::{
@@ -149,6 +150,11 @@ impl<const START: usize> Hook for Skb<START> {
     #[inline(always)]
     fn data(&self, offset: usize) -> Option<u32> {
         self.ctx.load(offset).ok()
+    }
+
+    #[inline(always)]
+    fn copy(&self, offset: u32, targets: &mut [Target; MOST], count: u32) -> Option<()> {
+        kernel::load_targets(self.ctx.skb.skb, offset, targets, count)
     }
 
     #[inline(always)]
