@@ -272,7 +272,7 @@ mod tests {
     fn only_an_authority_issues_for_others() {
         let other = "other.example.com";
         for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa] {
-            let (server, issuer) = own(|params| params.is_ca = is_ca.clone());
+            let (server, issuer) = own(|params| params.is_ca = is_ca);
             refused(judge(&verifier(&[&server]), &issued(&issuer), other, at(2026)), "UnknownIssuer");
             // Nor beside an authority.
             let both = verifier(&[&own(|params| params.is_ca = CA).0, &server]);
