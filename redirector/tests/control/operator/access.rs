@@ -142,10 +142,10 @@ async fn readers_do_not_keep_operators_out() {
 
 /// Asks, and reads the first words of the answer only.
 fn begin(socket: &Path, path: &str) -> (UnixStream, String) {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    let mut stream = UnixStream::connect(socket).expect("the agent listens");
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).expect("it reads");
     let mut code = [0; 12];
-    stream.read_exact(&mut code).unwrap();
+    stream.read_exact(&mut code).expect("it answers");
     (stream, String::from_utf8_lossy(&code).into_owned())
 }
 
