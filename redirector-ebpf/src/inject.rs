@@ -6,7 +6,7 @@
 use core::hint::black_box;
 
 use redirector_common::{
-    inject::{MOST, TARGET, Target},
+    inject::{Ends, MOST, TARGET, Target, header},
     layout::Continuation,
     outcome::Outcome,
     packet::{Parsed, Segment, TCP},
@@ -23,6 +23,8 @@ use crate::{
 #[repr(C)]
 pub struct List {
     targets: [Target; MOST],
+    /// Which [`Ends`].
+    ends: u32,
     count: u32,
     /// How many of them are over.
     done: u32,
@@ -47,7 +49,7 @@ pub fn member<H: Hook>(hook: &mut H, request: &Segment, incarnation: u64) -> Ver
 
 /// Takes a list out of its packet, and hands that on to the program that works it off.
 #[inline(always)]
-pub fn clients<H: Hook>(hook: &mut H, request: &Segment) -> Verdict<H> {
+pub fn all<H: Hook>(hook: &mut H, request: &Segment, ends: Ends) -> Verdict<H> {
     let Some(list) = maps::list() else { return Verdict::drop(Outcome::DroppedKernel, None) };
     // The compiler knows these bounds, and would not say them to the verifier.
     let count = black_box((request.data() as usize / TARGET) as u32);
@@ -58,11 +60,11 @@ pub fn clients<H: Hook>(hook: &mut H, request: &Segment) -> Verdict<H> {
     if hook.copy(data, &mut list.targets, count).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, None);
     }
-    (list.count, list.done) = (count, 0);
+    (list.ends, list.count, list.done) = (ends as u32, count, 0);
     hook.continue_in(Continuation::Inject)
 }
 
-/// Resets the next client of a list with a copy of the packet, or the last one with the packet itself.
+/// Resets the next one of a list with a copy of the packet, or the last one with the packet itself.
 #[inline(always)]
 pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     let (Some(list), Ok(Parsed::Segment(packet))) = (maps::list(), whole::parse(hook)) else {
@@ -74,11 +76,24 @@ pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     };
     let is_last = number + 1 >= list.count;
     list.done = number + 1;
-    let verdict = client(hook, &packet, target, is_last);
-    if is_last {
-        return verdict;
+    if list.ends == Ends::Clients as u32 {
+        let verdict = client(hook, &packet, target, is_last);
+        if is_last {
+            return verdict;
+        }
+        maps::count(verdict.outcome, verdict.member, hook.length());
+    } else {
+        // A request for this one, which goes the way of all packets to the VIP from the start: a program can send a copy to a
+        // device, but to no neighbour.
+        let ends = &target.client_side;
+        if ends.near.is_v4() == packet.v6 || hook.become_segment(&packet, ends, &header(target)).is_none() {
+            return Verdict::drop(Outcome::DroppedKernel, None);
+        }
+        if is_last {
+            return hook.continue_in(Continuation::FromClient);
+        }
+        hook.copy_to_vip();
     }
-    maps::count(verdict.outcome, verdict.member, hook.length());
     hook.continue_in(Continuation::Inject)
 }
 

@@ -14,12 +14,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use redirector_common::inject::{Frame, MOST, Target, for_clients, for_member};
+use redirector_common::inject::{Ends, Frame, MOST, Target, for_all};
 
 use super::flows::Named;
 
-/// Requests for members handed over with one system call.
-const BATCH: usize = 128;
+/// Lists handed over with one system call.
+const BATCH: usize = 4;
 
 /// How long an uplink may take to send what is queued there, before a pass gives up and leaves the rest to the next one.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -54,36 +54,20 @@ impl Injector {
         Ok(Self { socket, device })
     }
 
-    /// Asks for the clients of flows to be reset. Returns how many of them were asked for: the first ones. A list has one
-    /// version of IP: where the other one begins, a new list does.
-    pub(super) fn reset_clients(&self, flows: &[Named]) -> io::Result<usize> {
+    /// Asks for one end of flows to be reset. Returns how many of them were asked for: the first ones. A list has one version of
+    /// IP: where the other one begins, a new list does.
+    pub(super) fn reset(&self, flows: &[Named], ends: Ends) -> io::Result<usize> {
         let versions = flows.chunk_by(|a, b| a.client_side.near.is_v4() == b.client_side.near.is_v4());
-        let parts: Vec<_> = versions.flat_map(|version| version.chunks(MOST)).collect();
-        let list = |part: &&[Named]| for_clients(&part.iter().map(target).collect::<Vec<_>>());
-        let sent = self.send_all(&parts, BATCH / MOST, list)?;
-        Ok(parts[..sent].iter().map(|part| part.len()).sum())
-    }
-
-    /// Asks for the members of flows to be reset. Returns how many of them were asked for: the first ones.
-    pub(super) fn reset_members(&self, flows: &[Named]) -> io::Result<usize> {
-        self.send_all(flows, BATCH, |flow| for_member(&target(flow)))
-    }
-
-    /// Sends a request for each of `all`, so many with one system call. Returns how many were sent: the first ones.
-    fn send_all<T, const N: usize>(
-        &self,
-        all: &[T],
-        at_once: usize,
-        request: impl Fn(&T) -> Frame<N>,
-    ) -> io::Result<usize> {
+        let lists: Vec<_> = versions.flat_map(|version| version.chunks(MOST)).collect();
+        let frame = |list: &&[Named]| for_all(&list.iter().map(target).collect::<Vec<_>>(), ends);
         // SAFETY: the name ends with NUL and lives until the call has returned.
         let device = unsafe { libc::if_nametoindex(self.device.as_ptr()) };
         if device == 0 {
             return Err(io::Error::last_os_error());
         }
         let mut sent = 0;
-        while sent < all.len() {
-            let mut frames: Vec<_> = all[sent..].iter().take(at_once).map(&request).collect();
+        while sent < lists.len() {
+            let mut frames: Vec<_> = lists[sent..].iter().take(BATCH).map(frame).collect();
             match self.send(device, &mut frames) {
                 Ok(more) => sent += more,
                 // A program took this one and sent nothing on: its flow had ended, or there is no way to its member. The kernel
@@ -93,7 +77,7 @@ impl Injector {
                 Err(_) => break,
             }
         }
-        Ok(sent)
+        Ok(lists[..sent].iter().map(|list| list.len()).sum())
     }
 
     fn send<const N: usize>(&self, device: u32, frames: &mut [Frame<N>]) -> io::Result<usize> {

@@ -5,12 +5,11 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    io,
     net::IpAddr,
 };
 
 use anyhow::Result;
-use redirector_common::{addr::Tuple, flow::Flow};
+use redirector_common::{addr::Tuple, flow::Flow, inject::Ends};
 
 use super::{
     super::{
@@ -109,7 +108,7 @@ impl Ender {
 
     /// Asks for the clients that were taken in since the last time.
     fn bite(&self, turn: &mut Turn) -> Result<()> {
-        let unasked = self.ask(&turn.bite, Injector::reset_clients)?;
+        let unasked = self.ask(&turn.bite, Ends::Clients)?;
         take_out(&mut turn.bite, &unasked);
         turn.asked.append(&mut turn.bite);
         turn.unasked.extend(unasked);
@@ -128,7 +127,7 @@ impl Ender {
         self.bite(&mut turn)?;
         let Turn { mut asked, mut unasked, mut earlier, .. } = turn;
         // After all clients: they wait, members do not.
-        let unasked_too = self.ask(&asked, Injector::reset_members)?;
+        let unasked_too = self.ask(&asked, Ends::Members)?;
         take_out(&mut asked, &unasked_too);
         unasked.extend(unasked_too);
 
@@ -143,7 +142,7 @@ impl Ender {
         if then == Left::Go {
             // A reset may be lost, so clients that were reset in an earlier pass are reset once more before their flows go.
             earlier.retain(|flow| !is_gone(&flow));
-            let unasked = self.ask(&earlier, Injector::reset_clients)?;
+            let unasked = self.ask(&earlier, Ends::Clients)?;
             take_out(&mut earlier, &unasked);
             over.extend(earlier.iter().chain(asked.iter().filter(|flow| !is_gone(flow))));
         } else {
@@ -165,18 +164,14 @@ impl Ender {
         Ok(())
     }
 
-    /// Asks the programs for a reset of each. Returns those that they were not asked for.
-    fn ask(
-        &self,
-        flows: &[Doomed],
-        reset: impl Fn(&Injector, &[Named]) -> io::Result<usize> + Sync,
-    ) -> Result<Vec<Doomed>> {
+    /// Asks the programs to reset one end of each. Returns those that they were not asked for.
+    fn ask(&self, flows: &[Doomed], ends: Ends) -> Result<Vec<Doomed>> {
         let Some(injector) = &self.injector else { return Ok(flows.to_vec()) };
         let ask = |_: &Destroyer, part: &[Doomed]| {
             let mut part = part.to_vec();
             part.sort_by_key(|flow| flow.name.client_side.near.is_v4());
             let names: Vec<_> = part.iter().map(|flow| flow.name).collect();
-            let asked = reset(injector, &names).unwrap_or_else(|error| {
+            let asked = injector.reset(&names, ends).unwrap_or_else(|error| {
                 tracing::warn!(
                     "cannot send resets by the VIP device: {error}; flows are reset with their next packet"
                 );
