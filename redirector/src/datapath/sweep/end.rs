@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
-use redirector_common::{addr::Tuple, flow::Flow, inject::Ends};
+use redirector_common::{addr::Tuple, flow::Flow, inject::Order};
 
 use super::{
     super::{
@@ -108,7 +108,7 @@ impl Ender {
 
     /// Asks for the clients that were taken in since the last time.
     fn bite(&self, turn: &mut Turn) -> Result<()> {
-        let unasked = self.ask(&turn.bite, Ends::Clients)?;
+        let unasked = self.ask(&turn.bite, Order::ResetClients)?;
         take_out(&mut turn.bite, &unasked);
         turn.asked.append(&mut turn.bite);
         turn.unasked.extend(unasked);
@@ -127,7 +127,7 @@ impl Ender {
         self.bite(&mut turn)?;
         let Turn { mut asked, mut unasked, mut earlier, .. } = turn;
         // After all clients: they wait, members do not.
-        let unasked_too = self.ask(&asked, Ends::Members)?;
+        let unasked_too = self.ask(&asked, Order::ResetMembers)?;
         take_out(&mut asked, &unasked_too);
         unasked.extend(unasked_too);
 
@@ -142,15 +142,15 @@ impl Ender {
         if then == Left::Go {
             // A reset may be lost, so clients that were reset in an earlier pass are reset once more before their flows go.
             earlier.retain(|flow| !is_gone(&flow));
-            let unasked = self.ask(&earlier, Ends::Clients)?;
+            let unasked = self.ask(&earlier, Order::ResetClients)?;
             take_out(&mut earlier, &unasked);
             over.extend(earlier.iter().chain(asked.iter().filter(|flow| !is_gone(flow))));
         } else {
             self.reset.extend(asked.iter().map(|flow| flow.name.incarnation));
         }
-        let remove =
-            |_: &Destroyer, part: &[Doomed]| part.iter().try_for_each(|flow| flows.remove(&flow.name));
-        self.here.share(&over, remove)?;
+        for flow in self.ask(&over, Order::Forget)? {
+            flows.remove(&flow.name)?;
+        }
 
         for flow in &asked {
             found.entry(flow.member).or_default().reset += 1;
@@ -165,13 +165,13 @@ impl Ender {
     }
 
     /// Asks the programs to reset one end of each. Returns those that they were not asked for.
-    fn ask(&self, flows: &[Doomed], ends: Ends) -> Result<Vec<Doomed>> {
+    fn ask(&self, flows: &[Doomed], order: Order) -> Result<Vec<Doomed>> {
         let Some(injector) = &self.injector else { return Ok(flows.to_vec()) };
         let ask = |_: &Destroyer, part: &[Doomed]| {
             let mut part = part.to_vec();
             part.sort_by_key(|flow| flow.name.client_side.near.is_v4());
             let names: Vec<_> = part.iter().map(|flow| flow.name).collect();
-            let asked = injector.reset(&names, ends).unwrap_or_else(|error| {
+            let asked = injector.send(&names, order).unwrap_or_else(|error| {
                 tracing::warn!(
                     "cannot send resets by the VIP device: {error}; flows are reset with their next packet"
                 );
