@@ -4,10 +4,10 @@
 //! control bits are SYN and RST at once: no host sends that, it has no meaning in RFC 9293, and netfilter takes it for
 //! invalid. There are two kinds:
 //!
-//! * With data it is a list of [`Target`]s, whose *clients* are to be reset: many with one packet, because a switch makes
+//! * With data it is a list of [`Target`]s and carries out an [`Order`]: for many flows with one packet, because a switch makes
 //!   a hundred thousand of them wait.
-//! * Without data, the *member* of the flow with these ends is to be. Sequence and acknowledgement number are the two
-//!   halves of its incarnation.
+//! * Without data, the member of the flow with these ends is to be. Sequence and acknowledgement number are the two
+//!   halves of its incarnation. The programs make these out of a list.
 //!
 //! [`Flow::incarnation`] names one entry: the flow that took its place meanwhile is not touched. Half of that is a random
 //! number that nobody but this host knows, as with the sequence numbers of a reset: who can send such a segment and does not
@@ -27,10 +27,40 @@ const ASKS: u8 = Flags::SYN | Flags::RST;
 /// What a segment asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Resets for the clients that it lists.
-    Clients,
+    /// Something to be done with what it lists.
+    All(Order),
     /// A reset for the member of its flow, if that has this incarnation.
     Member(u64),
+}
+
+/// What is to be done with the flows of a list.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Reset their clients. No further control bit stands for it.
+    ResetClients = 0,
+    /// Reset their members: PSH.
+    ResetMembers = 1,
+    /// Remove them, both halves: URG.
+    Forget = 2,
+}
+
+impl Order {
+    const fn of(flags: u8) -> Self {
+        match flags & (Flags::PSH | Flags::URG) {
+            0 => Self::ResetClients,
+            Flags::PSH => Self::ResetMembers,
+            _ => Self::Forget,
+        }
+    }
+
+    const fn flags(self) -> u8 {
+        match self {
+            Self::ResetClients => 0,
+            Self::ResetMembers => Flags::PSH,
+            Self::Forget => Flags::URG,
+        }
+    }
 }
 
 /// What a segment asks for; `None`: it is an ordinary one.
@@ -40,7 +70,7 @@ pub const fn asked_for(segment: &Segment) -> Option<Ask> {
     if segment.flags.0 & (ASKS | Flags::ACK | Flags::FIN) != ASKS {
         None
     } else if segment.data() > 0 {
-        Some(Ask::Clients)
+        Some(Ask::All(Order::of(segment.flags.0)))
     } else {
         Some(Ask::Member(joined([segment.sequence, segment.acknowledged])))
     }
@@ -87,18 +117,30 @@ pub const TARGET: usize = size_of::<Target>();
 /// A frame and its length.
 pub type Frame<const N: usize> = ([u8; N], usize);
 
+/// The TCP header that asks for the member of a flow to be reset, as words in network byte order.
+#[inline(always)]
+#[must_use]
+pub const fn header(flow: &Target) -> [u32; 5] {
+    let [low, high] = flow.incarnation;
+    let mut header = reset::header(&flow.client_side, reset::Numbers { sequence: low, acknowledged: None });
+    header[2] = high.to_be();
+    header[3] |= u32::from_ne_bytes([0, Flags::SYN, 0, 0]);
+    header
+}
+
 /// The frame that asks for the member of a flow to be reset.
 #[must_use]
 pub fn for_member(flow: &Target) -> Frame<HEADERS> {
-    request(flow, 0)
+    request(flow, &header(flow), 0)
 }
 
-/// The frame that asks for the clients of flows to be reset: at least one, and at most [`MOST`], all with the first one's
-/// version of IP.
+/// The frame that gives an order for these flows: at least one, and at most [`MOST`], all with the first one's version of IP.
 #[must_use]
-pub fn for_clients(flows: &[Target]) -> Frame<{ HEADERS + MOST * TARGET }> {
+pub fn for_all(flows: &[Target], order: Order) -> Frame<{ HEADERS + MOST * TARGET }> {
     debug_assert!(!flows.is_empty() && flows.len() <= MOST);
-    let (mut frame, mut at) = request(&flows[0], flows.len() * TARGET);
+    let mut tcp = header(&flows[0]);
+    tcp[3] |= u32::from_ne_bytes([0, order.flags(), 0, 0]);
+    let (mut frame, mut at) = request(&flows[0], &tcp, flows.len() * TARGET);
     for flow in flows {
         let Tuple { near, far, near_port, far_port } = flow.client_side;
         let ports = [near_port, far_port].map(Port::wire).map(u16::to_ne_bytes);
@@ -117,7 +159,7 @@ pub fn for_clients(flows: &[Target]) -> Frame<{ HEADERS + MOST * TARGET }> {
 }
 
 /// The headers of a request, before `data` bytes.
-fn request<const N: usize>(flow: &Target, data: usize) -> Frame<N> {
+fn request<const N: usize>(flow: &Target, tcp: &[u32], data: usize) -> Frame<N> {
     let ends = &flow.client_side;
     let mut frame = [0; N];
     let mut at = ETHERNET;
@@ -134,11 +176,7 @@ fn request<const N: usize>(flow: &Target, data: usize) -> Frame<N> {
     } else {
         put(&build::ipv6_header(ends, PROTOCOL_TCP, length));
     }
-    let mut segment =
-        reset::header(ends, reset::Numbers { sequence: flow.incarnation[0], acknowledged: None });
-    segment[2] = flow.incarnation[1].to_be();
-    segment[3] |= u32::from_ne_bytes([0, Flags::SYN, 0, 0]);
-    put(&segment);
+    put(tcp);
     // The addresses of the link layer are nobody's: the frame goes no further than to the program.
     frame[12..ETHERNET].copy_from_slice(&if v4 { [0x08, 0x00] } else { [0x86, 0xdd] });
     (frame, at)
@@ -181,7 +219,7 @@ mod tests {
     fn a_list_carries_them_as_the_programs_have_them_in_memory() {
         for (target, header) in targets() {
             for count in [1, 2, MOST] {
-                let (frame, length) = for_clients(&vec![target; count]);
+                let (frame, length) = for_all(&vec![target; count], Order::ResetClients);
                 let data = &frame[ETHERNET + header + TCP..length];
                 assert_eq!(data.len(), count * TARGET);
                 for target in data.chunks(TARGET) {
@@ -214,7 +252,9 @@ mod tests {
             id: 0,
         };
         assert_eq!(asked_for(&segment(ASKS, 0)), Some(Ask::Member(INCARNATION)));
-        assert_eq!(asked_for(&segment(ASKS, 44)), Some(Ask::Clients));
+        for order in [Order::ResetClients, Order::ResetMembers, Order::Forget] {
+            assert_eq!(asked_for(&segment(ASKS | order.flags(), 44)), Some(Ask::All(order)));
+        }
         assert!(Flags(ASKS).is_reset() && !Flags(ASKS).is_open(), "it goes the way of rare segments");
         let (syn, rst, ack, fin) = (Flags::SYN, Flags::RST, Flags::ACK, Flags::FIN);
         for flags in [syn, rst, ack, syn | ack, rst | ack, fin | ack, ASKS | ack, ASKS | fin] {

@@ -113,6 +113,13 @@ pub fn clone_to_ingress(skb: *mut __sk_buff, device: u32) {
     let _lost_like_any_packet = unsafe { helpers::generated::bpf_clone_redirect(skb, device, BPF_F_INGRESS) };
 }
 
+/// A copy is sent out of `device`.
+#[inline(always)]
+pub fn clone_to_egress(skb: *mut __sk_buff, device: u32) {
+    // SAFETY: `skb` is the context that the program was given.
+    let _lost_like_any_packet = unsafe { helpers::generated::bpf_clone_redirect(skb, device, 0) };
+}
+
 /// Brings the first `length` bytes where the program can reach them.
 #[inline(always)]
 pub fn pull(skb: *mut __sk_buff, length: u32) {
