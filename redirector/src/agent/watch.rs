@@ -203,7 +203,7 @@ impl Watch {
                     (MemberId(number), old.zip(*member).map(|(old, member)| known(old, member)));
                 let fresh = || Watched::new(id(service_id, member_id));
                 let watched = known.unwrap_or_else(fresh);
-                let wants_traffic = service.breaker.is_some() && service.signals == Signals::Act;
+                let wants_traffic = service.breaker.is_some() && service.signals != Signals::Off;
                 let met = wants_traffic.then(|| watched.met.map_or_else(|| Met::now(watched.id, pulses), Ok));
                 let met = met.transpose().unwrap_or_else(|error| {
                     failed = Some(error);

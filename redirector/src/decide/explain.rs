@@ -130,7 +130,7 @@ pub struct MemberExplanation {
 /// Signals of one kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SignalExplanation {
-    /// Which kind; of error replies the newest.
+    /// Which kind; each error is one.
     pub signal: String,
     /// How often it was seen since the agent started.
     pub count: u64,
@@ -428,14 +428,14 @@ impl Core {
 
     fn explain_signals(&self, id: MemberId, now: Time) -> Vec<SignalExplanation> {
         let explain = |kind: &Kind| {
-            let (at, newest) = kind.newest?;
-            Some(SignalExplanation {
+            let (at, newest) = kind.newest;
+            SignalExplanation {
                 signal: newest.kind.to_string(),
                 count: kind.total,
                 ago_ms: millis(now.since(at)),
-            })
+            }
         };
-        self.seen[id.0].kinds().filter_map(explain).collect()
+        self.seen[id.0].kinds().map(explain).collect()
     }
 
     fn explain_breaker(&self, id: MemberId, now: Time) -> Option<BreakerExplanation> {

@@ -151,7 +151,7 @@ fn a_reload_keeps_what_is_known_of_whoever_stays() {
 fn nobody_is_watched_who_is_off() {
     let pulses = Pulses::in_memory();
     let both = configuration(&[
-        ("orders", "signals = \"off\"\n[service.breaker]"),
+        ("orders", "signals = \"off\""),
         ("carts", "signals = \"observe\""),
     ]);
     let mut watched = watch(&both, &pulses, 0);

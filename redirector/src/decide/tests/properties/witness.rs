@@ -168,7 +168,8 @@ impl Witness {
                 self.record(told, Input::Traffic(member, *traffic));
                 let all_is_well = traffic.failed + traffic.errors == 0;
                 self.core.on_traffic(told, member, *traffic);
-                let nothing = all_is_well || self.service.breaker.is_none();
+                let acts = self.service.signals == Signals::Act;
+                let nothing = all_is_well || !acts || self.service.breaker.is_none();
                 self.look(May { nothing, about: Some(member), ..May::default() });
             }
             Event::Operator(command) => self.command(told, command),
