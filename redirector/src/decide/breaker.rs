@@ -60,6 +60,17 @@ pub(super) enum State {
     HalfOpen,
 }
 
+impl State {
+    /// In one word.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// What a breaker has counted in the window that ends now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {

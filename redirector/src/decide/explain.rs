@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Core, Time,
-    breaker::{self, Counts},
+    breaker::Counts,
     choice::{Situation, Standing},
     health::{CheckHealth, CheckState, Health},
     signals::Kind,
@@ -443,12 +443,7 @@ impl Core {
         let breaker = self.members[id.0].breaker();
         let Counts { attempts, failures, row } = breaker.counts(now, settings);
         Some(BreakerExplanation {
-            state: match breaker.state() {
-                breaker::State::Closed => "closed",
-                breaker::State::Open => "open",
-                breaker::State::HalfOpen => "half_open",
-            }
-            .into(),
+            state: breaker.state().name().into(),
             for_ms: breaker.since().map(|since| millis(now.since(since))),
             attempts,
             failures,

@@ -187,7 +187,13 @@ fn explain_says_what_was_counted_and_what_it_waits_for() {
     world.traffic(PARIS, OK);
     let explained = world.core.explain(world.now).members[PARIS.0].breaker.clone().unwrap();
     assert_eq!((explained.state.as_ref(), explained.attempts, explained.failures), ("closed", 1300, 300));
+    let shown = world.member(PARIS).breaker.unwrap();
+    assert_eq!((shown.state, shown.since, shown.attempts, shown.failures), ("closed", None, 1300, 300));
     goes_on(&mut world, 10, BAD);
+    let shown = world.member(PARIS).breaker.unwrap();
+    assert_eq!((shown.state, shown.attempts), ("open", 0));
+    assert!(shown.since.is_some());
+    assert_eq!(World::settled(orders()).member(PARIS).breaker, None);
     let explanation = world.core.explain(world.now);
     assert_eq!(explanation.members[PARIS.0].breaker.as_ref().unwrap().state, "open");
     assert!(explanation.timers.iter().any(|timer| timer.name == "breaker"), "{:?}", explanation.timers);
