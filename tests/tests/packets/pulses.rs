@@ -183,10 +183,14 @@ fn connections_that_fail_are_counted_once() {
 #[test]
 fn a_copy_of_a_syn_is_no_failure() {
     both(|bench| {
-        bench.sent("client > vip SYN seq=100");
-        bench.sent("client > vip SYN seq=100");
-        bench.wait();
-        bench.sent("client > vip SYN seq=100");
+        // Within the time of a copy: it is tried again if the machine was busy elsewhere.
+        let is_quick = (0..20).any(|_| {
+            bench.renew();
+            let start = Instant::now();
+            (0..3).for_each(|_| drop(bench.sent("client > vip SYN seq=100")));
+            start.elapsed() < Duration::from_millis(80)
+        });
+        assert!(is_quick, "it takes a few milliseconds");
         bench.came("member > port SYN ACK seq=500 ack=101");
         let pulse = bench.pulse(MEMBER);
         assert_eq!((pulse.failed, pulse.failed_in_a_row, pulse.connected), (0, 0, 1), "{pulse:?}");
