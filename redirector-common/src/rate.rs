@@ -30,7 +30,15 @@ impl Rate {
     pub const fn admit(&self, expected: u64, now: u64) -> Option<u64> {
         // A new map says 0, which is past; so is what was expected long ago.
         let expected = if expected < now { now } else { expected };
-        if expected - now > self.burst { None } else { Some(expected + self.interval) }
+        if expected - now > self.burst { None } else { Some(self.after(expected, now)) }
+    }
+
+    /// The theoretical arrival time after a connection that comes `now` and is there, whether it was welcome or not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn after(&self, expected: u64, now: u64) -> u64 {
+        let expected = if expected < now { now } else { expected };
+        expected + self.interval
     }
 }
 
@@ -57,6 +65,17 @@ mod tests {
         let taken = (0..10_000_000_u64).step_by(10_000).filter(|at| admitted(start + 2_000_000 + at)).count();
         assert_eq!(taken, 10, "ten in ten milliseconds, however many ask");
         assert_eq!([(); 4].map(|()| admitted(start + 1_000_000_000)), [true, true, true, false]);
+    }
+
+    /// Two processors ask in the same moment, and both open one: the rate holds, because the next one waits for both.
+    #[test]
+    fn one_too_many_is_paid_back() {
+        let rate = Rate::new(1000, 1);
+        let start = 77_000_000_000;
+        assert!(rate.admit(0, start).is_some());
+        let expected = rate.after(rate.after(0, start), start);
+        assert_eq!(rate.admit(expected, start + 1_999_999), None);
+        assert!(rate.admit(expected, start + 2_000_000).is_some());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A signal is a reason to look at a member, never a proof. There are two ways to the agent: the [`Pulse`] of a member, which
 //! the agent reads at any time without a system call, and a [`Report`] through a ring buffer, at most one for a member and a
-//! signal in 10 ms.
+//! signal in 10 ms, and of error replies one for each error.
 //!
 //! All moments are ticks of the kernel (the low half of its jiffies), as in [`crate::flow::Flow`].
 
@@ -171,15 +171,20 @@ pub struct Pulse {
     /// Fills the line.
     pub reserved_rtt: [u32; 9],
 
-    /// How often each [`Signal`] was seen.
+    /// How often each [`Signal`] was seen; the agent adds the silence that it finds.
     pub counts: [u32; Signal::ALL.len()],
     /// When each was reported last.
     pub reported_at: [u32; Signal::ALL.len()],
 
     /// How often each was seen since it was reported last.
     pub unreported: [u32; Signal::ALL.len()],
+    /// Which errors were reported since the tick that [`Pulse::reported_at`] has of [`Signal::ErrorReply`]: a bit for each.
+    pub errors_reported: u32,
+    /// How often the agent found that it did not answer what it had acknowledged. Programs cannot see it; it stands here
+    /// because it is counted for as long as all the others.
+    pub stalled: u32,
     /// Fills the line.
-    pub reserved_reports: [u32; 8],
+    pub reserved_reports: [u32; 6],
 
     /// How often each [`ErrorReply`] was seen: in at most one reply of a flow in a tick.
     pub errors: [u32; ErrorReply::ALL.len()],

@@ -50,7 +50,7 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
 #[inline(always)]
 fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Outcome> {
     let draft = maps::draft().ok_or(Outcome::RefusedTableFull)?;
-    for turn in 0..CHOICES {
+    for _ in 0..CHOICES {
         // Pointers to its fields would be worked out before the loop, and kept on the stack, where kernels before 6.6 have
         // no room for them (see `take_port`).
         let draft = black_box(&mut *draft);
@@ -73,8 +73,9 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         draft.flow.slot = slot_number;
         draft.flow.epoch = decision.epoch;
         draft.flow.cookie = hook.socket_cookie();
-        // Before anything is taken: whoever floods shall cost little.
-        if turn == 0 && rate::keeps_rate(u32::from(service)) == 0 {
+        // Before anything is taken: whoever floods shall cost little. It is counted when it is open: else a flood that is
+        // refused for another reason, as half open, would use up what everybody else may have.
+        if rate::keeps_rate(u32::from(service)) == 0 {
             return Err(Outcome::RefusedRate);
         }
         if draft.flow.cookie == 0 {
@@ -118,6 +119,7 @@ fn flow<H: Hook>(hook: &mut H, segment: &Segment, service: u16) -> Result<(), Ou
         if maps::decision(service) == decision
             && maps::slot(member, slot_number).is_some_and(|slot| slot.generation == draft.flow.generation)
         {
+            rate::count_opened(u32::from(service));
             pulse::begin(member, draft.flow.opened_at);
             log::opened(hook.context(), segment, &draft.flow);
             return Ok(());

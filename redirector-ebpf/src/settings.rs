@@ -50,6 +50,10 @@ pub static SAMPLE_SHIFT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static REPORT_EVERY: Global<u32> = Global::new(0);
 
+/// Ticks from a SYN until the same one is one that was sent again, and no copy: less than any client waits for an answer.
+#[unsafe(no_mangle)]
+pub static SYN_AGAIN_AFTER: Global<u32> = Global::new(0);
+
 /// 1: the slow path logs through aya-log.
 #[unsafe(no_mangle)]
 pub static LOG: Global<u32> = Global::new(0);

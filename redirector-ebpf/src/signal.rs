@@ -11,22 +11,36 @@ use redirector_common::{
 
 use crate::{kernel, maps, settings};
 
-/// Counts a signal, and reports it unless one of this kind and member was reported a moment ago: then the next one says how
-/// many there were.
+/// Counts a signal, and reports it unless one of this kind and member (of error replies: the same error) was reported a moment ago:
+/// then the next one says how many there were.
 #[inline(never)]
 pub fn raise(flow: &Flow, client_side: &Tuple, signal: Signal, since: u32, error: u32) {
     let Some(pulse) = maps::pulse(flow.member) else { return };
     let now = kernel::ticks();
     let (reported_at, unreported) = (pulse.reported_at(signal), pulse.unreported(signal));
     pulse.counts(signal).add(1);
-    if now.wrapping_sub(reported_at.get()) < settings::REPORT_EVERY.load() {
+    let is_recent = now.wrapping_sub(reported_at.get()) < settings::REPORT_EVERY.load();
+    let is_told = match signal {
+        Signal::ErrorReply => {
+            // Another error is other news.
+            let (reported, this) = (pulse.errors_reported(), 1 << (error & 31));
+            let told = if is_recent { reported.get() } else { 0 };
+            reported.set(told | this);
+            told & this != 0
+        }
+        _ => is_recent,
+    };
+    if is_told {
         unreported.add(1);
         return;
     }
     // Two processors in the same moment report twice; no count is lost but what one adds right now.
-    reported_at.set(now);
-    let count = unreported.get().wrapping_add(1);
-    unreported.set(0);
+    let mut count = 1;
+    if !is_recent {
+        reported_at.set(now);
+        count = unreported.get().wrapping_add(1);
+        unreported.set(0);
+    }
     maps::report(|| Report {
         client_side: *client_side,
         at: now,
@@ -46,7 +60,10 @@ pub fn on_repeated(flow: &mut Flow, segment: &Segment) {
     // Nobody can tell which of the two is acknowledged.
     flow.sample.at = 0;
     if segment.flags.is_open() {
-        if !flow.replies.started() && segment.next() == flow.client.next {
+        // A network may carry one packet twice; and a client that resets an earlier connection, which the member has kept, sends
+        // its SYN again at once.
+        let is_copy = kernel::ticks().wrapping_sub(flow.client.at) < settings::SYN_AGAIN_AFTER.load();
+        if !flow.replies.started() && segment.next() == flow.client.next && !is_copy {
             failed(flow);
             raise(flow, &segment.ends, Signal::Unanswered, flow.opened_at, 0);
         }

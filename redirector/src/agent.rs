@@ -423,7 +423,7 @@ impl Agent {
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
                 let count = self.datapath.counter();
                 let (config, clock) = (Arc::clone(&self.config), self.clock);
-                let (board, counted) = (self.lookouts.board().clone(), self.watch.counted());
+                let board = self.lookouts.board().clone();
                 // Counting reads the whole flow table.
                 tokio::task::spawn_blocking(move || {
                     // Who has gone away meanwhile costs nothing more.
@@ -432,8 +432,7 @@ impl Agent {
                     }
                     match count() {
                         Ok(counts) => {
-                            let _gone =
-                                reply.send(report::status(&config, &views, &counts, &board, &counted, clock));
+                            let _gone = reply.send(report::status(&config, &views, &counts, &board, clock));
                         }
                         Err(error) => tracing::error!("cannot read the maps: {error:#}"),
                     }

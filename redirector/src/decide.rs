@@ -85,7 +85,7 @@ pub use health::CheckState;
 pub use operator::{Accepted, Command, Refused};
 pub use orders::{Drained, Orders, Pin, Weight};
 pub use time::Time;
-pub use view::{AddressView, MemberView, View};
+pub use view::{AddressView, BreakerView, MemberView, View};
 
 /// Decides for one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -71,6 +71,16 @@ fn a_member_that_answers_its_clients_with_errors_is_left_although_its_probes_pas
             "{reason}"
         );
 
+        let breaker = |member: usize| -> Result<Json> {
+            Ok(agent.status()?["services"][0]["members"][member]["breaker"].clone())
+        };
+        let open = breaker(0)?;
+        ensure!(open["state"] == "open" && open["since"].is_string() && open["attempts"] == 0, "{open:#}");
+        let closed = breaker(1)?;
+        ensure!(closed["state"] == "closed" && closed["since"].is_null(), "{closed:#}");
+        let table = String::from_utf8(agent.verb(&["status", "orders"])?.stdout)?;
+        ensure!(table.contains("open since "), "{table}");
+
         m1.command(&["CONFIG", "SET", "maxmemory", "0"])?;
         agent.wait_active("m1", START).context("it is closed, and m1 returned to")?;
         ensure!(served.elapsed() >= OPEN, "its time was not over: {:?}", served.elapsed());

@@ -287,7 +287,18 @@ fn signals_that_are_not_acted_on() {
         ensure!(seen(&agent, "refused")? >= 2, "{:#}", agent.status()?);
         thread::sleep(Duration::from_millis(300));
         ensure!(events_of_log(&agent) == before, "what was long ago was told: {}", agent.log());
-        unlocked(m1)
+        unlocked(m1)?;
+
+        // So does what only the agent sees: a series of Prometheus never falls.
+        m1.stall(Duration::from_millis(400))?;
+        asking.send(&["PING"])?;
+        wait_seen(&agent, "stalled", 0)?;
+        let stalled = seen(&agent, "stalled")?;
+        agent.terminate()?;
+        agent.start()?;
+        agent.wait_active("m1", START)?;
+        ensure!(seen(&agent, "stalled")? >= stalled, "{:#}", agent.status()?);
+        Ok(())
     });
 }
 

@@ -82,7 +82,7 @@ macro_rules! words {
 }
 
 impl Words {
-    words!(sent asked heard answered rtt_us rtt_min_us samples connect_us connected failed failed_in_a_row);
+    words!(sent asked heard answered rtt_us rtt_min_us samples connect_us connected failed failed_in_a_row errors_reported);
     words!(counts: Signal, reported_at: Signal, unreported: Signal, errors: ErrorReply,);
 }
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use redirector_common::signal::{ErrorReply, Signal};
 
-use super::{clock::Clock, watch::Counted};
+use super::clock::Clock;
 use crate::{
     control::status::{
-        AddressStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ResetsStatus, ServiceStatus, Status,
-        SwitchStatus, VERSION, VitalsStatus,
+        AddressStatus, BreakerStatus, MemberStatus, OutcomeStatus, ReadinessStatus, ResetsStatus,
+        ServiceStatus, Status, SwitchStatus, VERSION, VitalsStatus,
     },
     datapath::{Counts, Vitals},
-    decide::{AddressView, MemberView, Switch, View},
+    decide::{AddressView, BreakerView, MemberView, Switch, View},
     model::{Config, MemberId, Service, ServiceId, SignalKind},
     readiness::Board,
 };
@@ -22,17 +22,15 @@ pub(super) fn status(
     views: &[View],
     counts: &Counts,
     board: &Board,
-    counted: &[Counted],
     clock: Clock,
 ) -> Status {
-    let mut counted = counted.iter();
     let services = config.services.iter().zip(views).enumerate().map(|(at, (service, view))| {
         let id = ServiceId(at);
         let members = view.members.iter().enumerate().map(|(number, view)| {
             let member = MemberId(number);
             let status = member_status(service, member, view, id, counts, clock);
             let readiness = (&board.readiness(&service.name, &status.name)).into();
-            let vitals = vitals(&counts.vitals(id, member), counted.next().copied().unwrap_or_default());
+            let vitals = vitals(&counts.vitals(id, member));
             MemberStatus { readiness, vitals, ..status }
         });
         ServiceStatus {
@@ -87,19 +85,30 @@ fn member_status(
         eligible: view.eligible,
         eligible_reason: view.eligible_reason.clone(),
         flows: counts.flows(service_id, id),
+        breaker: view.breaker.map(|view| breaker_status(view, clock)),
         readiness: ReadinessStatus::default(),
         vitals: VitalsStatus::default(),
     }
 }
 
-/// What the traffic of a member shows to the programs, and what the watch made of it.
-fn vitals(vitals: &Vitals, counted: Counted) -> VitalsStatus {
+fn breaker_status(view: BreakerView, clock: Clock) -> BreakerStatus {
+    BreakerStatus {
+        state: view.state.to_owned(),
+        since: view.since.map(|since| clock.rfc3339(since)),
+        attempts: view.attempts,
+        failures: view.failures,
+        #[expect(clippy::cast_precision_loss, reason = "nobody meets 2^52 attempts within a window")]
+        failure_rate: (view.attempts > 0).then(|| view.failures as f64 * 100.0 / view.attempts as f64),
+        in_a_row: view.in_a_row,
+    }
+}
+
+/// What the traffic of a member shows.
+fn vitals(vitals: &Vitals) -> VitalsStatus {
     let ms = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e3);
-    let signals = Signal::ALL.iter().zip(vitals.signals).map(|(signal, count)| {
-        let own = if *signal == Signal::Silent { counted.silent } else { 0 };
-        (signal.name().to_owned(), u64::from(count) + own)
-    });
-    let stalled = (SignalKind::Stalled.name().to_owned(), counted.stalled);
+    let counts = Signal::ALL.iter().zip(vitals.signals);
+    let signals = counts.map(|(signal, count)| (signal.name().to_owned(), count.into()));
+    let stalled = (SignalKind::Stalled.name().to_owned(), vitals.stalled.into());
     let errors = ErrorReply::ALL.iter().zip(vitals.errors).filter(|(_, count)| *count > 0);
     VitalsStatus {
         rtt_ms: ms(vitals.round_trip),

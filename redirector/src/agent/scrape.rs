@@ -48,14 +48,14 @@ impl Agent {
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
                 let count = self.datapath.counter();
                 let (config, clock) = (Arc::clone(&self.config), self.clock);
-                let (board, counted) = (self.lookouts.board().clone(), self.watch.counted());
+                let board = self.lookouts.board().clone();
                 let (metrics, events) = (self.observer.metrics.clone(), self.observer.events.clone());
                 // Counting reads the whole flow table, and some thousand series are a megabyte of text.
                 tokio::task::spawn_blocking(move || match count() {
                     Ok(counts) => {
                         let sample = Sample {
                             checks: checks(&config, &views),
-                            status: report::status(&config, &views, &counts, &board, &counted, clock),
+                            status: report::status(&config, &views, &counts, &board, clock),
                             flows: counts.all_flows(),
                             max_flows: counts.max_flows.into(),
                             counted_in: counts.counted_in,

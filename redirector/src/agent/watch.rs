@@ -62,7 +62,6 @@ struct Watched {
     passed: Vec<(SocketAddr, Instant)>,
     /// How many addresses are probed.
     addresses: usize,
-    counted: Counted,
 }
 
 /// What a member's clients have met; counts that only grow.
@@ -71,13 +70,6 @@ struct Met {
     totals: Totals,
     /// Replies that were looked at.
     replies: u64,
-}
-
-/// How often the watch itself has seen something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counted {
-    pub(super) silent: u64,
-    pub(super) stalled: u64,
 }
 
 /// The clock that pulses are on.
@@ -119,16 +111,6 @@ impl Met {
     }
 }
 
-impl Counted {
-    fn count(&mut self, kind: SignalKind) {
-        match kind {
-            SignalKind::Silent => self.silent += 1,
-            SignalKind::Stalled => self.stalled += 1,
-            _ => {}
-        }
-    }
-}
-
 impl Watched {
     fn new(id: u16) -> Self {
         Self {
@@ -140,7 +122,6 @@ impl Watched {
             met: None,
             passed: Vec::new(),
             addresses: 0,
-            counted: Counted::default(),
         }
     }
 
@@ -203,7 +184,7 @@ impl Watch {
                     (MemberId(number), old.zip(*member).map(|(old, member)| known(old, member)));
                 let fresh = || Watched::new(id(service_id, member_id));
                 let watched = known.unwrap_or_else(fresh);
-                let wants_traffic = service.breaker.is_some() && service.signals == Signals::Act;
+                let wants_traffic = service.breaker.is_some() && service.signals != Signals::Off;
                 let met = wants_traffic.then(|| watched.met.map_or_else(|| Met::now(watched.id, pulses), Ok));
                 let met = met.transpose().unwrap_or_else(|error| {
                     failed = Some(error);
@@ -248,11 +229,6 @@ impl Watch {
     pub(super) fn subject(&self, id: u16) -> Option<(ServiceId, MemberId)> {
         let watched = &self.members[self.place(id)?];
         (watched.signals != Signals::Off).then_some((watched.service, watched.member))
-    }
-
-    /// How often the watch itself has seen something, in the order of the configuration.
-    pub(super) fn counted(&self) -> Vec<Counted> {
-        self.members.iter().map(|watched| watched.counted).collect()
     }
 
     /// These addresses of a member are probed from now on.
@@ -317,7 +293,10 @@ impl Watch {
                 Found::Trouble(kind, since) => {
                     let ago = ticks.duration(since);
                     if !watched.has_passed(now, ago) {
-                        watched.counted.count(kind);
+                        match kind {
+                            SignalKind::Silent => pulses.count_silence(id),
+                            _ => pulses.count_stall(id),
+                        }
                         let signal = Signal { kind, ago, count: 1 };
                         tell(watched.service, watched.member, Seen::Signal(signal));
                     }

@@ -15,8 +15,8 @@ use super::{
 use crate::control::{
     client::{self, ClientError},
     status::{
-        AddressStatus, FindingStatus, MemberState, MemberStatus, ServiceState, ServiceStatus, Status,
-        SwitchStatus, VitalsStatus,
+        AddressStatus, BreakerStatus, FindingStatus, MemberState, MemberStatus, ServiceState, ServiceStatus,
+        Status, SwitchStatus, VitalsStatus,
     },
 };
 
@@ -104,6 +104,9 @@ fn write_service(
     }
     if one {
         writeln!(f, "\n{}", vitals(&service.members).to_string().trim_end())?;
+        if service.members.iter().any(|member| member.breaker.is_some()) {
+            writeln!(f, "\n{}", breakers(&service.members, now).to_string().trim_end())?;
+        }
     }
     write_findings(f, &service.members)
 }
@@ -206,6 +209,33 @@ fn vitals(members: &[MemberStatus]) -> Table<5> {
     table
 }
 
+/// What clients have met within the window of each breaker.
+fn breakers(members: &[MemberStatus], now: SystemTime) -> Table<6> {
+    let mut table = Table::new([
+        ("member", Align::Left),
+        ("breaker", Align::Left),
+        ("attempts", Align::Right),
+        ("failures", Align::Right),
+        ("rate", Align::Right),
+        ("in a row", Align::Right),
+    ]);
+    for MemberStatus { name, breaker, .. } in members {
+        let Some(BreakerStatus { state, since, attempts, failures, failure_rate, in_a_row }) = breaker else {
+            continue;
+        };
+        let since = since.as_deref().map(|since| format!(" since {}", ago(since, now)));
+        table.row([
+            name.clone(),
+            format!("{}{}", state.replace('_', " "), since.unwrap_or_default()),
+            attempts.to_string(),
+            failures.to_string(),
+            failure_rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1} %")),
+            in_a_row.to_string(),
+        ]);
+    }
+    table
+}
+
 /// `error_reply 3 (loading 3), retransmitted 12`
 fn seen(vitals: &VitalsStatus) -> String {
     let list = |counts: &BTreeMap<String, u64>, more: &dyn Fn(&str) -> String| {
@@ -283,6 +313,7 @@ mod tests {
             eligible_reason: None,
             flows: 12,
             address_states: Vec::new(),
+            breaker: None,
             readiness: ReadinessStatus::default(),
             vitals: VitalsStatus::default(),
         }
@@ -355,6 +386,23 @@ mod tests {
             signals: counts(&[("refused", 0), ("retransmitted", 12), ("error_reply", 3)]),
             error_replies: counts(&[("loading", 3)]),
         };
+        let closed = BreakerStatus {
+            state: "closed".into(),
+            since: None,
+            attempts: 1300,
+            failures: 52,
+            failure_rate: Some(4.0),
+            in_a_row: 0,
+        };
+        let half_open = BreakerStatus {
+            state: "half_open".into(),
+            since: Some("2026-11-21T19:59:00Z".into()),
+            attempts: 0,
+            failures: 0,
+            failure_rate: None,
+            in_a_row: 0,
+        };
+        (service.members[0].breaker, service.members[1].breaker) = (Some(closed), Some(half_open));
         insta::assert_snapshot!(shown_with(vec![service], true));
     }
 

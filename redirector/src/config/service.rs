@@ -49,6 +49,7 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
     if !section.has("member") {
         section.missing("member");
     }
+    let signals = traffic::signals(&section);
     let service = Service {
         name: name.as_ref().map_or_else(String::new, |name| name.value.clone()),
         vips: vips.iter().map(|vip| vip.value).collect(),
@@ -56,8 +57,8 @@ pub(super) fn read(section: Section<'_>) -> Draft<'_> {
         on_failback: flow_policy(&section, "on_failback").unwrap_or(FlowPolicy::Drain),
         drain_timeout: time(&section, "drain_timeout", Duration::from_millis(1), defaults.drain_timeout),
         reset_over: time(&section, "reset_over", Duration::ZERO, Duration::ZERO),
-        signals: traffic::signals(&section),
-        breaker: traffic::breaker(&section),
+        signals,
+        breaker: traffic::breaker(&section, signals),
         limit: traffic::limit(&section),
         on_all_down: section
             .word("on_all_down", &[("stay", OnAllDown::Stay), ("refuse", OnAllDown::Refuse)], &[])

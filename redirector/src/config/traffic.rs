@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::read::Section;
+use super::{error::Complaint, read::Section};
 use crate::model::{Breaker, OpenLimit, Signals};
 
 const SIGNALS: [(&str, Signals); 3] =
@@ -18,9 +18,16 @@ pub(super) fn signals(service: &Section<'_>) -> Signals {
 }
 
 /// `[service.breaker]`; `None`: it is not there.
-pub(super) fn breaker(service: &Section<'_>) -> Option<Breaker> {
+pub(super) fn breaker(service: &Section<'_>, signals: Signals) -> Option<Breaker> {
     service.has("breaker").then(|| {
         let section = service.sub("breaker");
+        if signals == Signals::Off {
+            let complaint = Complaint::new(
+                "`signals` is \"off\", so the breaker would see nothing and never open",
+                "write signals = \"act\", or \"observe\" to see what it counts, or remove the section",
+            );
+            section.fault(section.at(), complaint);
+        }
         let defaults = Breaker::default();
         let time = |key, shortest, default| section.time(key, shortest).map_or(default, |time| time.value);
         Breaker {

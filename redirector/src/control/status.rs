@@ -121,12 +121,32 @@ pub struct MemberStatus {
     /// What is known of each of [`Self::addresses`], in the same order.
     #[serde(default)]
     pub address_states: Vec<AddressStatus>,
+    /// Its breaker; `null`: the service has none (`docs/decisions.md`).
+    #[serde(default)]
+    pub breaker: Option<BreakerStatus>,
     /// How ready it is for applications, whatever its state (`docs/readiness.md`).
     #[serde(flatten)]
     pub readiness: ReadinessStatus,
     /// What its traffic shows (`docs/signals.md`).
     #[serde(flatten)]
     pub vitals: VitalsStatus,
+}
+
+/// The breaker of a member: what clients have met there within its window, and what follows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BreakerStatus {
+    /// `closed`, `open` or `half_open`: the member is down for it, and its checks must pass anew.
+    pub state: String,
+    /// Since when it is not closed (RFC 3339, UTC).
+    pub since: Option<String>,
+    /// Attempts within the window: connections, and replies that were looked at. None are counted while the member is down.
+    pub attempts: u64,
+    /// How many of them failed.
+    pub failures: u64,
+    /// In percent of the attempts, as the configuration's; `null`: there were none.
+    pub failure_rate: Option<f64>,
+    /// Failures in a row, at least; these have no window.
+    pub in_a_row: u32,
 }
 
 /// What the kernel programs see of a member's traffic, over all processes of this host.
@@ -141,7 +161,7 @@ pub struct VitalsStatus {
     /// Smoothed time from a SYN to its answer, in milliseconds.
     #[serde(default)]
     pub connect_ms: Option<f64>,
-    /// How often each signal was seen, since the maps were made; `stalled` since the agent started.
+    /// How often each signal was seen, since the maps were made.
     #[serde(default)]
     pub signals: BTreeMap<String, u64>,
     /// Error replies that mean trouble, by the error (`loading`), as far as replies were looked at. Those that were seen.
@@ -248,7 +268,8 @@ mod tests {
         for list in ["address_states", "findings", "ready_unknown"] {
             assert_eq!(member.remove(list), Some(Value::Array(Vec::new())), "{list}");
         }
-        let nothing = ["ready", "looked_at", "certificate_expires", "rtt_ms", "rtt_min_ms", "connect_ms"];
+        let nothing =
+            ["ready", "looked_at", "certificate_expires", "rtt_ms", "rtt_min_ms", "connect_ms", "breaker"];
         for nothing in nothing {
             assert_eq!(member.remove(nothing), Some(Value::Null), "{nothing}");
         }

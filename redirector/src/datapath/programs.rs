@@ -141,6 +141,8 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
     // A round trip of each flow is measured in about 128 ms, and a signal of a member reported in 10 ms.
     let sample_shift = (ticks_per_second() / 8).max(1).ilog2();
     let report_every = ticks_per_second().div_ceil(100);
+    // Linux sends a SYN again after a second (TCP_TIMEOUT_INIT), and nobody data before 200 ms (TCP_RTO_MIN).
+    let syn_again_after = ticks_per_second() / 10;
 
     let mut loader = EbpfLoader::new();
     loader
@@ -155,6 +157,7 @@ pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Ebpf> {
         .override_global("ROUTE_LIFE", &route_life, true)
         .override_global("SAMPLE_SHIFT", &sample_shift, true)
         .override_global("REPORT_EVERY", &report_every, true)
+        .override_global("SYN_AGAIN_AFTER", &syn_again_after, true)
         .override_global("LOG", &log, true);
     for name in SIZED {
         loader.map_max_entries(name, settings.max_flows);

@@ -59,6 +59,8 @@ pub struct Vitals {
     pub connect: Option<Duration>,
     /// How often each signal was seen, since the maps were made.
     pub signals: [u32; Signal::ALL.len()],
+    /// The same of stalls, which only the agent sees.
+    pub stalled: u32,
     /// The same of error replies.
     pub errors: [u32; ErrorReply::ALL.len()],
 }
@@ -160,8 +162,24 @@ impl Pulses {
             shortest: time(offset_of!(Pulse, rtt_min_us)),
             connect: time(offset_of!(Pulse, connect_us)),
             signals: std::array::from_fn(|at| of(offset_of!(Pulse, counts), at)),
+            stalled: word(offset_of!(Pulse, stalled)),
             errors: std::array::from_fn(|at| of(offset_of!(Pulse, errors), at)),
         }
+    }
+
+    /// Counts what the programs cannot see, beside what they count: it lives as long.
+    pub fn count_silence(&self, member: u16) {
+        self.add(member, offset_of!(Pulse, counts) + Signal::Silent as usize * size_of::<u32>());
+    }
+
+    /// The same of a stall.
+    pub fn count_stall(&self, member: u16) {
+        self.add(member, offset_of!(Pulse, stalled));
+    }
+
+    /// Programs may add to the same word in the same moment.
+    fn add(&self, member: u16, offset: usize) {
+        self.words(member)[offset / size_of::<u32>()].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A new member has no past: its id may have been another one's. Nobody has a flow on it.

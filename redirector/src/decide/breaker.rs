@@ -60,6 +60,17 @@ pub(super) enum State {
     HalfOpen,
 }
 
+impl State {
+    /// In one word.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// What a breaker has counted in the window that ends now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -74,6 +85,15 @@ impl Breaker {
         if self.tripped.is_some() || traffic.is_nothing() {
             return false;
         }
+        self.count(now, settings, traffic);
+        let Some(why) = self.trips(now, settings) else { return false };
+        let until = now + settings.open_for;
+        *self = Self { tripped: Some(Tripped { since: now, why, until, passes: None }), ..Self::default() };
+        true
+    }
+
+    /// The same where it is only shown: it never opens.
+    pub(super) fn count(&mut self, now: Time, settings: &Settings, traffic: Traffic) {
         let failures = traffic.failed.saturating_add(traffic.errors);
         let successes = traffic.connected.saturating_add(traffic.answered);
         // A connection that is accepted to be told of trouble is no success.
@@ -91,10 +111,6 @@ impl Breaker {
         while self.ring.front().is_some_and(|bucket| bucket.number < oldest) {
             self.ring.pop_front();
         }
-        let Some(why) = self.trips(now, settings) else { return false };
-        let until = now + settings.open_for;
-        *self = Self { tripped: Some(Tripped { since: now, why, until, passes: None }), ..Self::default() };
-        true
     }
 
     /// Why it opens; `None`: it does not.
@@ -128,14 +144,18 @@ impl Breaker {
         self.row = 0;
     }
 
-    /// After a reload: what was counted goes on when the settings are the same. Without any there is no breaker, and none that is
-    /// open. Checks may have other numbers, and begin to pass anew once more.
-    pub(super) fn carry(&mut self, old: Option<&Settings>, new: Option<&Settings>) {
-        if old != new {
+    /// After a reload: what was counted goes on when nothing of it `is_new`. Without `settings` none is open. One that is open
+    /// stays so for as long as is written now. Checks may have other numbers, and begin to pass anew once more.
+    pub(super) fn carry(&mut self, settings: Option<&Settings>, is_new: bool) {
+        if is_new {
             self.forget();
         }
-        self.tripped.take_if(|_| new.is_none());
-        if let Some(passes) = self.tripped.as_mut().and_then(|tripped| tripped.passes.as_mut()) {
+        let Some((tripped, settings)) = self.tripped.as_mut().zip(settings) else {
+            self.tripped = None;
+            return;
+        };
+        tripped.until = tripped.since + settings.open_for;
+        if let Some(passes) = &mut tripped.passes {
             passes.clear();
         }
     }

@@ -12,7 +12,7 @@ use super::{
     orders::StandingOrders,
     signals::Seen,
 };
-use crate::model::{Check, CheckId, MemberId, MemberState, Service, SwitchKind};
+use crate::model::{Check, CheckId, MemberId, MemberState, Service, Signals, SwitchKind};
 
 impl Core {
     /// Whether [`Self::leave_removed`] has anything to do.
@@ -161,7 +161,9 @@ impl Core {
             let origins = origins(&old.members[from.0].checks, checks);
             let mut member = before[from.0].take().expect("an old member is the origin of one new one");
             let changed = member.set_checks(checks, &origins, self.service.combine, self.now);
-            member.set_breaker(old.breaker.as_ref(), self.service.breaker.as_ref(), self.now);
+            let is_new = (old.breaker, old.signals) != (self.service.breaker, self.service.signals);
+            let acts = self.service.signals == Signals::Act;
+            member.set_breaker(self.service.breaker.as_ref().filter(|_| acts), is_new, self.now);
             self.members.push(member);
             changes.push((MemberId(number), changed));
             let mut carried = std::mem::take(&mut self.answers[from.0]);
@@ -174,6 +176,9 @@ impl Core {
         self.flaps = carried(&self.flaps, members, Flap::default());
         self.rejected = carried(&self.rejected, members, None);
         self.seen = carried(&self.seen, members, Seen::default());
+        if old.signals != self.service.signals {
+            self.seen.iter_mut().for_each(Seen::begin_anew);
+        }
         self.vetoed = carried(&self.vetoed, members, None);
         for (member, _) in &changes {
             self.offer_and_leave(*member);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Core, Time,
-    breaker::{self, Counts},
+    breaker::Counts,
     choice::{Situation, Standing},
     health::{CheckHealth, CheckState, Health},
     signals::Kind,
@@ -130,7 +130,7 @@ pub struct MemberExplanation {
 /// Signals of one kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SignalExplanation {
-    /// Which kind; of error replies the newest.
+    /// Which kind; each error is one.
     pub signal: String,
     /// How often it was seen since the agent started.
     pub count: u64,
@@ -428,14 +428,14 @@ impl Core {
 
     fn explain_signals(&self, id: MemberId, now: Time) -> Vec<SignalExplanation> {
         let explain = |kind: &Kind| {
-            let (at, newest) = kind.newest?;
-            Some(SignalExplanation {
+            let (at, newest) = kind.newest;
+            SignalExplanation {
                 signal: newest.kind.to_string(),
                 count: kind.total,
                 ago_ms: millis(now.since(at)),
-            })
+            }
         };
-        self.seen[id.0].kinds().filter_map(explain).collect()
+        self.seen[id.0].kinds().map(explain).collect()
     }
 
     fn explain_breaker(&self, id: MemberId, now: Time) -> Option<BreakerExplanation> {
@@ -443,12 +443,7 @@ impl Core {
         let breaker = self.members[id.0].breaker();
         let Counts { attempts, failures, row } = breaker.counts(now, settings);
         Some(BreakerExplanation {
-            state: match breaker.state() {
-                breaker::State::Closed => "closed",
-                breaker::State::Open => "open",
-                breaker::State::HalfOpen => "half_open",
-            }
-            .into(),
+            state: breaker.state().name().into(),
             for_ms: breaker.since().map(|since| millis(now.since(since))),
             attempts,
             failures,

@@ -173,6 +173,11 @@ impl Health {
             })
     }
 
+    /// Whether a check that decides counts failures, and passes so far.
+    pub(super) fn begins_to_fail(&self) -> bool {
+        self.deciding().any(|check| check.state() == CheckState::Passing && check.failures > 0)
+    }
+
     /// Why a member that is alive may not be left for this one; `None`: no gate bars it.
     ///
     /// A gate bars when it fails, and until its first verdict: not probed yet, or its first failures are being counted. A gate

@@ -98,11 +98,21 @@ impl Member {
         changes
     }
 
-    /// Clients of the member have met this. Returns whether that takes it down.
-    pub(super) fn on_traffic(&mut self, now: Time, settings: &Settings, traffic: Traffic) -> bool {
+    /// Clients of the member have met this. Returns whether that takes it down, which it may if the service `acts`.
+    pub(super) fn on_traffic(
+        &mut self,
+        now: Time,
+        settings: &Settings,
+        traffic: Traffic,
+        acts: bool,
+    ) -> bool {
         if self.state == MemberState::Down {
             // What fails now is no news, and no reason to go down again when it is back.
             self.breaker.forget();
+            return false;
+        }
+        if !acts {
+            self.breaker.count(now, settings, traffic);
             return false;
         }
         let opened = self.breaker.on_traffic(now, settings, traffic);
@@ -110,9 +120,9 @@ impl Member {
         opened
     }
 
-    /// The breaker may have other settings now, or there is none.
-    pub(super) fn set_breaker(&mut self, old: Option<&Settings>, new: Option<&Settings>, now: Time) {
-        self.breaker.carry(old, new);
+    /// The breaker may have other settings now, if it `is_new`, or there is none that may open.
+    pub(super) fn set_breaker(&mut self, settings: Option<&Settings>, is_new: bool, now: Time) {
+        self.breaker.carry(settings, is_new);
         self.judge(now);
     }
 
@@ -198,6 +208,11 @@ impl Member {
 
     pub(super) fn state(&self) -> MemberState {
         self.state
+    }
+
+    /// Whether a check that decides counts failures at an address, and passes so far.
+    pub(super) fn begins_to_fail(&self) -> bool {
+        self.addresses.iter().any(|known| known.health.begins_to_fail())
     }
 
     /// Since when the member has been up without a break; `None`: it is not up.

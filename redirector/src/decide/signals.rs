@@ -11,7 +11,8 @@
 //!   probe more in an interval, and its looks come no later than without signals. Each kind by itself, so that the loss of a
 //!   bad network does not hide the silence of a dead one. A probe that begins to fail, or an interval of quiet, and the
 //!   kind is believed at once again.
-//! * A member that is down is not looked at: nothing new would be learnt.
+//! * A member that is down is not looked at: nothing new would be learnt. What it shows then is counted and no event, and when
+//!   it comes back nothing waits: what went before has nothing to do with how it is now.
 //!
 //! What the traffic was like ([`Core::on_traffic`]) is the business of the [`breaker`](super::breaker).
 
@@ -28,17 +29,22 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// What the traffic of one member has shown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Seen {
-    kinds: [Kind; SignalKind::COUNT],
+    /// Those that were seen, in the order of [`SignalKind`]. Each error is a kind of its own.
+    kinds: Vec<Kind>,
     looked_at: Option<Time>,
-    /// The first signal that was looked at since a probe passed.
+    /// When a probe passed last while no check had begun to fail.
+    well_at: Option<Time>,
+    /// The first signal since then that was looked at.
     alarm: Option<Alarm>,
+    /// Whether the member was down when it was looked at last.
+    was_down: bool,
 }
 
 /// Signals of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Kind {
     /// The newest, and when it came.
-    pub(super) newest: Option<(Time, Signal)>,
+    pub(super) newest: (Time, Signal),
     /// How often it was seen since the agent started.
     pub(super) total: u64,
     /// And since the last look.
@@ -77,11 +83,25 @@ impl Rhythm {
 }
 
 impl Kind {
-    fn note(&mut self, now: Time, signal: Signal) {
+    fn new(now: Time, signal: Signal) -> Self {
+        Self {
+            newest: (now, signal),
+            total: 0,
+            waiting: 0,
+            looked_at: None,
+            wait: Duration::ZERO,
+            untold: 0,
+            told_at: None,
+        }
+    }
+
+    fn note(&mut self, now: Time, signal: Signal, is_down: bool) {
         self.total = self.total.saturating_add(signal.count.into());
-        self.waiting = self.waiting.saturating_add(signal.count);
-        self.untold = self.untold.saturating_add(signal.count);
-        self.newest = Some((now, signal));
+        self.newest = (now, signal);
+        if !is_down {
+            self.waiting = self.waiting.saturating_add(signal.count);
+            self.untold = self.untold.saturating_add(signal.count);
+        }
     }
 
     /// When what waits may be looked at; `None`: nothing waits.
@@ -89,38 +109,86 @@ impl Kind {
         (self.waiting > 0).then(|| self.looked_at.map_or(Time::default(), |at| at + self.wait))
     }
 
-    /// When the trouble began that waits to be looked at; it is looked at now.
-    fn look(&mut self, now: Time, rhythm: Rhythm) -> Option<Alarm> {
-        let (at, newest) = self.newest.filter(|_| self.waiting > 0)?;
+    /// What waits to be looked at, when it came, and when its trouble began; it is looked at now.
+    fn look(&mut self, now: Time, rhythm: Rhythm) -> Option<(Time, Alarm)> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let (at, newest) = self.newest;
         let quiet = self.looked_at.is_none_or(|last| last + self.wait + rhythm.normal <= now);
         self.wait = if quiet { rhythm.fast } else { (self.wait * 2).clamp(rhythm.fast, rhythm.normal) };
         self.looked_at = Some(now);
         self.waiting = 0;
-        Some(Alarm { kind: newest.kind, began: at.ago(newest.ago) })
+        Some((at, Alarm { kind: newest.kind, began: at.ago(newest.ago) }))
+    }
+
+    /// When there is an event; `None`: there is nothing to tell. What waits is told when it is looked at.
+    fn tell_due(&self) -> Option<Time> {
+        let is_due = self.untold > 0 && self.waiting == 0;
+        is_due.then(|| self.told_at.map_or(Time::default(), |told| told + TELL_EVERY))
     }
 
     /// What is worth an event.
     fn tell(&mut self, now: Time) -> Option<Signal> {
-        let (at, newest) = self.newest.filter(|_| self.untold > 0)?;
-        if self.told_at.is_some_and(|told| told + TELL_EVERY > now) {
-            return None;
-        }
+        self.tell_due().filter(|due| *due <= now)?;
         self.told_at = Some(now);
+        let (at, newest) = self.newest;
         let ago = now.since(at) + newest.ago;
         Some(Signal { count: std::mem::take(&mut self.untold), ago, ..newest })
     }
 }
 
 impl Seen {
+    fn note(&mut self, now: Time, signal: Signal, is_down: bool) {
+        let place = self.kinds.binary_search_by_key(&signal.kind, |kind| kind.newest.1.kind);
+        let place = place.unwrap_or_else(|place| {
+            self.kinds.insert(place, Kind::new(now, signal));
+            place
+        });
+        self.kinds[place].note(now, signal, is_down);
+    }
+
     /// When the member is to be looked at.
     pub(super) fn due(&self, rhythm: Rhythm) -> Option<Time> {
         let kind = self.kinds.iter().filter_map(Kind::due).min()?;
         Some(self.looked_at.map_or(kind, |at| kind.max(at + rhythm.fast)))
     }
 
+    /// When there is an event.
+    fn tell_due(&self) -> Option<Time> {
+        self.kinds.iter().filter_map(Kind::tell_due).min()
+    }
+
     /// Each kind that was seen.
     pub(super) fn kinds(&self) -> impl Iterator<Item = &Kind> {
-        self.kinds.iter().filter(|kind| kind.newest.is_some())
+        self.kinds.iter()
+    }
+
+    /// Whatever waits is looked at now. `acts`: by probes.
+    fn look(&mut self, now: Time, rhythm: Rhythm, acts: bool) {
+        self.looked_at = Some(now);
+        for kind in &mut self.kinds {
+            let looked = kind.look(now, rhythm).filter(|_| acts);
+            // A probe that has passed since it came has looked before.
+            let news = looked.filter(|(at, _)| self.well_at.is_none_or(|well| well < *at));
+            self.alarm = self.alarm.or(news.map(|(_, alarm)| alarm));
+        }
+    }
+
+    /// A member that went down is not looked at any more, and one that is back is another story.
+    fn follow(&mut self, is_down: bool) {
+        if is_down {
+            self.kinds.iter_mut().for_each(|kind| kind.waiting = 0);
+        } else if self.was_down {
+            self.alarm = None;
+        }
+        self.was_down = is_down;
+    }
+
+    /// From now on signals have another effect, or none.
+    pub(super) fn begin_anew(&mut self) {
+        self.alarm = None;
+        self.kinds.iter_mut().for_each(|kind| (kind.waiting, kind.untold) = (0, 0));
     }
 }
 
@@ -136,22 +204,24 @@ impl Core {
         if self.service.signals == Signals::Off {
             return;
         }
-        self.seen[member.0].kinds[signal.kind.index()].note(self.now, *signal);
+        let is_down = self.members[member.0].state() == MemberState::Down;
+        self.seen[member.0].note(self.now, *signal, is_down);
         self.look_at(member);
     }
 
-    /// What the clients of a member have met since the call before. It may open the member's breaker, if the service has one
-    /// and acts on its traffic ([`Signals::Act`]).
+    /// What the clients of a member have met since the call before. The member's breaker counts it, if the service has one,
+    /// and may open if the service acts on its traffic ([`Signals::Act`]).
     ///
     /// # Panics
     ///
     /// When `member` is not of the service.
     pub fn on_traffic(&mut self, now: Time, member: MemberId, traffic: Traffic) {
         self.catch_up(now);
-        let Some(settings) = self.service.breaker.filter(|_| self.service.signals == Signals::Act) else {
+        let Some(settings) = self.service.breaker.filter(|_| self.service.signals != Signals::Off) else {
             return;
         };
-        if self.members[member.0].on_traffic(self.now, &settings, traffic) {
+        let acts = self.service.signals == Signals::Act;
+        if self.members[member.0].on_traffic(self.now, &settings, traffic, acts) {
             self.carry_on(member, Vec::new());
         }
     }
@@ -160,8 +230,11 @@ impl Core {
     pub(super) fn weigh_signals(&mut self, member: MemberId, verdict: Verdict, doubt_begins: bool) {
         let seen = &mut self.seen[member.0];
         match verdict {
-            // Another check may be failing still.
-            Verdict::Pass if self.answers[member.0].failing_since().is_none() => seen.alarm = None,
+            // Another check may be counting failures still. One that fails for good has had its say.
+            Verdict::Pass if !self.members[member.0].begins_to_fail() => {
+                seen.well_at = Some(self.now);
+                seen.alarm = None;
+            }
             Verdict::Fail if doubt_begins => {
                 seen.kinds.iter_mut().for_each(|kind| kind.wait = Duration::ZERO);
             }
@@ -177,14 +250,18 @@ impl Core {
         self.now = self.now.max(now);
     }
 
-    /// Looks that were put off are due.
+    /// Looks and events that were put off are due.
     pub(super) fn look(&mut self) {
         (0..self.members.len()).for_each(|member| self.look_at(MemberId(member)));
     }
 
     /// When [`Self::look`] wants to be called.
     pub(super) fn next_look(&self) -> Option<Time> {
-        (0..self.members.len()).filter_map(|member| self.look_due(MemberId(member))).min()
+        if self.service.signals == Signals::Off {
+            return None;
+        }
+        let looks = (0..self.members.len()).filter_map(|member| self.look_due(MemberId(member)));
+        looks.chain(self.seen.iter().filter_map(Seen::tell_due)).min()
     }
 
     pub(super) fn look_due(&self, member: MemberId) -> Option<Time> {
@@ -195,22 +272,18 @@ impl Core {
     }
 
     fn look_at(&mut self, member: MemberId) {
-        if self.look_due(member).is_none_or(|due| due > self.now) {
-            return;
+        let acts = self.service.signals == Signals::Act;
+        self.seen[member.0].follow(self.members[member.0].state() == MemberState::Down);
+        if self.look_due(member).is_some_and(|due| due <= self.now) {
+            if acts {
+                self.actions.push_back(Action::Look { member });
+            }
+            let rhythm = Rhythm::of(&self.service.members[member.0].checks);
+            self.seen[member.0].look(self.now, rhythm, acts);
         }
-        let rhythm = Rhythm::of(&self.service.members[member.0].checks);
-        let looked = self.service.signals == Signals::Act;
-        if looked {
-            self.actions.push_back(Action::Look { member });
-        }
-        let seen = &mut self.seen[member.0];
-        seen.looked_at = Some(self.now);
-        // Whatever else waits is looked at with it.
-        for kind in &mut seen.kinds {
-            let alarm = kind.look(self.now, rhythm).filter(|_| looked);
-            seen.alarm = seen.alarm.or(alarm);
-            if let Some(signal) = kind.tell(self.now) {
-                self.actions.push_back(Action::Signal { member, signal, looked });
+        if self.service.signals != Signals::Off {
+            for signal in self.seen[member.0].kinds.iter_mut().filter_map(|kind| kind.tell(self.now)) {
+                self.actions.push_back(Action::Signal { member, signal, looked: acts });
             }
         }
     }

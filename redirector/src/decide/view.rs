@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::{CheckState, Core, Switch, Time, member::Member};
-use crate::model::{Epoch, MemberId, MemberState, ServiceState};
+use super::{CheckState, Core, Switch, Time, breaker::Counts, member::Member};
+use crate::model::{Breaker as Settings, Epoch, MemberId, MemberState, ServiceState};
 
 /// A service at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +45,25 @@ pub struct MemberView {
     pub eligible: bool,
     /// Why not.
     pub eligible_reason: Option<String>,
+    /// Its breaker; `None`: the service has none.
+    pub breaker: Option<BreakerView>,
     /// Its addresses, IPv4 first.
     pub addresses: Vec<AddressView>,
+}
+
+/// The breaker of a member at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerView {
+    /// `closed`, `open` or `half_open`.
+    pub state: &'static str,
+    /// Since when it is not closed.
+    pub since: Option<Time>,
+    /// Attempts of clients within its window.
+    pub attempts: u64,
+    /// How many of them failed.
+    pub failures: u64,
+    /// Failures in a row, at least.
+    pub in_a_row: u32,
 }
 
 /// An address of a member at one moment.
@@ -112,11 +129,19 @@ impl Core {
                 checked_at: member.checked_at(),
                 eligible: eligible_reason.is_none(),
                 eligible_reason,
+                breaker: self.service.breaker.as_ref().map(|settings| breaker_view(member, settings, now)),
                 addresses: address_views(member),
             }
         };
         self.members.iter().enumerate().map(view).collect()
     }
+}
+
+fn breaker_view(member: &Member, settings: &Settings, now: Time) -> BreakerView {
+    let breaker = member.breaker();
+    let Counts { attempts, failures, row } = breaker.counts(now, settings);
+    let (state, since) = (breaker.state().name(), breaker.since());
+    BreakerView { state, since, attempts, failures, in_a_row: row }
 }
 
 fn address_views(member: &Member) -> Vec<AddressView> {

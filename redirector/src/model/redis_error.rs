@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Redis's error replies, told apart by their first word, or by their text where the first word is `ERR`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RedisErrorKind {
     /// `LOADING`: reads its data set into memory, or takes it over from its primary.

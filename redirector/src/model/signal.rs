@@ -23,7 +23,7 @@ pub struct Signal {
 }
 
 /// What was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SignalKind {
     /// A reset in answer to a SYN.
@@ -47,25 +47,6 @@ pub enum SignalKind {
 }
 
 impl SignalKind {
-    /// How many there are, error replies counted as one.
-    pub const COUNT: usize = 9;
-
-    /// A number below [`Self::COUNT`], the same for all error replies.
-    #[must_use]
-    pub fn index(self) -> usize {
-        match self {
-            Self::Refused => 0,
-            Self::Unanswered => 1,
-            Self::Reset => 2,
-            Self::Closed => 3,
-            Self::Retransmitted => 4,
-            Self::Silent => 5,
-            Self::Stalled => 6,
-            Self::Unreachable => 7,
-            Self::ErrorReply(_) => 8,
-        }
-    }
-
     /// The word for it, as in metrics and `status`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -128,9 +109,9 @@ pub enum Signals {
     /// A signal makes the member's probers probe at once.
     #[default]
     Act,
-    /// Signals are shown.
+    /// Signals are shown, and what a breaker counts; it never opens.
     Observe,
-    /// Nobody looks at them, nor at the traffic: the breaker never opens.
+    /// Nobody looks at them, nor at the traffic: there is no breaker.
     Off,
 }
 

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     control::status::{
-        MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status, VitalsStatus,
+        BreakerStatus, MemberState, MemberStatus, ReadinessStatus, ServiceState, ServiceStatus, Status,
+        VitalsStatus,
     },
     decide::CheckState,
 };
@@ -90,6 +91,7 @@ impl Collector for Exposition {
         self.services(&mut out)?;
         self.members(&mut out)?;
         self.vitals(&mut out)?;
+        self.breakers(&mut out)?;
         self.checks(&mut out)?;
         self.switches(&mut out)?;
         self.flows(&mut out)?;
@@ -181,6 +183,33 @@ impl Exposition {
         };
         out.counter(&f::MEMBER_SIGNALS, counts("signal", |vitals| &vitals.signals))?;
         out.counter(&f::MEMBER_ERROR_REPLIES, counts("error", |vitals| &vitals.error_replies))
+    }
+
+    fn breakers(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let breakers = || {
+            let services = self.sample.status.services.iter();
+            let members = services
+                .flat_map(|service| service.members.iter().map(move |member| (&*service.name, member)));
+            members.filter_map(|(service, member)| Some((service, &*member.name, member.breaker.as_ref()?)))
+        };
+        let states = breakers().flat_map(|(service, member, breaker)| {
+            ["closed", "open", "half_open"].map(|state| {
+                let labels = [("service", service), ("member", member), ("state", state)];
+                (labels, u64::from(breaker.state == state))
+            })
+        });
+        out.gauge(&f::MEMBER_BREAKER_STATE, states)?;
+        let each = |value: fn(&BreakerStatus) -> u64| {
+            breakers().map(move |(service, member, breaker)| {
+                ([("service", service), ("member", member)], value(breaker))
+            })
+        };
+        out.gauge(&f::MEMBER_BREAKER_ATTEMPTS, each(|breaker| breaker.attempts))?;
+        out.gauge(&f::MEMBER_BREAKER_FAILURES, each(|breaker| breaker.failures))?;
+        let ratios = breakers().filter_map(|(service, member, breaker)| {
+            Some(([("service", service), ("member", member)], breaker.failure_rate? / 100.0))
+        });
+        out.real_gauge(&f::MEMBER_BREAKER_FAILURE_RATIO, ratios)
     }
 
     fn checks(&self, out: &mut Out<'_>) -> Result<(), Error> {

@@ -62,8 +62,12 @@ families! {
     MEMBER_RTT = Gauge "member_rtt_seconds" ["service" "member"] "Smoothed round-trip time of the traffic with the member, from data to its acknowledgement; no series before the first one.";
     MEMBER_RTT_MIN = Gauge "member_rtt_min_seconds" ["service" "member"] "The shortest round-trip time that was seen.";
     MEMBER_CONNECT = Gauge "member_connect_seconds" ["service" "member"] "Smoothed time from a SYN to the member's answer; no series before the first one.";
-    MEMBER_SIGNALS = Counter "member_signals" ["service" "member" "signal"] "How often the kernel programs saw this in the traffic with the member, since the maps were made; stalled since the agent started.";
+    MEMBER_SIGNALS = Counter "member_signals" ["service" "member" "signal"] "How often the kernel programs saw this in the traffic with the member, since the maps were made.";
     MEMBER_ERROR_REPLIES = Counter "member_error_replies" ["service" "member" "error"] "Replies that begin with an error that means trouble, as far as replies were looked at, since the maps were made.";
+    MEMBER_BREAKER_STATE = Gauge "member_breaker_state" ["service" "member" "state"] "1 for the state that the member's breaker is in, 0 for the others; no series without a breaker.";
+    MEMBER_BREAKER_ATTEMPTS = Gauge "member_breaker_attempts" ["service" "member"] "Attempts of clients within the window of the member's breaker.";
+    MEMBER_BREAKER_FAILURES = Gauge "member_breaker_failures" ["service" "member"] "How many of these attempts failed.";
+    MEMBER_BREAKER_FAILURE_RATIO = Gauge "member_breaker_failure_ratio" ["service" "member"] "The part of these attempts that failed, 0 to 1; no series while there are none.";
     CHECK_STATE = Gauge "check_state" ["service" "member" "check" "state"] "How many addresses of the member the check says this of: unknown, passing, failing.";
     PROBES = Counter "probes" ["service" "member" "check" "verdict" "outcome" "phase"] "Probes that have ended, by what they found and how far they came.";
     PROBE_SECONDS = Histogram "probe_seconds" ["service" "member"] "Duration of the probes that passed.";

@@ -59,6 +59,8 @@ pub const RESPONSE: Given = Came("member > port PSH ACK seq=501 ack=131 len=7 tc
 pub const LEFT_AND_RESET: Given = Do(|bench| bench.switch(Some(OTHER), true));
 /// Some ticks go by.
 const WAIT: Given = Do(Bench::wait);
+/// Longer than a copy of a SYN takes, and shorter than a client waits before it sends it again.
+const WAIT_FOR_LONG: Given = Do(|bench| (0..5).for_each(|_| bench.wait()));
 const LEFT_AND_KEPT: Given = Do(|bench| bench.switch(Some(OTHER), false));
 
 #[rustfmt::skip]
@@ -69,7 +71,7 @@ pub const TABLE: &[Case] = &[
         out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
     Case { says: "a SYN that is sent again keeps its member and its port",
         given: &[SYN], packet: SYN, outcome: "carried", verdict: Redirect,
-        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), signals: &["unanswered"], ..CASE },
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
     Case { says: "after a switch a new connection goes to the other member",
         given: &[LEFT_AND_RESET], packet: SYN, outcome: "opened", verdict: Redirect,
         out: "port > other SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
@@ -78,7 +80,7 @@ pub const TABLE: &[Case] = &[
         out: "port > other SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
     Case { says: "a SYN that is sent again keeps a member whose flows are kept",
         given: &[SYN, LEFT_AND_KEPT], packet: SYN, outcome: "carried", verdict: Redirect,
-        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), signals: &["unanswered"], ..CASE },
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
     Case { says: "a SYN on a flow that the client had closed starts a new one",
         given: &[SYN, SYN_ACK, HANDSHAKE_ACK, Sent("client > vip FIN ACK seq=101 ack=501"), LEFT_AND_KEPT],
         packet: Sent("client > vip SYN seq=9000"), outcome: "opened", verdict: Redirect,
@@ -144,9 +146,10 @@ pub const TABLE: &[Case] = &[
     Case { says: "the reset that the client answers it with is carried and ends nothing",
         given: &[SYN, Came("member > port ACK seq=7000 ack=90000")], packet: Sent("client > vip RST seq=90000"),
         outcome: "carried", verdict: Redirect, out: "port > member RST seq=90000", left: Some(1), ..CASE },
+    // The client sends it at once (`TCP_TIMEOUT_MIN`), and it will be answered: no failure, and no signal.
     Case { says: "and its SYN keeps its port, which the member has forgotten by then",
         given: &[SYN, Came("member > port ACK seq=7000 ack=90000"), Sent("client > vip RST seq=90000")], packet: SYN,
-        outcome: "carried", verdict: Redirect, out: "port > member SYN seq=100 tcpopt=20", left: Some(1), signals: &["unanswered"], ..CASE },
+        outcome: "carried", verdict: Redirect, out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
 
     // ------------------------------------------------------------------ a half that is lost
     Case { says: "data that is sent again on a flow without its stub resets both ends: no answer would come back",
@@ -198,6 +201,18 @@ pub const TABLE: &[Case] = &[
     Case { says: "a full flow table refuses and evicts nobody",
         given: &[Do(Bench::fill)], packet: SYN, outcome: "refused_table_full", verdict: Redirect,
         out: "vip > client RST ACK seq=0 ack=101", ..CASE },
+    Case { says: "a connection that is refused for another reason uses up nothing of the service's cap",
+        given: &[Do(|bench| bench.cap(1, 6)), Do(Bench::flood), Sent("client:2 > vip SYN seq=100"),
+            Sent("client:2 > vip SYN seq=100")],
+        packet: Sent("neighbour > vip SYN seq=100"), outcome: "opened", verdict: Redirect,
+        out: "port > member SYN seq=100", left: Some(6), ..CASE },
+    Case { says: "nor does one without a source port",
+        given: &[Do(|bench| bench.cap(1, 1)), Do(Bench::refuse_without_port)], packet: SYN, outcome: "opened",
+        verdict: Redirect, out: "port > member SYN seq=100 tcpopt=20", left: Some(1), ..CASE },
+    Case { says: "each connection that is opened uses up one",
+        given: &[Do(|bench| bench.cap(1, 6)), Do(Bench::flood), Sent("neighbour > vip SYN seq=100")],
+        packet: Sent("third > vip SYN seq=100"), outcome: "refused_rate", verdict: Redirect,
+        out: "vip > third RST ACK seq=0 ack=101", left: Some(6), ..CASE },
     Case { says: "a connection above the service's cap is refused",
         given: &[Do(|bench| bench.cap(1, 1)), SYN], packet: SYN2, outcome: "refused_rate", verdict: Redirect,
         out: "vip > client:2 RST ACK seq=0 ack=101", left: Some(1), ..CASE },
@@ -223,7 +238,7 @@ pub const TABLE: &[Case] = &[
         out: "vip > client RST ACK seq=0 ack=101", left: Some(5), ..CASE },
     Case { says: "a SYN that is sent again is no further flow",
         given: &[SYN, Do(Bench::flood)], packet: SYN, outcome: "carried", verdict: Redirect,
-        out: "port > member SYN seq=100 tcpopt=20", left: Some(5), signals: &["unanswered"], ..CASE },
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(5), ..CASE },
     Case { says: "a flow that is opened anew is counted once",
         given: &[SYN, LEFT_AND_RESET, SYN, Do(Bench::flood)], packet: SYN2, outcome: "refused_half_open",
         verdict: Redirect, out: "vip > client:2 RST ACK seq=0 ack=101", left: Some(5), ..CASE },
@@ -252,6 +267,9 @@ pub const TABLE: &[Case] = &[
 
     // ------------------------------------------------------------------ what it shows of the member
     // Every other row says that its packet is no signal.
+    Case { says: "a SYN that is sent again because nobody answers is a signal",
+        given: &[SYN, WAIT_FOR_LONG], packet: SYN, outcome: "carried", verdict: Redirect,
+        out: "port > member SYN seq=100 tcpopt=20", left: Some(1), signals: &["unanswered"], ..CASE },
     Case { says: "a member that resets an established flow is a signal",
         given: &[SYN, SYN_ACK, HANDSHAKE_ACK], packet: Came("member > port RST seq=501"), outcome: "replied",
         verdict: Redirect, out: "vip > client RST seq=501", left: Some(0), signals: &["reset"], ..CASE },

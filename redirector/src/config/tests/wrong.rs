@@ -112,6 +112,7 @@ fn health() {
 #[test]
 fn traffic() {
     let table = messages(&[
+        ("a breaker that sees nothing", "signals = \"observe\"", "signals = \"off\""),
         ("signals of nothing", "signals = \"observe\"", "signals = \"ignore\""),
         ("resets over no time", "reset_over = \"3s\"", "reset_over = \"-1s\""),
         ("no failure", "minimum_failures = 50", "minimum_failures = 0"),

@@ -142,6 +142,44 @@ fn a_reload_without_a_breaker_closes_it() {
     world.reload(orders(), &both).assert_state(PARIS, MemberState::Up);
 }
 
+/// It used to apply to the next time that the breaker opened.
+#[test]
+fn a_reload_applies_its_open_for_to_a_breaker_that_is_open() {
+    let both = [Some(PARIS), Some(DUBLIN)];
+    let open_for = |open_for| Service { breaker: Some(Breaker { open_for, ..usual() }), ..orders() };
+    for (now, then_half_open_after) in [(s(20), s(20)), (s(1), s(5)), (s(90), s(90))] {
+        let mut world = World::settled(open_for(s(60)));
+        goes_on(&mut world, 10, BAD);
+        let opened = world.now;
+        let is_half_open = |world: &World| world.member(PARIS).reason.starts_with("breaker half open");
+        world.is(PARIS, NeverProbed).run(s(5)).reload(open_for(now), &both);
+        if then_half_open_after > s(5) {
+            world.run(then_half_open_after.saturating_sub(ms(100)).saturating_sub(world.now.since(opened)));
+            assert!(!is_half_open(&world), "{now:?}");
+            world.run(ms(200));
+        }
+        assert!(is_half_open(&world), "{now:?}: {}", world.member(PARIS).reason);
+    }
+}
+
+#[test]
+fn observing_it_counts_and_never_opens() {
+    let observed = Service { breaker: Some(Breaker::default()), signals: Signals::Observe, ..orders() };
+    let mut world = World::settled(observed.clone());
+    goes_on(&mut world, 30, BAD);
+    world.assert_no_switch();
+    let counted = world.core.explain(world.now).members[PARIS.0].breaker.clone().unwrap();
+    assert_eq!((counted.state.as_ref(), counted.failures, counted.in_a_row), ("closed", 2100, 3000));
+    // What was counted to be shown opens nothing.
+    let both = [Some(PARIS), Some(DUBLIN)];
+    let acting = Service { signals: Signals::Act, ..observed.clone() };
+    world.reload(acting, &both).traffic(PARIS, Traffic { errors: 1, ..Traffic::default() });
+    world.assert_no_switch();
+    goes_on(&mut world, 1, BAD);
+    world.assert_state(PARIS, MemberState::Down);
+    world.reload(observed, &both).assert_state(PARIS, MemberState::Up);
+}
+
 #[test]
 fn explain_says_what_was_counted_and_what_it_waits_for() {
     let mut world = with(usual());
@@ -149,7 +187,13 @@ fn explain_says_what_was_counted_and_what_it_waits_for() {
     world.traffic(PARIS, OK);
     let explained = world.core.explain(world.now).members[PARIS.0].breaker.clone().unwrap();
     assert_eq!((explained.state.as_ref(), explained.attempts, explained.failures), ("closed", 1300, 300));
+    let shown = world.member(PARIS).breaker.unwrap();
+    assert_eq!((shown.state, shown.since, shown.attempts, shown.failures), ("closed", None, 1300, 300));
     goes_on(&mut world, 10, BAD);
+    let shown = world.member(PARIS).breaker.unwrap();
+    assert_eq!((shown.state, shown.attempts), ("open", 0));
+    assert!(shown.since.is_some());
+    assert_eq!(World::settled(orders()).member(PARIS).breaker, None);
     let explanation = world.core.explain(world.now);
     assert_eq!(explanation.members[PARIS.0].breaker.as_ref().unwrap().state, "open");
     assert!(explanation.timers.iter().any(|timer| timer.name == "breaker"), "{:?}", explanation.timers);

@@ -4,7 +4,8 @@ use super::world::*;
 use crate::{
     decide::Action,
     model::{
-        Borne, MemberId, MemberState, ServiceState, Signal, SignalKind, Signals, SwitchKind, TroubleKind,
+        Borne, Combine, Effect, MemberId, MemberState, RedisErrorKind, ServiceState, Signal, SignalKind,
+        Signals, SwitchKind, TroubleKind,
     },
 };
 
@@ -164,4 +165,127 @@ fn a_kind_is_an_event_once_in_ten_seconds() {
     let told = told(&world);
     assert!((9..=11).contains(&told.len()), "{told:?}");
     assert!(told.iter().map(|(_, count, _)| count).sum::<u32>() > 9000);
+}
+
+/// A burst of one look: a crash ends a hundred connections, and the first of them is an event. The others used to be told
+/// with the next crash.
+#[test]
+fn the_end_of_a_row_is_told_when_its_time_comes() {
+    let mut world = with(Signals::Act);
+    for _ in 0..5 {
+        world.signal(PARIS, SignalKind::Closed);
+    }
+    world.run(s(9));
+    assert_eq!(told(&world), [(SignalKind::Closed, 1, true)]);
+    world.run(s(2));
+    assert_eq!(told(&world), [(SignalKind::Closed, 1, true), (SignalKind::Closed, 4, true)]);
+    let ago = world.done.iter().filter_map(|(_, action)| match action {
+        Action::Signal { signal, .. } => Some(signal.ago),
+        _ => None,
+    });
+    assert_eq!(ago.max(), Some(s(10)), "when it was seen, not when it is told");
+}
+
+#[test]
+fn the_end_of_a_row_is_told_of_a_member_that_went_down_too() {
+    let mut world = with(Signals::Act);
+    world.is(PARIS, Dead);
+    for _ in 0..5 {
+        world.signal(PARIS, SignalKind::Closed);
+    }
+    world.run(s(1)).assert_state(PARIS, MemberState::Down);
+    // What is refused while it is down is no news.
+    world.signal(PARIS, SignalKind::Closed).signal(PARIS, SignalKind::Refused).run(s(30));
+    assert_eq!(told(&world), [(SignalKind::Closed, 1, true), (SignalKind::Closed, 4, true)]);
+}
+
+#[test]
+fn each_error_is_a_kind_of_its_own() {
+    let mut world = with(Signals::Act);
+    let [read_only, loading] =
+        [RedisErrorKind::ReadOnly, RedisErrorKind::Loading].map(SignalKind::ErrorReply);
+    world.signal(PARIS, read_only).run(ms(200)).signal(PARIS, loading).signal(PARIS, read_only).run(s(5));
+    assert_eq!(told(&world), [(read_only, 1, true), (loading, 1, true)]);
+    assert_eq!(world.looks(PARIS).len(), 3);
+    let explained = world.core.explain(world.now).members[PARIS.0].signals.clone();
+    let explained: Vec<_> = explained.iter().map(|kind| (kind.signal.as_str(), kind.count)).collect();
+    assert_eq!(explained, [("error_reply LOADING", 1), ("error_reply READONLY", 2)]);
+}
+
+/// Minutes of refusals used to be looked at when the member was back, and named when it failed again.
+#[test]
+fn what_was_seen_while_a_member_was_down_has_nothing_to_do_with_what_follows() {
+    let mut world = with(Signals::Act);
+    world.is(DUBLIN, Dead).run(s(5)).assert_state(DUBLIN, MemberState::Down);
+    for _ in 0..600 {
+        world.run(ms(100)).signal(DUBLIN, SignalKind::Refused);
+    }
+    world.is(DUBLIN, Alive).run(s(3)).assert_state(DUBLIN, MemberState::Up);
+    assert!(world.looks(DUBLIN).is_empty() && told(&world).is_empty());
+    world.done.clear();
+    world.is(DUBLIN, Dead).run(s(5));
+    assert_eq!(borne(&world, DUBLIN).signal, None);
+    let seen = &world.core.explain(world.now).members[DUBLIN.0].signals[0];
+    assert_eq!((seen.signal.as_str(), seen.count), ("refused", 600), "it is counted all the same");
+}
+
+/// What waited to be looked at when the member went down used to be looked at when it was back.
+#[test]
+fn what_waits_when_a_member_goes_down_waits_no_more() {
+    let mut world = with(Signals::Act);
+    world.signal(DUBLIN, SignalKind::Closed).signal(DUBLIN, SignalKind::Refused);
+    for _ in 0..3 {
+        world.probe(DUBLIN, &fail());
+    }
+    world.is(DUBLIN, Dead).assert_state(DUBLIN, MemberState::Down);
+    let before = world.looks(DUBLIN).len();
+    world.run(s(20)).is(DUBLIN, Alive).run(s(5)).assert_state(DUBLIN, MemberState::Up);
+    assert_eq!(world.looks(DUBLIN).len(), before);
+}
+
+/// Of two checks one fails for good, and any of them is enough: the signal of a lost segment used to be named for whatever came
+/// hours later.
+#[test]
+fn a_check_that_fails_for_good_keeps_no_alarm() {
+    let [one, other] = ["one", "other"].map(|name| crate::model::Check { name: name.to_owned(), ..check() });
+    let service = with_checks(crate::model::Service { combine: Combine::Any, ..orders() }, vec![one, other]);
+    assert!(service.checks.iter().all(|check| check.effect == Effect::Count));
+    let mut world = World::settled(service);
+    world.is(PARIS, NeverProbed);
+    for second in 0..60 {
+        if second == 10 {
+            world.signal(PARIS, SignalKind::Retransmitted);
+        }
+        for (check, outcome) in [pass(), fail()].iter().enumerate() {
+            let (now, address) = (world.now, address(PARIS, 0));
+            world.core.on_probe(now, PARIS, address, crate::model::CheckId(check), outcome);
+        }
+        world.run(s(1)).assert_state(PARIS, MemberState::Up);
+    }
+    world.is(PARIS, Dead).run(s(5));
+    assert_eq!(borne(&world, PARIS).signal, None);
+}
+
+/// A kind that cries wolf is looked at up to an interval later. A probe that passed meanwhile has looked already.
+#[test]
+fn what_a_probe_has_answered_is_not_named_later() {
+    let mut world = with(Signals::Act);
+    for _ in 0..500 {
+        world.run(ms(10)).signal(PARIS, SignalKind::Retransmitted);
+    }
+    let waits = world.core.next_deadline().unwrap().since(world.now);
+    assert!(waits > ms(10), "{waits:?}");
+    world.probe(PARIS, &pass()).is(PARIS, Dead).run(s(5));
+    assert_eq!(borne(&world, PARIS).signal, None);
+}
+
+#[test]
+fn a_reload_that_says_otherwise_forgets_what_waits() {
+    let mut world = with(Signals::Observe);
+    world.signal(PARIS, SignalKind::Closed).signal(PARIS, SignalKind::Closed);
+    assert_eq!(told(&world).len(), 1);
+    world.reload(crate::model::Service { signals: Signals::Act, ..orders() }, &[Some(PARIS), Some(DUBLIN)]);
+    world.run(s(20));
+    assert!(world.looks(PARIS).is_empty());
+    assert_eq!(told(&world).len(), 1);
 }

@@ -62,7 +62,9 @@ fn sample() -> Sample {
             "reason": "", "checked_at": null, "eligible": state == "up", "eligible_reason": null, "flows": 12,
             "ready": (state == "up").then_some(false), "certificate_expires": "2026-11-21T20:00:00Z",
             "rtt_ms": 31.5, "rtt_min_ms": 30.25, "connect_ms": 31.0, "signals": {"retransmitted": 12, "refused": 0},
-            "error_replies": {"loading": 3}})
+            "error_replies": {"loading": 3},
+            "breaker": {"state": if state == "up" { "closed" } else { "half_open" }, "since": null, "attempts": 8,
+                "failures": 2, "failure_rate": 25.0, "in_a_row": 1}})
     };
     let status = serde_json::json!({"version": 1, "services": [{"name": "orders", "vips": [], "state": "degraded",
         "active": "dublin", "epoch": 8, "since": null, "pinned": null, "paused": true, "last_switch": null,
@@ -180,6 +182,10 @@ fn values_are_those_of_the_sample_and_the_counters() {
     assert_eq!(times.map(|name| value(name, &paris)), [0.0315, 0.03025, 0.031]);
     assert_eq!(value("member_signals_total", &[paris[0], paris[1], ("signal", "retransmitted")]), 12.0);
     assert_eq!(value("member_error_replies_total", &[paris[0], paris[1], ("error", "loading")]), 3.0);
+    let breaker = |state| value("member_breaker_state", &[paris[0], paris[1], ("state", state)]);
+    assert_eq!(["closed", "open", "half_open"].map(breaker), [0.0, 0.0, 1.0]);
+    let counts = ["attempts", "failures", "failure_ratio"];
+    assert_eq!(counts.map(|name| value(&format!("member_breaker_{name}"), &paris)), [8.0, 2.0, 0.25]);
     let unknown =
         |series: &Series<'_>| series.name == "redirector_member_ready" && series.labels["member"] == "paris";
     assert!(!series.iter().any(unknown), "nobody knows");
