@@ -329,7 +329,9 @@ impl Follower {
                 self.routed.insert(*vip, *wanted);
                 continue;
             }
-            if self.shadowed.get(vip) == Some(&found) && self.network.has_vip_route(*vip, wanted.device).await? {
+            if self.shadowed.get(vip) == Some(&found)
+                && self.network.has_vip_route(*vip, wanted.device).await?
+            {
                 continue;
             }
             let taken_away = self.routed.get(vip) == Some(wanted);
