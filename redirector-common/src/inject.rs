@@ -1,15 +1,22 @@
-//! How the agent asks the programs to reset a flow whose next packet it does not wait for.
+//! How the agent asks the programs to reset flows whose next packet it does not wait for.
 //!
-//! The agent sends a segment of the flow's client out of the VIP device, where the programs take it like any other. Its
+//! The agent sends a segment of a flow's client out of the VIP device, where the programs take it like any other. Its
 //! control bits are SYN and RST at once: no host sends that, it has no meaning in RFC 9293, and netfilter takes it for
-//! invalid. Sequence and acknowledgement number are the two halves of [`Flow::incarnation`], which names one entry: the
-//! flow that took its place meanwhile is not touched. Half of that is a random number that nobody but this host knows, as
-//! with the sequence numbers of a reset: who can send such a segment and does not know it resets nothing.
+//! invalid. There are two kinds:
+//!
+//! * With data it is a list of [`Target`]s, whose clients are to be reset, or, with PSH, whose members: many with one packet,
+//!   because a switch makes a hundred thousand of them wait.
+//! * Without data, the member of the flow with these ends is to be. Sequence and acknowledgement number are the two
+//!   halves of its incarnation. The programs make these out of a list.
+//!
+//! [`Flow::incarnation`] names one entry: the flow that took its place meanwhile is not touched. Half of that is a random
+//! number that nobody but this host knows, as with the sequence numbers of a reset: who can send such a segment and does not
+//! know it resets nothing.
 //!
 //! [`Flow::incarnation`]: crate::flow::Flow::incarnation
 
 use crate::{
-    addr::Tuple,
+    addr::{Port, Tuple},
     build,
     packet::{ETHERNET, Flags, IPV4, IPV6, PROTOCOL_TCP, Segment, TCP},
     reset,
@@ -17,24 +24,127 @@ use crate::{
 
 const ASKS: u8 = Flags::SYN | Flags::RST;
 
-/// The incarnation of the flow that a segment asks to be reset; `None`: it is an ordinary segment.
+/// What a segment asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Resets for what it lists.
+    All(Ends),
+    /// A reset for the member of its flow, if that has this incarnation.
+    Member(u64),
+}
+
+/// Which ends of the flows of a list.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// Their clients.
+    Clients = 0,
+    /// Their members.
+    Members = 1,
+}
+
+/// What a segment asks for; `None`: it is an ordinary one.
 #[inline(always)]
 #[must_use]
-pub const fn asked_for(segment: &Segment) -> Option<u64> {
-    if segment.flags.0 & (ASKS | Flags::ACK | Flags::FIN) == ASKS {
-        Some((segment.acknowledged as u64) << 32 | segment.sequence as u64)
-    } else {
+pub const fn asked_for(segment: &Segment) -> Option<Ask> {
+    if segment.flags.0 & (ASKS | Flags::ACK | Flags::FIN) != ASKS {
         None
+    } else if segment.data() > 0 {
+        Some(Ask::All(if segment.flags.0 & Flags::PSH != 0 { Ends::Members } else { Ends::Clients }))
+    } else {
+        Some(Ask::Member(joined([segment.sequence, segment.acknowledged])))
     }
 }
 
-/// Bytes that a request takes at most.
-pub const LONGEST: usize = ETHERNET + IPV6 + TCP;
+/// One flow of a list.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Its key.
+    pub client_side: Tuple,
+    /// Its incarnation, the low half first.
+    pub incarnation: [u32; 2],
+}
 
-/// The frame that asks for the flow with this client side and incarnation to be reset, and how many bytes it has.
+impl Target {
+    /// A flow by what names exactly one.
+    #[must_use]
+    pub const fn new(client_side: Tuple, incarnation: u64) -> Self {
+        Self { client_side, incarnation: [incarnation as u32, (incarnation >> 32) as u32] }
+    }
+
+    /// As the flow table has it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn incarnation(&self) -> u64 {
+        joined(self.incarnation)
+    }
+}
+
+const fn joined([low, high]: [u32; 2]) -> u64 {
+    (high as u64) << 32 | low as u64
+}
+
+/// Flows of one list at most. A program handles one and hands the packet on to itself for the next, which the kernel allows
+/// 33 times (`MAX_TAIL_CALL_CNT`), the way there included.
+pub const MOST: usize = 28;
+
+/// Bytes of headers at most.
+const HEADERS: usize = ETHERNET + IPV6 + TCP;
+/// Bytes of one flow in a list.
+pub const TARGET: usize = size_of::<Target>();
+
+/// A frame and its length.
+pub type Frame<const N: usize> = ([u8; N], usize);
+
+/// The TCP header that asks for the member of a flow to be reset, as words in network byte order.
+#[inline(always)]
 #[must_use]
-pub fn request(client_side: &Tuple, incarnation: u64) -> ([u8; LONGEST], usize) {
-    let mut frame = [0; LONGEST];
+pub const fn header(flow: &Target) -> [u32; 5] {
+    let [low, high] = flow.incarnation;
+    let mut header = reset::header(&flow.client_side, reset::Numbers { sequence: low, acknowledged: None });
+    header[2] = high.to_be();
+    header[3] |= u32::from_ne_bytes([0, Flags::SYN, 0, 0]);
+    header
+}
+
+/// The frame that asks for the member of a flow to be reset.
+#[must_use]
+pub fn for_member(flow: &Target) -> Frame<HEADERS> {
+    request(flow, &header(flow), 0)
+}
+
+/// The frame that asks for one end of each of these flows to be reset: at least one, and at most [`MOST`], all with the
+/// first one's version of IP.
+#[must_use]
+pub fn for_all(flows: &[Target], ends: Ends) -> Frame<{ HEADERS + MOST * TARGET }> {
+    debug_assert!(!flows.is_empty() && flows.len() <= MOST);
+    let mut tcp = header(&flows[0]);
+    if ends == Ends::Members {
+        tcp[3] |= u32::from_ne_bytes([0, Flags::PSH, 0, 0]);
+    }
+    let (mut frame, mut at) = request(&flows[0], &tcp, flows.len() * TARGET);
+    for flow in flows {
+        let Tuple { near, far, near_port, far_port } = flow.client_side;
+        let ports = [near_port, far_port].map(Port::wire).map(u16::to_ne_bytes);
+        let words = near.0.iter().chain(&far.0).copied().chain([u32::from_ne_bytes([
+            ports[0][0],
+            ports[0][1],
+            ports[1][0],
+            ports[1][1],
+        ])]);
+        for word in words.chain(flow.incarnation) {
+            frame[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+            at += 4;
+        }
+    }
+    (frame, at)
+}
+
+/// The headers of a request, before `data` bytes.
+fn request<const N: usize>(flow: &Target, tcp: &[u32], data: usize) -> Frame<N> {
+    let ends = &flow.client_side;
+    let mut frame = [0; N];
     let mut at = ETHERNET;
     let mut put = |words: &[u32]| {
         for word in words {
@@ -42,17 +152,14 @@ pub fn request(client_side: &Tuple, incarnation: u64) -> ([u8; LONGEST], usize) 
             at += 4;
         }
     };
-    let v4 = client_side.near.is_v4();
+    let v4 = ends.near.is_v4();
+    let length = reset::LENGTH + data as u16;
     if v4 {
-        put(&build::ipv4_header(client_side, 0, PROTOCOL_TCP, reset::LENGTH)[..IPV4 / 4]);
+        put(&build::ipv4_header(ends, 0, PROTOCOL_TCP, length)[..IPV4 / 4]);
     } else {
-        put(&build::ipv6_header(client_side, PROTOCOL_TCP, reset::LENGTH));
+        put(&build::ipv6_header(ends, PROTOCOL_TCP, length));
     }
-    let numbers = reset::Numbers { sequence: incarnation as u32, acknowledged: None };
-    let mut segment = reset::header(client_side, numbers);
-    segment[2] = ((incarnation >> 32) as u32).to_be();
-    segment[3] |= u32::from_ne_bytes([0, Flags::SYN, 0, 0]);
-    put(&segment);
+    put(tcp);
     // The addresses of the link layer are nobody's: the frame goes no further than to the program.
     frame[12..ETHERNET].copy_from_slice(&if v4 { [0x08, 0x00] } else { [0x86, 0xdd] });
     (frame, at)
@@ -66,8 +173,8 @@ mod tests {
 
     const INCARNATION: u64 = 0x0123_4567_89ab_cdef;
 
-    #[test]
-    fn a_request_carries_the_tuple_and_the_incarnation() {
+    /// One of each version, with the length of its IP header.
+    fn targets() -> [(Target, usize); 2] {
         let ends: [(SocketAddr, SocketAddr, usize); 2] = [
             (([10, 1, 0, 2], 40_000).into(), ([10, 255, 0, 1], 6379).into(), IPV4),
             (
@@ -76,8 +183,13 @@ mod tests {
                 IPV6,
             ),
         ];
-        for (near, far, header) in ends {
-            let (frame, length) = request(&Tuple::between(near, far), INCARNATION);
+        ends.map(|(near, far, header)| (Target::new(Tuple::between(near, far), INCARNATION), header))
+    }
+
+    #[test]
+    fn a_request_for_a_member_carries_the_tuple_and_the_incarnation() {
+        for (target, header) in targets() {
+            let (frame, length) = for_member(&target);
             assert_eq!(length, ETHERNET + header + TCP);
             let tcp = &frame[ETHERNET + header..length];
             assert_eq!(tcp[..4], [0x9c, 0x40, 0x18, 0xeb], "40000 to 6379");
@@ -87,12 +199,34 @@ mod tests {
     }
 
     #[test]
+    fn a_list_carries_them_as_the_programs_have_them_in_memory() {
+        for (target, header) in targets() {
+            for count in [1, 2, MOST] {
+                let (frame, length) = for_all(&vec![target; count], Ends::Clients);
+                let data = &frame[ETHERNET + header + TCP..length];
+                assert_eq!(data.len(), count * TARGET);
+                for target in data.chunks(TARGET) {
+                    assert_eq!(target[32..36], [0x9c, 0x40, 0x18, 0xeb], "the ports, as a packet has them");
+                    assert_eq!(target[36..], INCARNATION.to_ne_bytes());
+                }
+                let total = u16::from_be_bytes(if target.client_side.near.is_v4() {
+                    [frame[ETHERNET + 2], frame[ETHERNET + 3]]
+                } else {
+                    [frame[ETHERNET + 4], frame[ETHERNET + 5]]
+                });
+                let headers = if target.client_side.near.is_v4() { IPV4 + TCP } else { TCP };
+                assert_eq!(usize::from(total), headers + count * TARGET);
+            }
+        }
+    }
+
+    #[test]
     fn nothing_that_a_host_sends_is_a_request() {
-        let segment = |flags| Segment {
+        let segment = |flags, data| Segment {
             ends: Tuple::default(),
             sequence: INCARNATION as u32,
             acknowledged: (INCARNATION >> 32) as u32,
-            reach: 0,
+            reach: data + u32::from(flags & Flags::SYN != 0) + u32::from(flags & Flags::FIN != 0),
             flags: Flags(flags),
             v6: false,
             tcp_offset: 34,
@@ -100,11 +234,13 @@ mod tests {
             fragment: 0,
             id: 0,
         };
-        assert_eq!(asked_for(&segment(ASKS)), Some(INCARNATION));
+        assert_eq!(asked_for(&segment(ASKS, 0)), Some(Ask::Member(INCARNATION)));
+        assert_eq!(asked_for(&segment(ASKS, 44)), Some(Ask::All(Ends::Clients)));
+        assert_eq!(asked_for(&segment(ASKS | Flags::PSH, 44)), Some(Ask::All(Ends::Members)));
         assert!(Flags(ASKS).is_reset() && !Flags(ASKS).is_open(), "it goes the way of rare segments");
         let (syn, rst, ack, fin) = (Flags::SYN, Flags::RST, Flags::ACK, Flags::FIN);
         for flags in [syn, rst, ack, syn | ack, rst | ack, fin | ack, ASKS | ack, ASKS | fin] {
-            assert_eq!(asked_for(&segment(flags)), None, "{flags:#x}");
+            assert_eq!(asked_for(&segment(flags, 44)), None, "{flags:#x}");
         }
     }
 }

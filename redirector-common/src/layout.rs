@@ -76,11 +76,13 @@ pub enum Continuation {
     IcmpIn = 6,
     /// The same on an uplink without Ethernet header.
     IcmpInL3 = 7,
+    /// What the agent asks for: lists of flows whose clients are to be reset.
+    Inject = 8,
 }
 
 impl Continuation {
     /// All of them, by their place in `continuations`, with the names of their programs.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::FromClient, "redirector_from_client"),
         (Self::FromMember, "redirector_from_member"),
         (Self::Open, "redirector_open"),
@@ -89,6 +91,7 @@ impl Continuation {
         (Self::Icmp, "redirector_icmp"),
         (Self::IcmpIn, "redirector_icmp_in"),
         (Self::IcmpInL3, "redirector_icmp_in_l3"),
+        (Self::Inject, "redirector_inject"),
     ];
 }
 

@@ -37,6 +37,10 @@ outcomes! {
     ResetPassed = "reset_passed",
     /// A segment on a stale flow was answered with a reset to both ends.
     ResetBoth = "reset_both",
+    /// The agent had the client of a flow reset.
+    ResetClient = "reset_client",
+    /// The agent had the member of a flow reset.
+    ResetMember = "reset_member",
     /// A connection to a VIP's address on a port without a service was refused.
     RefusedNoService = "refused_no_service",
     /// A connection was refused because the service has no member to offer.

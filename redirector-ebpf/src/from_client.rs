@@ -4,7 +4,7 @@
 
 use redirector_common::{
     flow::{Flow, Step, Way, on_client_segment},
-    inject::asked_for,
+    inject::{Ask, asked_for},
     layout::Continuation,
     outcome::Outcome,
     packet::{Segment, translate},
@@ -33,7 +33,9 @@ enum Plan {
     /// Answer with a reset.
     Refuse(Outcome),
     /// Answer with a reset to both ends.
-    ResetBoth(&'static Flow, Sender),
+    ResetBoth(&'static Flow),
+    /// Do what the agent asks for.
+    Inject(Ask),
 }
 
 /// Carries a segment of a flow that lives. Everything else goes on in [`handle`], in a program of its own.
@@ -65,17 +67,16 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
             carry(hook, segment, flow, outcome, last, again)
         }
         Plan::Refuse(outcome) => hook.refuse(outcome),
-        Plan::ResetBoth(flow, sender) => reset::both(hook, segment, &segment.ends, flow, sender),
+        Plan::ResetBoth(flow) => reset::both(hook, segment, &segment.ends, flow, Sender::Client),
+        Plan::Inject(Ask::All(ends)) => inject::all(hook, segment, ends),
+        Plan::Inject(Ask::Member(incarnation)) => inject::member(hook, segment, incarnation),
     }
 }
 
 #[inline(always)]
 fn decide<H: Hook>(hook: &H, segment: &Segment) -> Plan {
-    if let Some(incarnation) = asked_for(segment) {
-        return match inject::flow_of(segment, incarnation) {
-            Some(flow) => Plan::ResetBoth(flow, Sender::Agent),
-            None => Plan::Drop(Outcome::ResetDropped),
-        };
+    if let Some(ask) = asked_for(segment) {
+        return Plan::Inject(ask);
     }
     if let Some(flow) = maps::flow(&segment.ends) {
         let stale = flow.is_stale(&maps::standing(flow));
@@ -104,7 +105,7 @@ fn decide<H: Hook>(hook: &H, segment: &Segment) -> Plan {
         match step {
             Step::Carry => return Plan::Carry { flow, outcome: carried, last: false },
             Step::CarryLast => return Plan::Carry { flow, outcome: carried, last: true },
-            Step::ResetBoth => return Plan::ResetBoth(flow, Sender::Client),
+            Step::ResetBoth => return Plan::ResetBoth(flow),
             Step::OpenAnew => {
                 let (member_side, incarnation) = (flow.member_side, flow.incarnation);
                 if !Flow::is_of(maps::incarnation_now(flow), &segment.ends) {

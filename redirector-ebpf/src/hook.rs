@@ -5,10 +5,11 @@ use redirector_common::{
     addr::Tuple,
     checksum::Delta,
     flow::{Flow, Route, Way},
+    inject::{MOST, Target},
     layout::{Continuation, Side},
     outcome::Outcome,
     packet::{Datagram, Packet, Segment},
-    reset::Numbers,
+    reset::{Numbers, header},
 };
 
 use crate::maps;
@@ -32,6 +33,9 @@ pub trait Hook: Packet + Sized {
     /// socket of this host sent (a container's server), and with devices that split headers off.
     fn data(&self, offset: usize) -> Option<u32>;
 
+    /// Copies so many targets out of the packet, from `offset` on.
+    fn copy(&self, offset: u32, targets: &mut [Target; MOST], count: u32) -> Option<()>;
+
     /// Leaves for a member over `route`.
     fn to_member(&mut self, route: &Route) -> Self::Action;
 
@@ -41,8 +45,17 @@ pub trait Hook: Packet + Sized {
     /// Sends a copy the way of [`Hook::to_client`] and keeps the packet.
     fn copy_to_client(&mut self);
 
+    /// Sends a copy out of the VIP device, as clients do, and keeps the packet.
+    fn copy_to_vip(&mut self);
+
     /// Makes a reset out of the packet, between `ends`.
-    fn become_reset(&mut self, segment: &Segment, ends: &Tuple, numbers: Numbers) -> Option<()>;
+    #[inline(always)]
+    fn become_reset(&mut self, segment: &Segment, ends: &Tuple, numbers: Numbers) -> Option<()> {
+        self.become_segment(segment, ends, &header(ends, numbers))
+    }
+
+    /// Makes a segment without data out of the packet, between `ends`.
+    fn become_segment(&mut self, segment: &Segment, ends: &Tuple, header: &[u32; 5]) -> Option<()>;
 
     /// Makes an ICMP error out of a datagram, unless it is one that errors do not answer or has IPv4 options.
     fn become_port_unreachable(&mut self, datagram: &Datagram) -> Option<()>;

@@ -1,14 +1,121 @@
-//! Resets that the agent asks for: flows whose client it can reach in no other way.
+//! Resets that the agent asks for, for flows whose next packet it does not wait for.
 //!
-//! [`redirector_common::inject`] says how it asks. What follows is what the next packet of a stale flow would bring about
-//! ([`crate::reset::both`]), with the numbers that the flow has now; and challenge ACKs are answered as always.
+//! [`redirector_common::inject`] says how it asks. What either end gets is what the next packet of a stale flow would bring
+//! about ([`crate::reset::both`]), with the numbers that the flow has now; and challenge ACKs are answered as always.
 
-use redirector_common::{flow::Flow, packet::Segment};
+use core::hint::black_box;
 
-use crate::maps;
+use redirector_common::{
+    inject::{Ends, MOST, TARGET, Target, header},
+    layout::Continuation,
+    outcome::Outcome,
+    packet::{Parsed, Segment, TCP},
+    reset::{for_client, for_member},
+    whole,
+};
 
-/// The flow that is meant, if it is still there.
+use crate::{
+    hook::{Hook, Verdict},
+    log, maps,
+};
+
+/// A list that is being worked off. The packet that brought it becomes one reset after the other.
+#[repr(C)]
+pub struct List {
+    targets: [Target; MOST],
+    /// Which [`Ends`].
+    ends: u32,
+    count: u32,
+    /// How many of them are over.
+    done: u32,
+}
+
+/// Turns a request into the reset of a flow's member.
 #[inline(always)]
-pub fn flow_of(request: &Segment, incarnation: u64) -> Option<&'static mut Flow> {
-    maps::flow(&request.ends).filter(|flow| flow.incarnation == incarnation)
+pub fn member<H: Hook>(hook: &mut H, request: &Segment, incarnation: u64) -> Verdict<H> {
+    let Some(flow) = maps::flow(&request.ends).filter(|flow| flow.incarnation == incarnation) else {
+        return Verdict::drop(Outcome::ResetDropped, None);
+    };
+    let member = Some(flow.member);
+    let Some(route) = hook.route_of(flow, request.v6) else {
+        return Verdict::drop(Outcome::DroppedNoRoute, member);
+    };
+    log::reset(hook.context(), &request.ends, Outcome::ResetMember);
+    match hook.become_reset(request, &flow.member_side, for_member(flow)) {
+        Some(()) => Verdict { outcome: Outcome::ResetMember, member, action: hook.to_member(&route) },
+        None => Verdict::drop(Outcome::DroppedKernel, member),
+    }
+}
+
+/// Takes a list out of its packet, and hands that on to the program that works it off.
+#[inline(always)]
+pub fn all<H: Hook>(hook: &mut H, request: &Segment, ends: Ends) -> Verdict<H> {
+    let Some(list) = maps::list() else { return Verdict::drop(Outcome::DroppedKernel, None) };
+    // The compiler knows these bounds, and would not say them to the verifier.
+    let count = black_box((request.data() as usize / TARGET) as u32);
+    if count == 0 || count > MOST as u32 {
+        return Verdict::drop(Outcome::ResetDropped, None);
+    }
+    let data = u32::from(request.tcp_offset) + TCP as u32;
+    if hook.copy(data, &mut list.targets, count).is_none() {
+        return Verdict::drop(Outcome::DroppedKernel, None);
+    }
+    (list.ends, list.count, list.done) = (ends as u32, count, 0);
+    hook.continue_in(Continuation::Inject)
+}
+
+/// Resets the next one of a list with a copy of the packet, or the last one with the packet itself.
+#[inline(always)]
+pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
+    let (Some(list), Ok(Parsed::Segment(packet))) = (maps::list(), whole::parse(hook)) else {
+        return Verdict::drop(Outcome::DroppedKernel, None);
+    };
+    let number = list.done;
+    let Some(target) = list.targets.get(number as usize) else {
+        return Verdict::drop(Outcome::DroppedKernel, None);
+    };
+    let is_last = number + 1 >= list.count;
+    list.done = number + 1;
+    if list.ends == Ends::Clients as u32 {
+        let verdict = client(hook, &packet, target, is_last);
+        if is_last {
+            return verdict;
+        }
+        maps::count(verdict.outcome, verdict.member, hook.length());
+    } else {
+        // A request for this one, which goes the way of all packets to the VIP from the start: a program can send a copy to a
+        // device, but to no neighbour.
+        let ends = &target.client_side;
+        if ends.near.is_v4() == packet.v6 || hook.become_segment(&packet, ends, &header(target)).is_none() {
+            return Verdict::drop(Outcome::DroppedKernel, None);
+        }
+        if is_last {
+            return hook.continue_in(Continuation::FromClient);
+        }
+        hook.copy_to_vip();
+    }
+    hook.continue_in(Continuation::Inject)
+}
+
+#[inline(always)]
+fn client<H: Hook>(hook: &mut H, packet: &Segment, target: &Target, is_last: bool) -> Verdict<H> {
+    let ends = &target.client_side;
+    let of_this_version = ends.near.is_v4() != packet.v6;
+    let Some(flow) =
+        maps::flow(ends).filter(|flow| of_this_version && flow.incarnation == target.incarnation())
+    else {
+        return Verdict::drop(Outcome::ResetDropped, None);
+    };
+    let member = Some(flow.member);
+    log::reset(hook.context(), ends, Outcome::ResetClient);
+    if hook.become_reset(packet, &ends.reversed(), for_client(flow)).is_none() {
+        return Verdict::drop(Outcome::DroppedKernel, member);
+    }
+    let action = if is_last {
+        hook.to_client()
+    } else {
+        hook.copy_to_client();
+        H::DROP
+    };
+    Verdict { outcome: Outcome::ResetClient, member, action }
 }

@@ -6,7 +6,12 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::__sk_buff, helpers, programs::TcContext};
-use redirector_common::{addr::Tuple, flow::Route, packet::IPV4};
+use redirector_common::{
+    addr::Tuple,
+    flow::Route,
+    inject::{MOST, TARGET, Target},
+    packet::IPV4,
+};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -108,6 +113,13 @@ pub fn clone_to_ingress(skb: *mut __sk_buff, device: u32) {
     let _lost_like_any_packet = unsafe { helpers::generated::bpf_clone_redirect(skb, device, BPF_F_INGRESS) };
 }
 
+/// A copy is sent out of `device`.
+#[inline(always)]
+pub fn clone_to_egress(skb: *mut __sk_buff, device: u32) {
+    // SAFETY: `skb` is the context that the program was given.
+    let _lost_like_any_packet = unsafe { helpers::generated::bpf_clone_redirect(skb, device, 0) };
+}
+
 /// Brings the first `length` bytes where the program can reach them.
 #[inline(always)]
 pub fn pull(skb: *mut __sk_buff, length: u32) {
@@ -134,6 +146,26 @@ pub fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, value: &T) -> Option<()>
             from.cast::<c_void>(),
             size_of::<T>() as u32,
             BPF_F_RECOMPUTE_CSUM,
+        )
+    };
+    (failed == 0).then_some(())
+}
+
+/// Reads `count` targets from `offset` on; between one and as many as there is room for.
+#[inline(always)]
+pub fn load_targets(
+    skb: *mut __sk_buff,
+    offset: u32,
+    targets: &mut [Target; MOST],
+    count: u32,
+) -> Option<()> {
+    // SAFETY: as many bytes as that many targets have, and no more than there is room for.
+    let failed = unsafe {
+        helpers::generated::bpf_skb_load_bytes(
+            skb.cast(),
+            offset,
+            targets.as_mut_ptr().cast::<c_void>(),
+            count * TARGET as u32,
         )
     };
     (failed == 0).then_some(())

@@ -17,7 +17,7 @@ use redirector_common::{
     rate::Rate,
 };
 
-use crate::kernel;
+use crate::{inject::List, kernel};
 
 mod pulses;
 pub use pulses::{count_answer, pulse, report};
@@ -91,6 +91,10 @@ pub struct Draft {
     pub flow: Flow,
     pub stub: Stub,
 }
+
+/// What the agent asked for; a list is worked off by one program after the other, on one processor.
+#[map(name = "list")]
+static LIST: PerCpuArray<List> = PerCpuArray::with_max_entries(1, 0);
 
 /// The service of a VIP.
 #[inline(always)]
@@ -210,6 +214,13 @@ pub fn stub(member_side: &Tuple) -> Option<&'static Stub> {
 pub fn draft() -> Option<&'static mut Draft> {
     // SAFETY: programs of one hook do not interrupt each other on one processor, and one program asks once.
     DRAFT.get_ptr_mut(0).map(|draft| unsafe { &mut *draft })
+}
+
+/// Room on this processor for a list of flows.
+#[inline(always)]
+pub fn list() -> Option<&'static mut List> {
+    // SAFETY: as in `draft`.
+    LIST.get_ptr_mut(0).map(|list| unsafe { &mut *list })
 }
 
 /// Why an entry was not made.

@@ -18,8 +18,6 @@ use crate::{
 pub enum Sender {
     Client,
     Member,
-    /// In place of the client, which did not send anything: [`redirector_common::inject`].
-    Agent,
 }
 
 /// Answers a segment of a client with a reset.
@@ -49,7 +47,6 @@ pub fn both<H: Hook>(
     let (to_client, to_member) = match sender {
         Sender::Client => (answer_to(segment), for_member(flow)),
         Sender::Member => (for_client(flow), answer_to(segment)),
-        Sender::Agent => (for_client(flow), for_member(flow)),
     };
     if hook.become_reset(segment, &client_side.reversed(), to_client).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);

@@ -7,13 +7,14 @@ use redirector_common::{
     checksum::{Delta, Sum},
     flow::{Route, Way},
     icmp::is_error,
+    inject::{MOST, Target},
     layout::{Continuation, Side},
     outcome::Outcome,
     packet::{
         Datagram, ETHERNET, IPV4, IPV6, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, Parsed,
         Segment, TCP, Word, field, readdress_v4,
     },
-    reset::{LENGTH as RESET_LENGTH, Numbers, header as reset_header},
+    reset::LENGTH as RESET_LENGTH,
     whole::{self, REACH},
 };
 
@@ -68,13 +69,13 @@ impl<const START: usize> Skb<START> {
         (start + size_of::<T>() <= self.ctx.data_end()).then_some(start as *mut T)
     }
 
-    /// Writes the TCP checksum of a reset from scratch.
+    /// Writes the TCP checksum of a segment without data from scratch.
     ///
     /// A packet that the device is to finish (`CHECKSUM_PARTIAL`, as local TCP sends) must hold the sum of the
     /// pseudo-header; a whole checksum there would be summed once more. No field of the context tells the two
     /// apart, but a change outside of the pseudo-header does: it leaves a partial sum alone.
     #[inline(always)]
-    fn finish_reset(&mut self, tcp: usize, ends: &Tuple, v6: bool, header: &[u32; 5]) -> Option<()> {
+    fn finish_segment(&mut self, tcp: usize, ends: &Tuple, v6: bool, header: &[u32; 5]) -> Option<()> {
         let skb = self.ctx.skb.skb;
         let offset = (tcp + field::TCP_CHECKSUM) as u32;
         kernel::adjust_checksum(skb, offset, 1)?;
@@ -152,6 +153,11 @@ impl<const START: usize> Hook for Skb<START> {
     }
 
     #[inline(always)]
+    fn copy(&self, offset: u32, targets: &mut [Target; MOST], count: u32) -> Option<()> {
+        kernel::load_targets(self.ctx.skb.skb, offset, targets, count)
+    }
+
+    #[inline(always)]
     fn to_member(&mut self, route: &Route) -> i32 {
         match route.way() {
             Way::Neighbour => kernel::redirect_to_neighbour(route),
@@ -177,7 +183,12 @@ impl<const START: usize> Hook for Skb<START> {
     }
 
     #[inline(always)]
-    fn become_reset(&mut self, segment: &Segment, ends: &Tuple, numbers: Numbers) -> Option<()> {
+    fn copy_to_vip(&mut self) {
+        kernel::clone_to_egress(self.ctx.skb.skb, settings::VIP_DEVICE.load());
+    }
+
+    #[inline(always)]
+    fn become_segment(&mut self, segment: &Segment, ends: &Tuple, header: &[u32; 5]) -> Option<()> {
         let skb = self.ctx.skb.skb;
         let tcp = usize::from(segment.tcp_offset) & REACH;
         kernel::resize(skb, (tcp + TCP) as u32)?;
@@ -191,12 +202,11 @@ impl<const START: usize> Hook for Skb<START> {
             }
         } else {
             let options = (tcp - START - IPV4) / 4;
-            let header = build::ipv4_header(ends, options, PROTOCOL_TCP, RESET_LENGTH);
-            kernel::store_ipv4_header(skb, START as u32, &header, options)?;
+            let ip = build::ipv4_header(ends, options, PROTOCOL_TCP, RESET_LENGTH);
+            kernel::store_ipv4_header(skb, START as u32, &ip, options)?;
         }
-        let header = reset_header(ends, numbers);
-        kernel::store(skb, tcp as u32, &header)?;
-        self.finish_reset(tcp, ends, segment.v6, &header)
+        kernel::store(skb, tcp as u32, header)?;
+        self.finish_segment(tcp, ends, segment.v6, header)
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use redirector_common::{
 use crate::{
     fragment, from_client, from_member,
     hook::{Hook, Verdict},
-    icmp, kernel, maps, open, reset,
+    icmp, inject, kernel, maps, open, reset,
     skb::{Frame, Skb},
     stray,
 };
@@ -88,6 +88,12 @@ pub fn redirector_from_member(ctx: TcContext) -> i32 {
         Ok(_) => Verdict::leave(Outcome::NotTcp),
         Err(outcome) => Verdict::leave(outcome),
     })
+}
+
+/// Goes on for [`redirector_from_client`], and for itself.
+#[classifier]
+pub fn redirector_inject(ctx: TcContext) -> i32 {
+    run(Frame::new(ctx), inject::next)
 }
 
 /// Looks at no packet and is attached nowhere: the agent runs it (`BPF_PROG_TEST_RUN`) to read the clock that the times

@@ -1,9 +1,8 @@
-//! Resets without waiting for a flow's next packet, for clients whose socket cannot be destroyed: the programs are asked
-//! for them ([`redirector_common::inject`]).
+//! Resets without waiting for a flow's next packet: the programs are asked for them ([`redirector_common::inject`]).
 //!
-//! A request leaves by the VIP device, as the client's next packet would, and the program there makes two resets of it with
-//! the flow's own numbers. That of the client enters the stack by the VIP device, where replies come from: masquerade,
-//! forwarding and every check of reverse paths take it for one. That of the member goes the way of the flow's packets, past
+//! A request leaves by the VIP device, as the client's next packet would, and the program there makes resets of it with
+//! the flows' own numbers. That of a client enters the stack by the VIP device, where replies come from: masquerade,
+//! forwarding and every check of reverse paths take it for one. That of a member goes the way of the flow's packets, past
 //! netfilter, which knows nothing of this connection. The network stack in between sees neither.
 
 use std::{
@@ -15,17 +14,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use redirector_common::inject::{LONGEST, request};
+use redirector_common::inject::{Ends, Frame, MOST, Target, for_all};
 
 use super::flows::Named;
 
-/// Requests handed over with one system call.
-const BATCH: usize = 128;
+/// Lists handed over with one system call.
+const BATCH: usize = 4;
 
 /// How long an uplink may take to send what is queued there, before a pass gives up and leaves the rest to the next one.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A packet socket that only sends.
+/// A packet socket that only sends, for any number of threads.
 #[derive(Debug)]
 pub(super) struct Injector {
     socket: OwnedFd,
@@ -55,32 +54,34 @@ impl Injector {
         Ok(Self { socket, device })
     }
 
-    /// Asks for both ends of each flow to be reset. Returns how many of them were asked for: the first ones.
-    pub(super) fn reset(&self, flows: &[Named]) -> io::Result<usize> {
+    /// Asks for one end of flows to be reset. Returns how many of them were asked for: the first ones. A list has one version of
+    /// IP: where the other one begins, a new list does.
+    pub(super) fn reset(&self, flows: &[Named], ends: Ends) -> io::Result<usize> {
+        let versions = flows.chunk_by(|a, b| a.client_side.near.is_v4() == b.client_side.near.is_v4());
+        let lists: Vec<_> = versions.flat_map(|version| version.chunks(MOST)).collect();
+        let frame = |list: &&[Named]| for_all(&list.iter().map(target).collect::<Vec<_>>(), ends);
         // SAFETY: the name ends with NUL and lives until the call has returned.
         let device = unsafe { libc::if_nametoindex(self.device.as_ptr()) };
         if device == 0 {
             return Err(io::Error::last_os_error());
         }
-        let mut asked = 0;
-        while asked < flows.len() {
-            let rest = &flows[asked..];
-            match self.send(device, &rest[..rest.len().min(BATCH)]) {
-                Ok(sent) => asked += sent,
+        let mut sent = 0;
+        while sent < lists.len() {
+            let mut frames: Vec<_> = lists[sent..].iter().take(BATCH).map(frame).collect();
+            match self.send(device, &mut frames) {
+                Ok(more) => sent += more,
                 // A program took this one and sent nothing on: its flow had ended, or there is no way to its member. The kernel
                 // tells that in the same way as a queue that is full.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => asked += 1,
-                Err(error) if asked == 0 => return Err(error),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => sent += 1,
+                Err(error) if sent == 0 => return Err(error),
                 Err(_) => break,
             }
         }
-        Ok(asked)
+        Ok(lists[..sent].iter().map(|list| list.len()).sum())
     }
 
-    fn send(&self, device: u32, flows: &[Named]) -> io::Result<usize> {
-        let mut frames: Vec<([u8; LONGEST], usize)> =
-            flows.iter().map(|flow| request(&flow.client_side, flow.incarnation)).collect();
-        let mut addresses: Vec<_> = flows.iter().map(|flow| address(device, flow)).collect();
+    fn send<const N: usize>(&self, device: u32, frames: &mut [Frame<N>]) -> io::Result<usize> {
+        let mut addresses: Vec<_> = frames.iter().map(|(frame, _)| address(device, frame)).collect();
         let mut vectors: Vec<_> = frames
             .iter_mut()
             .map(|(frame, length)| libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: *length })
@@ -109,17 +110,20 @@ impl Injector {
     }
 }
 
+const fn target(flow: &Named) -> Target {
+    Target::new(flow.client_side, flow.incarnation)
+}
+
 #[allow(clippy::cast_possible_truncation)] // 20.
 const ADDRESS: libc::socklen_t = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
 
-/// Where a request goes: out of the device.
-fn address(device: u32, flow: &Named) -> libc::sockaddr_ll {
-    let protocol = if flow.client_side.near.is_v4() { libc::ETH_P_IP } else { libc::ETH_P_IPV6 };
+/// Where a frame goes: out of the device.
+fn address<const N: usize>(device: u32, frame: &[u8; N]) -> libc::sockaddr_ll {
     libc::sockaddr_ll {
         #[allow(clippy::cast_possible_truncation)] // 17.
         sll_family: libc::AF_PACKET as u16,
-        #[allow(clippy::cast_possible_truncation)] // 16 bits by definition.
-        sll_protocol: (protocol as u16).to_be(),
+        // As it stands there, in network byte order.
+        sll_protocol: u16::from_ne_bytes([frame[12], frame[13]]),
         sll_ifindex: device.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,

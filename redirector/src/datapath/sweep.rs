@@ -30,13 +30,13 @@ use tokio::sync::watch;
 pub use self::ways::ResetWays;
 pub(super) use self::{crew::Crew, spread::Over};
 use self::{
-    end::{Doomed, Ender, Left, Pass},
+    end::{Ender, Left, Pass, Turn, look_beside},
     spread::Spread,
 };
 use super::{
+    flows::Named,
     maps::{Maps, Vips},
     notice::{Notice, Notices, Swept},
-    sockets::BATCH,
 };
 
 /// When the passes of a sweep start, after the switch. A program that read the old decision just before the switch
@@ -45,9 +45,18 @@ use super::{
 const PASSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(250)];
 
-/// Local flows that are ended together while the table is read: enough for several threads, and not all of them, so that the
-/// agent's memory does not grow with the table.
-const BITE: usize = 8192;
+/// How many passes there are at most. Those after the others, as far apart as the last two, are for clients that could not
+/// be asked for because the device's queue was full.
+const MOST_PASSES: usize = 20;
+
+/// When the pass after so many others starts, after the switch.
+fn start_of(pass: usize) -> Duration {
+    let last = PASSES[PASSES.len() - 1];
+    PASSES
+        .get(pass)
+        .copied()
+        .unwrap_or_else(|| last * u32::try_from(pass + 2 - PASSES.len()).unwrap_or(u32::MAX))
+}
 
 /// What the thread is asked for.
 #[derive(Debug)]
@@ -160,20 +169,22 @@ impl Work {
 
     /// When there is something to do.
     fn next(&self) -> Option<Instant> {
-        let pass = self.passes.map(|(switch, over)| switch + PASSES[over]);
+        let pass = self.passes.map(|(switch, over)| switch + start_of(over));
         self.spreads.iter().map(Spread::next).chain(pass).min()
     }
 
     fn pass_if_due(&mut self) {
         let Some((switch, over)) =
-            self.passes.filter(|(switch, over)| *switch + PASSES[*over] <= Instant::now())
+            self.passes.filter(|(switch, over)| *switch + start_of(*over) <= Instant::now())
         else {
             return;
         };
-        let is_last = over + 1 == PASSES.len();
-        self.pass(switch, over > 0, if is_last { Left::Go } else { Left::Stay });
-        self.passes = (!is_last).then_some((switch, over + 1));
-        if is_last {
+        let next = over + 1;
+        let is_last = next >= PASSES.len();
+        let waiting = self.pass(switch, over > 0, if is_last { Left::Go } else { Left::Stay });
+        let goes_on = !is_last || (waiting && self.ender.asks() && next < MOST_PASSES);
+        self.passes = goes_on.then_some((switch, next));
+        if !goes_on {
             self.ender.forget();
         }
     }
@@ -185,11 +196,18 @@ impl Work {
         }
     }
 
-    /// What fails now may go well in the next pass.
-    fn pass(&mut self, switch: Instant, comes_again: bool, then: Left) {
+    /// Returns whether somebody waits who could not be asked for. What fails now may go well in the next pass.
+    fn pass(&mut self, switch: Instant, comes_again: bool, then: Left) -> bool {
         match pass(&self.maps, &mut self.ender, then) {
-            Ok(found) => self.tell(switch, found, comes_again),
-            Err(error) => tracing::error!("resetting stale flows failed: {error:#}"),
+            Ok(found) => {
+                let waiting = found.values().any(|flows| flows.waiting > 0);
+                self.tell(switch, found, comes_again);
+                waiting
+            }
+            Err(error) => {
+                tracing::error!("resetting stale flows failed: {error:#}");
+                true
+            }
         }
     }
 
@@ -232,60 +250,36 @@ pub(super) fn end_without_vip(maps: &Mutex<Maps>, vips: &Vips, device: &str) -> 
         return Ok(());
     }
     let mut ender = Ender::open(device)?;
-    let (local, mut others): (Vec<_>, Vec<_>) =
-        orphans.iter().map(|(client_side, flow)| ender.doom(client_side, flow)).partition(Doomed::is_local);
-    let mut found = Pass::new();
-    others.extend(ender.end_local(&flows, &local, &mut found)?);
-    let beside = ender.look_beside(&others);
-    ender.end_others(&flows, &beside, &others, Left::Go, &mut found)?;
+    let mut turn = Turn::default();
+    for (client_side, flow) in &orphans {
+        ender.take(&mut turn, ender.doom(client_side, flow))?;
+    }
+    ender.end(&flows, turn, Left::Go, look_beside, &mut Pass::new())?;
     // Whom no reset could be sent to hears one with his next segment.
-    others.iter().try_for_each(|flow| flows.remove(&flow.name))?;
+    for (client_side, flow) in &orphans {
+        flows.remove(&Named { client_side: *client_side, incarnation: flow.incarnation })?;
+    }
     tracing::info!(flows = orphans.len(), "ended the flows through VIPs that are gone");
     Ok(())
 }
 
-/// Ends all stale flows: those of local clients while the table is read, the others afterwards.
+/// Ends all stale flows. Their clients are asked for while the table is read.
 fn pass(maps: &Mutex<Maps>, ender: &mut Ender, then: Left) -> Result<Pass> {
     // Reading the table takes a while: nobody waits for it.
     let (flows, standings) = {
         let maps = lock(maps);
         (maps.flows.clone(), maps.standings())
     };
-    let mut found = Pass::new();
-    let (mut local, mut others) = (Vec::with_capacity(BATCH), Vec::new());
-    // The first few hear of it at once.
-    let mut bite = BATCH;
-    let mut end_local = |local: &mut Vec<Doomed>, others: &mut Vec<Doomed>| -> Result<()> {
-        others.extend(ender.end_local(&flows, local, &mut found)?);
-        local.clear();
-        Ok(())
-    };
-    let mut failed = None;
+    let (mut turn, mut taken) = (Turn::default(), Ok(()));
     flows.for_each_until(|client_side, flow| {
-        if !standings.is_stale(flow) {
-            return Continue(());
+        if standings.is_stale(flow) {
+            taken = ender.take(&mut turn, ender.doom(client_side, flow));
         }
-        let doomed = ender.doom(client_side, flow);
-        if doomed.is_local() {
-            local.push(doomed);
-        } else {
-            others.push(doomed);
-        }
-        if local.len() == bite {
-            if let Err(error) = end_local(&mut local, &mut others) {
-                failed = Some(error);
-                return Break(());
-            }
-            bite = BITE;
-        }
-        Continue(())
+        if taken.is_ok() { Continue(()) } else { Break(()) }
     })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    end_local(&mut local, &mut others)?;
-    let beside = ender.look_beside(&others);
-    ender.end_others(&flows, &beside, &others, then, &mut found)?;
+    taken?;
+    let mut found = Pass::new();
+    ender.end(&flows, turn, then, look_beside, &mut found)?;
     Ok(found)
 }
 

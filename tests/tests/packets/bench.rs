@@ -18,7 +18,7 @@ use redirector_common::{
     addr::{Addr, Port, Tuple},
     decision::Decision,
     flow::{Flow, Stub, Way},
-    inject::request,
+    inject::{Ends, MOST, Target, for_all, for_member},
     layout::{FragmentKey, Fragments, SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
     rate::Rate,
@@ -57,6 +57,9 @@ pub struct Seen {
     /// What else entered the stack through the VIP device.
     pub copy: Option<String>,
 }
+
+/// How often each outcome was counted, if it was.
+pub type Counted = Vec<(&'static str, u64)>;
 
 pub struct Bench {
     pub programs: Ebpf,
@@ -341,19 +344,57 @@ impl Bench {
         self.run(INGRESS, words)
     }
 
-    /// The agent asks for the only flow to be reset, or for one whose incarnation differs in these bits.
-    pub fn asked(&mut self, wrong: u64) -> Seen {
+    /// The only flow, or one whose incarnation differs in these bits.
+    fn target(&mut self, wrong: u64) -> Target {
         let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v4");
         let (client_side, flow) = flows.iter().next().unwrap().unwrap();
-        let (frame, length) = request(&client_side, flow.incarnation ^ wrong);
-        let (verdict, out, outcome) = self.run_frame(EGRESS, &frame[..length]).unwrap();
-        let packet = if out == frame[..length] { "unchanged".into() } else { describe(&out, &self.names) };
+        Target::new(client_side, flow.incarnation ^ wrong)
+    }
+
+    /// The only flow's member is to be reset, or that of one whose incarnation differs in these bits, as lists become one by one.
+    pub fn asked_for_member(&mut self, wrong: u64) -> Seen {
+        let (frame, length) = for_member(&self.target(wrong));
+        self.asked(&frame[..length])
+    }
+
+    /// The agent asks for the client of the only flow to be reset.
+    pub fn asked_for_client(&mut self) -> Seen {
+        let (frame, length) = for_all(&[self.target(0)], Ends::Clients);
+        self.asked(&frame[..length])
+    }
+
+    fn asked(&mut self, frame: &[u8]) -> Seen {
+        let (verdict, out, outcome) = self.run_frame(EGRESS, frame).unwrap();
+        let packet = if out == frame { "unchanged".into() } else { describe(&out, &self.names) };
         Seen { verdict, outcome, packet, copy: self.heard() }
+    }
+
+    /// The agent lists the only flow, once for each of these: with an incarnation that differs in these bits. What all the
+    /// packets were that came of it, and how often each outcome was counted.
+    pub fn asked_for_all(&mut self, wrong: &[u64], ends: Ends) -> (Verdict, Vec<String>, Counted) {
+        let targets: Vec<_> = wrong.iter().map(|wrong| self.target(*wrong)).collect();
+        let (frame, length) = for_all(&targets, ends);
+        let (verdict, out, counted) = self.run_counted(EGRESS, &frame[..length]).unwrap();
+        let mut packets = self.all_heard();
+        if verdict == Verdict::Redirect {
+            packets.push(describe(&out, &self.names));
+        }
+        (verdict, packets, counted)
     }
 
     /// Runs a frame through a program: the verdict, the frame afterwards, and the outcome. `None`: the kernel takes no
     /// frame like this.
     pub fn run_frame(&mut self, program: &str, frame: &[u8]) -> Option<(Verdict, Vec<u8>, &'static str)> {
+        let (verdict, out, counted) = self.run_counted(program, frame)?;
+        let [(outcome, count)] = counted[..] else { panic!("{frame:02x?}: one outcome, not {counted:?}") };
+        // Random data may be a list, of flows that are not there.
+        let is_list = outcome == "reset_dropped" && count <= MOST as u64;
+        assert!(count == 1 || is_list, "{frame:02x?}: counted {count} times");
+        Some((verdict, out, outcome))
+    }
+
+    /// The same, with whatever was counted, and how often.
+    fn run_counted(&mut self, program: &str, frame: &[u8]) -> Option<(Verdict, Vec<u8>, Counted)> {
         let mut out = vec![0; frame.len() + 256];
         let before = self.outcomes();
         let result = classifier(&mut self.programs, program)
@@ -365,17 +406,16 @@ impl Bench {
             })
             .ok()?;
         out.truncate(result.data_size_out as usize);
-        let after = self.outcomes();
-        let counted: Vec<_> = after.iter().filter(|(name, count)| **count != before[*name]).collect();
-        let [(outcome, count)] = counted[..] else { panic!("{frame:02x?}: one outcome, not {counted:?}") };
-        assert_eq!(*count, before[outcome] + 1, "{frame:02x?}: counted once");
+        let counted = self.outcomes().into_iter().map(|(name, count)| (name, count - before[name]));
+        let mut counted: Vec<_> = counted.filter(|(_, count)| *count > 0).collect();
+        counted.sort_unstable();
         let verdict = match result.return_value.cast_signed() {
             -1 => Verdict::Leave,
             2 => Verdict::Drop,
             7 => Verdict::Redirect,
             other => panic!("{frame:02x?}: verdict {other}"),
         };
-        Some((verdict, out, outcome))
+        Some((verdict, out, counted))
     }
 
     /// Runs a packet through ingress of an uplink without Ethernet header.
@@ -426,18 +466,27 @@ impl Bench {
     }
 
     fn heard(&self) -> Option<String> {
-        let mut buffer = [0; 2048];
+        let heard = self.all_heard();
+        assert!(heard.len() <= 1, "{heard:?}");
+        heard.into_iter().next()
+    }
+
+    fn all_heard(&self) -> Vec<String> {
+        let (mut buffer, mut heard) = ([0; 2048], Vec::new());
         // What came in is handled before the call that sent it returns, but for the backlog of another processor.
         for _ in 0..2 {
             while let Ok((length, _)) = rustix::net::recv(&self.tap, &mut buffer[..], RecvFlags::DONTWAIT) {
                 // The device's own multicast reports pass here too.
                 if is_tcp(&buffer[..length]) {
-                    return Some(describe(&buffer[..length], &self.names));
+                    heard.push(describe(&buffer[..length], &self.names));
                 }
+            }
+            if !heard.is_empty() {
+                break;
             }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        None
+        heard
     }
 
     /// The translated source port lies in the range that is set aside.

@@ -181,8 +181,8 @@ impl Fuzz {
         if verdict == Verdict::Leave && outcome != "icmp_to_client" {
             assert_eq!(out, frame, "{said}: left alone and yet changed");
         }
-        // This one is handed packets that are to be refused only.
-        let is_handed_over = program == "redirector_refuse";
+        // These are handed packets that are to be refused, and lists that were read before.
+        let is_handed_over = ["redirector_refuse", "redirector_inject"].contains(&program);
         // Only by its identification, which all segments here share, does it belong to anybody.
         let has_no_ports = words.contains("frag=24-");
         if sound

@@ -1,4 +1,6 @@
-//! Resets that the agent asks for: segments with SYN and RST that name a flow by its incarnation.
+//! Resets that the agent asks for: segments with SYN and RST that name flows by their incarnations.
+
+use redirector_common::inject::{Ends, MOST};
 
 use super::{
     bench::{Bench, Seen, Verdict},
@@ -50,15 +52,62 @@ fn a_flow_that_is_asked_for_is_reset_at_both_ends_and_stays() {
         for (says, given, member, client) in ASKED {
             bench.renew();
             give(bench, given);
-            let wanted = Seen {
+            let reset = |outcome, packet: &str| Seen {
                 verdict: Verdict::Redirect,
-                outcome: "reset_both",
-                packet: (*member).into(),
-                copy: Some((*client).into()),
+                outcome,
+                packet: packet.into(),
+                copy: None,
             };
-            assert_eq!(bench.asked(0), wanted, "{says}");
+            assert_eq!(bench.asked_for_client(), reset("reset_client", client), "{says}");
+            assert_eq!(bench.asked_for_member(0), reset("reset_member", member), "{says}");
             assert_eq!(bench.entries(), (1, 1), "{says}");
         }
+    });
+}
+
+/// One packet asks for many clients: all but the last are reset with a copy of it. Flows that are gone are passed over,
+/// wherever they stand in the list.
+#[test]
+fn a_list_resets_every_client_of_it() {
+    const GONE: u64 = 1 << 40;
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE]);
+        for list in [&[0, 0][..], &[GONE, 0], &[0, GONE], &[0, GONE, 0], &[GONE; 3], &[0; MOST]] {
+            let gone = list.iter().filter(|wrong| **wrong == GONE).count();
+            let reset = list.len() - gone;
+            let (verdict, packets, counted) = bench.asked_for_all(list, Ends::Clients);
+            let is_dropped = list.last() == Some(&GONE);
+            assert_eq!(verdict, if is_dropped { Verdict::Drop } else { Verdict::Redirect }, "{list:x?}");
+            assert_eq!(packets, vec!["vip > client RST ACK seq=508 ack=131"; reset], "{list:x?}");
+            let mut wanted = vec![("reset_client", reset as u64), ("reset_dropped", gone as u64)];
+            wanted.retain(|(_, count)| *count > 0);
+            assert_eq!(counted, wanted, "{list:x?}");
+        }
+        assert_eq!(bench.entries(), (1, 1));
+    });
+}
+
+/// Of a list of members a request for each is made; the last one is that of the packet itself.
+#[test]
+fn a_list_of_one_member_is_a_request_for_it() {
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE]);
+        let (verdict, packets, counted) = bench.asked_for_all(&[0], Ends::Members);
+        assert_eq!((verdict, counted), (Verdict::Redirect, vec![("reset_member", 1)]));
+        assert_eq!(packets, ["port > member RST ACK seq=131 ack=508"]);
+        let (verdict, packets, counted) = bench.asked_for_all(&[1 << 40], Ends::Members);
+        assert_eq!((verdict, packets, counted), (Verdict::Drop, vec![], vec![("reset_dropped", 1)]));
+    });
+}
+
+#[test]
+fn a_member_without_a_route_is_not_reset_and_its_client_is() {
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK]);
+        bench.remove_route();
+        assert_eq!(bench.asked_for_client().outcome, "reset_client");
+        let seen = bench.asked_for_member(0);
+        assert_eq!((seen.verdict, seen.outcome), (Verdict::Drop, "dropped_no_route"));
     });
 }
 
@@ -69,8 +118,10 @@ fn another_flow_with_the_same_tuple_is_not_touched() {
         give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK]);
         for stale in [false, true] {
             for bit in [1, 1 << 31, 1 << 32, 1 << 63] {
-                let seen = bench.asked(bit);
+                let seen = bench.asked_for_member(bit);
                 assert_eq!((seen.verdict, seen.outcome, seen.copy), (Verdict::Drop, "reset_dropped", None));
+                let (verdict, packets, counted) = bench.asked_for_all(&[bit], Ends::Clients);
+                assert_eq!((verdict, packets, counted), (Verdict::Drop, vec![], vec![("reset_dropped", 1)]));
             }
             if !stale {
                 assert_eq!(bench.sent("client > vip PSH ACK seq=101 ack=501 len=30").outcome, "carried");
@@ -86,7 +137,7 @@ fn another_flow_with_the_same_tuple_is_not_touched() {
 fn a_challenge_after_it_is_answered_exactly() {
     in_both_versions(|bench| {
         give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE, LEFT_AND_RESET]);
-        assert_eq!(bench.asked(0).outcome, "reset_both");
+        assert_eq!(bench.asked_for_client().outcome, "reset_client");
         // The response was lost on its way to the client.
         let seen = bench.sent("client > vip ACK seq=131 ack=501");
         assert_eq!((seen.outcome, seen.copy.as_deref()), ("reset_both", Some("vip > client RST seq=501")));

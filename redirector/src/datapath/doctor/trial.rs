@@ -21,6 +21,7 @@ use aya::{
 use redirector_common::{
     addr::{Addr, Port},
     decision::Decision,
+    inject::Ends,
     layout::{Slot, VipKey, slot_index},
     outcome::Outcome,
 };
@@ -243,11 +244,20 @@ fn request(programs: &mut Ebpf, maps: &Maps) -> Result<()> {
         named = Some(Named { client_side: *client_side, incarnation: flow.incarnation });
     })?;
     let named = named.context("the connection that was carried has left no flow")?;
-    let sent = Injector::open(VIP_DEVICE)?.reset(&[named]).context("cannot send by the VIP device")?;
+    let injector = Injector::open(VIP_DEVICE)?;
+    let sent = injector
+        .reset(&[named], Ends::Clients)
+        .and_then(|sent| Ok((sent, injector.reset(&[named], Ends::Members)?)));
+    let sent = sent.context("cannot send by the VIP device")?;
     let outcomes = maps.outcomes();
-    let counted = (0..=1).map(|member| Ok(outcomes.count(Outcome::ResetBoth, Some(member))?.packets));
-    let resets = counted.sum::<Result<u64>>()?;
-    ensure!(sent == 1 && resets == 1, "a program was asked to reset a flow, and did not");
+    let resets = |outcome| -> Result<u64> {
+        (0..=1).map(|member| Ok(outcomes.count(outcome, Some(member))?.packets)).sum()
+    };
+    let resets = (resets(Outcome::ResetClient)?, resets(Outcome::ResetMember)?);
+    ensure!(
+        sent == (1, 1) && resets == (1, 1),
+        "a program was asked to reset a flow, and did not: asked {sent:?}, reset {resets:?} (client, member)"
+    );
     Ok(())
 }
 

@@ -1,17 +1,15 @@
-//! Ending flows at both ends: the programs are asked to reset them, and then the client's socket is destroyed, in this
-//! network namespace or in another one, if it did not believe its reset.
+//! Ending flows at both ends, in this order: the programs are asked to reset the clients, then the members, and then the
+//! clients' sockets are destroyed, in this network namespace or in another one, if they did not believe their reset.
 //!
-//! Where the programs could not be asked, a destroyed socket's own reset frees the member and takes the flow along. What is
-//! left of those had nothing to reset: a connection that was still opening, or a socket that is gone.
+//! Where the programs could not be asked, a destroyed socket's own reset frees the member and takes the flow along.
 
 use std::{
     collections::{BTreeMap, HashSet},
-    io,
     net::IpAddr,
 };
 
 use anyhow::Result;
-use redirector_common::{addr::Tuple, flow::Flow};
+use redirector_common::{addr::Tuple, flow::Flow, inject::Ends};
 
 use super::{
     super::{
@@ -23,6 +21,12 @@ use super::{
     },
     crew::Crew,
 };
+
+/// Flows whose clients are asked for first, so that the first few hear of it at once.
+const FIRST_BITE: usize = 128;
+
+/// Flows whose clients are asked for together from then on: enough for several threads.
+const BITE: usize = 8192;
 
 /// A flow that is to be ended: what is needed of it, as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -38,12 +42,13 @@ pub(super) struct Doomed {
 /// What was done, by member.
 pub(super) type Pass = BTreeMap<u16, SweptFlows>;
 
-/// Whether flows stay that are still there when both their ends were reset.
+/// What becomes of flows when both their ends were reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// They are stale: an end that did not believe its reset answers, and hears an exact one.
+    /// They are stale: an end that did not believe its reset answers, and hears an exact one. In the next pass it is made sure
+    /// of the clients.
     Stay,
-    /// They go: nothing makes them stale, or they had their time.
+    /// It is made sure at once, and they go: nothing makes them stale, or they had their time.
     Go,
 }
 
@@ -55,6 +60,21 @@ pub(super) struct Ender {
     injector: Option<Injector>,
     /// Incarnations of flows whose both ends were reset, and which stayed.
     reset: HashSet<u64>,
+    /// Incarnations of flows whose clients' sockets were destroyed, if they were there.
+    made_sure: HashSet<u64>,
+}
+
+/// The flows of one pass.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    /// New ones, which nobody was asked for so far.
+    bite: Vec<Doomed>,
+    /// Those whose clients were asked for in this pass.
+    asked: Vec<Doomed>,
+    /// Those that nobody could be asked for.
+    unasked: Vec<Doomed>,
+    /// Those whose both ends were reset in an earlier pass.
+    earlier: Vec<Doomed>,
 }
 
 impl Ender {
@@ -62,7 +82,7 @@ impl Ender {
     pub(super) fn open(device: &str) -> Result<Self> {
         // What follows from that, `ResetWays` says.
         let injector = Injector::open(device).ok();
-        Ok(Self { here: Crew::open()?, injector, reset: HashSet::new() })
+        Ok(Self { here: Crew::open()?, injector, reset: HashSet::new(), made_sure: HashSet::new() })
     }
 
     /// What is needed of a flow to end it.
@@ -75,104 +95,142 @@ impl Ender {
         }
     }
 
-    /// Destroys the sockets of local clients, and forgets their flows. Returns those whose sockets the kernel refused to
-    /// destroy.
-    pub(super) fn end_local(&self, flows: &Flows, local: &[Doomed], found: &mut Pass) -> Result<Vec<Doomed>> {
-        // A reset is what every library takes for a lost connection. At the ECONNABORTED of a destroyed socket some end,
-        // redis-cli for one: that is for those that do not believe their reset.
-        let names: Vec<_> = local.iter().map(|flow| flow.name).collect();
-        let asked = self.inject(&names);
-        let parts = self.here.share(local, |destroyer, part| destroy(destroyer, flows, part))?;
-        let (refused, left): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        let refused: Vec<_> = refused.into_iter().flatten().collect();
-        if let Some((_, error)) = refused.first() {
-            tracing::warn!(
-                sockets = refused.len(),
-                "the kernel refused to destroy sockets ({error}); they are sent resets instead. A kernel without \
-                 CONFIG_INET_DIAG_DESTROY refuses all of them"
-            );
+    /// Takes a flow into a pass. Clients are asked for meanwhile, some at a time.
+    pub(super) fn take(&self, turn: &mut Turn, flow: Doomed) -> Result<()> {
+        if self.reset.contains(&flow.name.incarnation) {
+            turn.earlier.push(flow);
+            return Ok(());
         }
-        local.iter().for_each(|flow| found.entry(flow.member).or_default().reset += 1);
-        refused.iter().for_each(|(flow, _)| found.entry(flow.member).or_default().reset -= 1);
-        let left = left.concat();
-        // For the member's sake only: the client's socket is gone.
-        if asked < names.len() {
-            self.inject(&left);
-        }
-        left.iter().try_for_each(|flow| flows.remove(flow))?;
-        Ok(refused.into_iter().map(|(flow, _)| flow).collect())
+        turn.bite.push(flow);
+        let is_first = turn.asked.is_empty() && turn.unasked.is_empty();
+        if turn.bite.len() == if is_first { FIRST_BITE } else { BITE } { self.bite(turn) } else { Ok(()) }
     }
 
-    /// The network namespaces beside this one that clients of these flows are in.
-    pub(super) fn look_beside(&self, others: &[Doomed]) -> Vec<Namespace> {
-        let wanted: HashSet<_> = others.iter().filter(|flow| flow.destroyable).map(Doomed::client).collect();
-        // Whoever cannot be reached in this way is sent a reset.
-        namespaces::beside(&wanted).unwrap_or_else(|error| {
-            tracing::warn!("cannot look into the network namespaces beside this one: {error:#}");
-            Vec::new()
-        })
+    /// Asks for the clients that were taken in since the last time.
+    fn bite(&self, turn: &mut Turn) -> Result<()> {
+        let unasked = self.ask(&turn.bite, Ends::Clients)?;
+        take_out(&mut turn.bite, &unasked);
+        turn.asked.append(&mut turn.bite);
+        turn.unasked.extend(unasked);
+        Ok(())
     }
 
-    /// Ends the flows of clients that have no socket here.
-    pub(super) fn end_others(
+    /// Ends the flows of a pass. `beside` finds the network namespaces of clients; it is asked at most once.
+    pub(super) fn end<B: AsRef<[Namespace]>>(
         &mut self,
         flows: &Flows,
-        beside: &[Namespace],
-        others: &[Doomed],
+        mut turn: Turn,
         then: Left,
+        beside: impl FnOnce(&[Doomed]) -> B,
         found: &mut Pass,
     ) -> Result<()> {
-        // Those that were reset before are reset once more before they go: a reset may be lost.
-        let is_due = |flow: &&Doomed| then == Left::Go || !self.reset.contains(&flow.name.incarnation);
-        let due: Vec<_> = others.iter().filter(is_due).collect();
-        let names: Vec<_> = due.iter().map(|flow| flow.name).collect();
-        let asked = self.inject(&names);
-        // Only once: by the next pass the port may be somebody else's.
-        let is_new = |flow: &&Doomed| !self.reset.contains(&flow.name.incarnation);
-        let new: Vec<_> = due.iter().copied().filter(is_new).collect();
-        for namespace in beside {
-            destroy_in(namespace, flows, &new)?;
-        }
-        let injected = &names[..asked];
-        let waiting = still_there(flows, due[asked..].iter().copied())?;
-        let waiting: HashSet<_> = waiting.iter().map(|flow| flow.incarnation).collect();
-        for flow in &due {
-            let of_member = found.entry(flow.member).or_default();
-            if waiting.contains(&flow.name.incarnation) {
-                of_member.waiting += 1;
-            } else if self.reset.insert(flow.name.incarnation) {
-                of_member.reset += 1;
-            }
-        }
+        self.bite(&mut turn)?;
+        let Turn { mut asked, mut unasked, mut earlier, .. } = turn;
+        // After all clients: they wait, members do not.
+        let unasked_too = self.ask(&asked, Ends::Members)?;
+        take_out(&mut asked, &unasked_too);
+        unasked.extend(unasked_too);
+
+        let now = if then == Left::Go { &asked[..] } else { &[] };
+        let unsure: Vec<_> = unasked.iter().chain(&earlier).chain(now).copied().collect();
+        let gone = self.make_sure(flows, &unsure, beside)?;
+        let is_gone = |flow: &&Doomed| gone.contains(&flow.name.incarnation);
+        // A client elsewhere that was not reset may be behind a translation, and not be where it was looked for.
+        let mut over: Vec<_> =
+            unasked.iter().filter(|flow| flow.is_local()).filter(is_gone).copied().collect();
+        over.extend(earlier.iter().chain(now).filter(is_gone));
         if then == Left::Go {
-            injected.iter().try_for_each(|flow| flows.remove(flow))?;
-            for flow in &due {
-                self.reset.remove(&flow.name.incarnation);
-            }
+            // A reset may be lost, so clients that were reset in an earlier pass are reset once more before their flows go.
+            earlier.retain(|flow| !is_gone(&flow));
+            let unasked = self.ask(&earlier, Ends::Clients)?;
+            take_out(&mut earlier, &unasked);
+            over.extend(earlier.iter().chain(asked.iter().filter(|flow| !is_gone(flow))));
+        } else {
+            self.reset.extend(asked.iter().map(|flow| flow.name.incarnation));
+        }
+        let remove =
+            |_: &Destroyer, part: &[Doomed]| part.iter().try_for_each(|flow| flows.remove(&flow.name));
+        self.here.share(&over, remove)?;
+
+        for flow in &asked {
+            found.entry(flow.member).or_default().reset += 1;
+        }
+        for flow in &unasked {
+            let of_member = found.entry(flow.member).or_default();
+            // A destroyed socket's own reset took the flow along.
+            let waits = flows.has(&flow.name)?;
+            *(if waits { &mut of_member.waiting } else { &mut of_member.reset }) += 1;
         }
         Ok(())
     }
 
-    /// Forgets which flows were reset: none of them is there any more.
-    pub(super) fn forget(&mut self) {
-        self.reset = HashSet::new();
+    /// Asks the programs to reset one end of each. Returns those that they were not asked for.
+    fn ask(&self, flows: &[Doomed], ends: Ends) -> Result<Vec<Doomed>> {
+        let Some(injector) = &self.injector else { return Ok(flows.to_vec()) };
+        let ask = |_: &Destroyer, part: &[Doomed]| {
+            let mut part = part.to_vec();
+            part.sort_by_key(|flow| flow.name.client_side.near.is_v4());
+            let names: Vec<_> = part.iter().map(|flow| flow.name).collect();
+            let asked = injector.reset(&names, ends).unwrap_or_else(|error| {
+                tracing::warn!(
+                    "cannot send resets by the VIP device: {error}; flows are reset with their next packet"
+                );
+                0
+            });
+            Ok(part.split_off(asked))
+        };
+        Ok(self.here.share(flows, ask)?.concat())
     }
 
-    /// Asks the programs to reset both ends. Returns how many they were asked for: the first ones.
-    fn inject(&self, flows: &[Named]) -> usize {
-        let Some(injector) = self.injector.as_ref().filter(|_| !flows.is_empty()) else { return 0 };
-        injector.reset(flows).unwrap_or_else(|error| {
+    /// Destroys the sockets of clients that may still have them, once: by the next pass a port may be somebody else's. Returns the
+    /// incarnations of flows whose clients are not there any more.
+    fn make_sure<B: AsRef<[Namespace]>>(
+        &mut self,
+        flows: &Flows,
+        unsure: &[Doomed],
+        beside: impl FnOnce(&[Doomed]) -> B,
+    ) -> Result<HashSet<u64>> {
+        let is_new = |flow: &&Doomed| flow.destroyable && self.made_sure.insert(flow.name.incarnation);
+        let (local, others): (Vec<_>, Vec<_>) =
+            unsure.iter().filter(is_new).copied().partition(Doomed::is_local);
+        let mut refused = self.here.share(&local, destroy)?.concat();
+        if !refused.is_empty() {
             tracing::warn!(
-                "cannot send resets by the VIP device: {error}; flows are reset with their next packet"
+                sockets = refused.len(),
+                "the kernel refused to destroy sockets; they are sent resets only. A kernel without \
+                 CONFIG_INET_DIAG_DESTROY refuses all of them"
             );
-            0
-        })
+        }
+        let mut gone: HashSet<_> = local.iter().map(|flow| flow.name.incarnation).collect();
+        if !others.is_empty() {
+            for namespace in beside(&others).as_ref() {
+                let is_inside = |flow: &&Doomed| namespace.addresses.contains(&flow.client());
+                let inside: Vec<_> = others.iter().filter(is_inside).copied().collect();
+                let destroy = |destroyer: &Destroyer, part: &[Doomed]| destroy_in(destroyer, flows, part);
+                refused.extend(namespace.crew.share(&inside, destroy)?.concat());
+                gone.extend(inside.iter().map(|flow| flow.name.incarnation));
+            }
+        }
+        for incarnation in refused {
+            gone.remove(&incarnation);
+        }
+        Ok(gone)
+    }
+
+    /// Forgets which flows were reset: none of them is there any more.
+    pub(super) fn forget(&mut self) {
+        (self.reset, self.made_sure) = (HashSet::new(), HashSet::new());
+    }
+
+    /// Whether the programs can be asked at all.
+    pub(super) const fn asks(&self) -> bool {
+        self.injector.is_some()
     }
 }
 
 impl Doomed {
     /// Whether the client's socket is one of this network namespace that may be destroyed.
-    pub(super) fn is_local(&self) -> bool {
+    fn is_local(&self) -> bool {
         self.cookie != 0 && self.destroyable
     }
 
@@ -181,44 +239,46 @@ impl Doomed {
     }
 }
 
-/// A flow whose socket the kernel did not destroy, and what it said.
-type Refusal = (Doomed, io::Error);
-
-/// Destroys the sockets of local clients. Returns those that the kernel refused to destroy, and the flows that are left of the
-/// others.
-fn destroy(destroyer: &Destroyer, flows: &Flows, local: &[Doomed]) -> Result<(Vec<Refusal>, Vec<Named>)> {
-    let victim = |flow: &Doomed| Victim { client_side: flow.name.client_side, cookie: flow.cookie };
-    let victims: Vec<_> = local.iter().map(victim).collect();
-    let refused = destroyer.destroy(&victims)?;
-    let numbers: HashSet<_> = refused.iter().map(|(number, _)| *number).collect();
-    let destroyed = local.iter().enumerate().filter(|(number, _)| !numbers.contains(number));
-    let left = still_there(flows, destroyed.map(|(_, flow)| flow))?;
-    Ok((refused.into_iter().map(|(number, error)| (local[number], error)).collect(), left))
+/// The network namespaces beside this one that clients of these flows are in.
+pub(super) fn look_beside(others: &[Doomed]) -> Vec<Namespace> {
+    let wanted: HashSet<_> = others.iter().map(Doomed::client).collect();
+    // Whoever cannot be reached in this way is sent a reset.
+    namespaces::beside(&wanted).unwrap_or_else(|error| {
+        tracing::warn!("cannot look into the network namespaces beside this one: {error:#}");
+        Vec::new()
+    })
 }
 
-/// The flows of these that are there.
-fn still_there<'a>(flows: &Flows, these: impl Iterator<Item = &'a Doomed>) -> Result<Vec<Named>> {
-    let mut there = Vec::new();
-    for flow in these {
-        if flows.has(&flow.name)? {
-            there.push(flow.name);
-        }
+/// Takes out those of `all` that are among `these`.
+fn take_out(all: &mut Vec<Doomed>, these: &[Doomed]) {
+    if !these.is_empty() {
+        let these: HashSet<_> = these.iter().map(|flow| flow.name.incarnation).collect();
+        all.retain(|flow| !these.contains(&flow.name.incarnation));
     }
-    Ok(there)
+}
+
+/// Destroys the sockets of local clients. Returns the incarnations of the flows of those that the kernel refused to destroy.
+fn destroy(destroyer: &Destroyer, local: &[Doomed]) -> Result<Vec<u64>> {
+    let victim = |flow: &Doomed| Victim { client_side: flow.name.client_side, cookie: flow.cookie };
+    let refused = destroyer.destroy(&local.iter().map(victim).collect::<Vec<_>>())?;
+    Ok(refused.into_iter().map(|(number, _)| local[number].name.incarnation).collect())
 }
 
 /// Destroys the sockets of clients in another network namespace. They are named by their tuple only, so each flow is
-/// looked at just before: the tuple may have a new owner. Who is refused, or not there, is sent a reset like all others.
-fn destroy_in(namespace: &Namespace, flows: &Flows, doomed: &[&Doomed]) -> Result<()> {
-    let is_inside = |flow: &&&Doomed| flow.destroyable && namespace.addresses.contains(&flow.client());
-    let inside: Vec<_> = doomed.iter().filter(is_inside).copied().collect();
-    let destroy = |destroyer: &Destroyer, part: &[&Doomed]| -> Result<()> {
-        for batch in part.chunks(BATCH) {
-            let there = still_there(flows, batch.iter().copied())?;
-            let victim = |flow: &Named| Victim { client_side: flow.client_side, cookie: Victim::ANY };
-            let _sent_a_reset = destroyer.destroy(&there.iter().map(victim).collect::<Vec<_>>())?;
+/// looked at just before: the tuple may have a new owner. Returns the incarnations of the flows of those that the kernel
+/// refused to destroy.
+fn destroy_in(destroyer: &Destroyer, flows: &Flows, inside: &[Doomed]) -> Result<Vec<u64>> {
+    let mut all_refused = Vec::new();
+    for batch in inside.chunks(BATCH) {
+        let mut there = Vec::with_capacity(BATCH);
+        for flow in batch {
+            if flows.has(&flow.name)? {
+                there.push(flow.name);
+            }
         }
-        Ok(())
-    };
-    namespace.crew.share(&inside, destroy).map(drop)
+        let victim = |name: &Named| Victim { client_side: name.client_side, cookie: Victim::ANY };
+        let refused = destroyer.destroy(&there.iter().map(victim).collect::<Vec<_>>())?;
+        all_refused.extend(refused.into_iter().map(|(number, _)| there[number].incarnation));
+    }
+    Ok(all_refused)
 }

@@ -5,7 +5,7 @@
 //! by another agent.
 
 use std::{
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use anyhow::Result;
 use super::{
     super::{maps::Maps, namespaces::Namespace},
     Work,
-    end::{Doomed, Ender, Left, Pass},
+    end::{Doomed, Ender, Left, Pass, Turn, look_beside},
     lock,
 };
 
@@ -45,7 +45,7 @@ pub(super) struct Spread {
     /// How many of them are over.
     done: usize,
     next: Instant,
-    beside: Vec<Namespace>,
+    beside: Arc<[Namespace]>,
     /// When `beside` was found out; `None`: not yet.
     looked: Option<Instant>,
     found: Pass,
@@ -56,7 +56,7 @@ impl Spread {
         // The low half of an incarnation is random.
         flows.sort_unstable_by_key(|flow| flow.name.incarnation & u64::from(u32::MAX));
         let next = over.since;
-        Self { over, flows, done: 0, next, beside: Vec::new(), looked: None, found: Pass::new() }
+        Self { over, flows, done: 0, next, beside: Arc::new([]), looked: None, found: Pass::new() }
     }
 
     /// When the next slice is due.
@@ -80,16 +80,19 @@ impl Spread {
     fn slice(&mut self, now: Instant, maps: &Mutex<Maps>, ender: &mut Ender) -> Result<()> {
         let due = self.take_due(now);
         let flows = lock(maps).flows.clone();
-        let (local, mut others): (Vec<_>, Vec<_>) = due.into_iter().partition(Doomed::is_local);
-        others.extend(ender.end_local(&flows, &local, &mut self.found)?);
-        if others.is_empty() {
-            return Ok(());
+        let mut turn = Turn::default();
+        for flow in due {
+            ender.take(&mut turn, flow)?;
         }
-        if self.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= BELIEVED) {
-            self.beside = ender.look_beside(&self.flows);
-            self.looked = Some(now);
-        }
-        ender.end_others(&flows, &self.beside, &others, Left::Go, &mut self.found)
+        let (all, beside, looked) = (&self.flows, &mut self.beside, &mut self.looked);
+        let believed = |_: &[Doomed]| {
+            if looked.is_none_or(|looked| now.saturating_duration_since(looked) >= BELIEVED) {
+                *beside = look_beside(all).into();
+                *looked = Some(now);
+            }
+            Arc::clone(beside)
+        };
+        ender.end(&flows, turn, Left::Go, believed, &mut self.found)
     }
 }
 

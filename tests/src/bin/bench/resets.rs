@@ -18,8 +18,10 @@ use crate::{
 
 /// Whoever has not heard by then is missed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The last pass of a sweep is over.
+/// The last pass of a small sweep is over.
 const SWEPT: Duration = Duration::from_secs(1);
+/// The sweep is over when the agent used less than this much of its time.
+const REST: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(300));
 /// Those that nobody may touch, of each kind.
 const BYSTANDERS: usize = 100;
 
@@ -38,29 +40,40 @@ fn at_once(crowds: &[usize]) -> Result<()> {
         "Every connection at once",
         &format!(
             "Idle connections over IPv4, half of clients in the host's network namespace, half in three containers, in \
-             processes of at most 18000 each; the member that is left lives. From the order to switch, on the control socket, \
-             until the first and the last client has its error. CPU time of the agent, user and system, until all passes of the \
-             sweep are over: with what the kernel does meanwhile, the way of each reset through the router to the member's \
-             socket included. Resident memory of the agent before, and at most. Missed: not ended. Wrong: {BYSTANDERS} direct \
-             connections to that member, {BYSTANDERS} of another service with it, {BYSTANDERS} that were opened right after the \
-             switch; how many of them ended."
+             processes of at most 18000 each. The member that is left lives, or was cut off behind the router just before. \
+             From the order to switch, on the control socket, until the first and the last client has its error. CPU time of \
+             the agent, user and system, until all passes of the sweep are over: with what the kernel does meanwhile, for a \
+             client what its host does to hear of it, for a member that lives also the router's and the member's part, which \
+             are other machines outside of this lab. Resident memory of the agent before, and at most. Missed: not ended. \
+             Wrong: {BYSTANDERS} direct connections to that member, {BYSTANDERS} of another service with it, {BYSTANDERS} that \
+             were opened right after the switch; how many of them ended."
         ),
-        &["connections", "first", "last", "CPU for each", "memory", "missed", "wrong"],
+        &["connections", "member", "first", "last", "CPU for each", "memory", "missed", "wrong"],
     );
     for &count in crowds {
-        let lab = Lab::builder().build()?;
-        let assembly = Assembly::new(&lab, count)?;
-        let agent = lab.agent(&assembly.config())?;
-        agent.wait_active("m1", START)?;
-        let left = leave(&assembly, &agent, count).with_context(|| format!("{count} connections"))?;
-        left.print();
+        for fate in [Fate::Lives, Fate::CutOff] {
+            let lab = Lab::builder().build()?;
+            let assembly = Assembly::new(&lab, count)?;
+            let agent = lab.agent(&assembly.config())?;
+            agent.wait_active("m1", START)?;
+            let left = leave(&lab, &assembly, &agent, count, fate);
+            left.with_context(|| format!("{count} connections"))?.print();
+        }
     }
     println!();
     Ok(())
 }
 
+/// What happens to the member before it is left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Lives,
+    CutOff,
+}
+
 struct Left {
     count: usize,
+    fate: Fate,
     asked: Duration,
     held: Held,
     cpu: Duration,
@@ -70,7 +83,7 @@ struct Left {
 }
 
 /// Opens a crowd at m1 and leaves that member.
-fn leave(assembly: &Assembly<'_>, agent: &Agent, count: usize) -> Result<Left> {
+fn leave(lab: &Lab, assembly: &Assembly<'_>, agent: &Agent, count: usize, fate: Fate) -> Result<Left> {
     let pid = agent.pid().context("the agent does not run")?;
     let crowd = assembly.clients(count)?;
     let bystanders = [assembly.direct_clients("m1", BYSTANDERS)?, assembly.clients_of_other(BYSTANDERS)?];
@@ -81,19 +94,36 @@ fn leave(assembly: &Assembly<'_>, agent: &Agent, count: usize) -> Result<Left> {
     fs::write(format!("/proc/{pid}/clear_refs"), "5").context("clear_refs")?;
     let (resident_before, cpu_before) = (resident(pid, "VmRSS")?, cpu_time(pid)?);
 
+    if fate == Fate::CutOff {
+        lab.black_hole(lab.member("m1"))?;
+    }
     let asked = agent.switch_at_once("orders", "m2")?;
     let switched = Instant::now();
     let late = assembly.clients(BYSTANDERS)?;
     // Nobody is asked before it is over: answering takes processors.
     thread::sleep(SWEPT.saturating_sub(switched.elapsed()));
+    let cpu = at_rest(pid)?.saturating_sub(cpu_before);
     let held = crowd.wait_ended(PATIENCE).or_else(|_| crowd.report())?;
-    let cpu = cpu_time(pid)?.saturating_sub(cpu_before);
     let mut wrong = 0;
     for others in bystanders.iter().chain([&late]) {
         wrong += others.report()?.ended.count;
     }
     let memory = (resident_before, resident(pid, "VmHWM")?);
-    Ok(Left { count, asked, held, cpu, memory, wrong })
+    Ok(Left { count, fate, asked, held, cpu, memory, wrong })
+}
+
+/// The CPU time of a process when it has nothing to do any more.
+fn at_rest(pid: u32) -> Result<Duration> {
+    let start = Instant::now();
+    let mut before = cpu_time(pid)?;
+    loop {
+        thread::sleep(REST.1);
+        let now = cpu_time(pid)?;
+        if now.saturating_sub(before) < REST.0 || start.elapsed() > PATIENCE {
+            return Ok(now);
+        }
+        before = now;
+    }
 }
 
 impl Left {
@@ -105,6 +135,7 @@ impl Left {
         let each = self.cpu.as_secs_f64() * 1e6 / self.count as f64;
         row(&[
             self.count.to_string(),
+            if self.fate == Fate::Lives { "lives" } else { "cut off" }.to_owned(),
             after(self.held.ended.first),
             after(self.held.ended.last),
             format!("{each:.1} µs"),
