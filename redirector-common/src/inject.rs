@@ -4,8 +4,8 @@
 //! control bits are SYN and RST at once: no host sends that, it has no meaning in RFC 9293, and netfilter takes it for
 //! invalid. There are two kinds:
 //!
-//! * With data it is a list of [`Target`]s, whose clients are to be reset, or, with PSH, whose members: many with one packet,
-//!   because a switch makes a hundred thousand of them wait.
+//! * With data it is a list of [`Target`]s and carries out an [`Order`]: for many flows with one packet, because a switch makes
+//!   a hundred thousand of them wait.
 //! * Without data, the member of the flow with these ends is to be. Sequence and acknowledgement number are the two
 //!   halves of its incarnation. The programs make these out of a list.
 //!
@@ -27,20 +27,40 @@ const ASKS: u8 = Flags::SYN | Flags::RST;
 /// What a segment asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Resets for what it lists.
-    All(Ends),
+    /// Something to be done with what it lists.
+    All(Order),
     /// A reset for the member of its flow, if that has this incarnation.
     Member(u64),
 }
 
-/// Which ends of the flows of a list.
+/// What is to be done with the flows of a list.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ends {
-    /// Their clients.
-    Clients = 0,
-    /// Their members.
-    Members = 1,
+pub enum Order {
+    /// Reset their clients. No further control bit stands for it.
+    ResetClients = 0,
+    /// Reset their members: PSH.
+    ResetMembers = 1,
+    /// Remove them, both halves: URG.
+    Forget = 2,
+}
+
+impl Order {
+    const fn of(flags: u8) -> Self {
+        match flags & (Flags::PSH | Flags::URG) {
+            0 => Self::ResetClients,
+            Flags::PSH => Self::ResetMembers,
+            _ => Self::Forget,
+        }
+    }
+
+    const fn flags(self) -> u8 {
+        match self {
+            Self::ResetClients => 0,
+            Self::ResetMembers => Flags::PSH,
+            Self::Forget => Flags::URG,
+        }
+    }
 }
 
 /// What a segment asks for; `None`: it is an ordinary one.
@@ -50,7 +70,7 @@ pub const fn asked_for(segment: &Segment) -> Option<Ask> {
     if segment.flags.0 & (ASKS | Flags::ACK | Flags::FIN) != ASKS {
         None
     } else if segment.data() > 0 {
-        Some(Ask::All(if segment.flags.0 & Flags::PSH != 0 { Ends::Members } else { Ends::Clients }))
+        Some(Ask::All(Order::of(segment.flags.0)))
     } else {
         Some(Ask::Member(joined([segment.sequence, segment.acknowledged])))
     }
@@ -114,15 +134,12 @@ pub fn for_member(flow: &Target) -> Frame<HEADERS> {
     request(flow, &header(flow), 0)
 }
 
-/// The frame that asks for one end of each of these flows to be reset: at least one, and at most [`MOST`], all with the
-/// first one's version of IP.
+/// The frame that gives an order for these flows: at least one, and at most [`MOST`], all with the first one's version of IP.
 #[must_use]
-pub fn for_all(flows: &[Target], ends: Ends) -> Frame<{ HEADERS + MOST * TARGET }> {
+pub fn for_all(flows: &[Target], order: Order) -> Frame<{ HEADERS + MOST * TARGET }> {
     debug_assert!(!flows.is_empty() && flows.len() <= MOST);
     let mut tcp = header(&flows[0]);
-    if ends == Ends::Members {
-        tcp[3] |= u32::from_ne_bytes([0, Flags::PSH, 0, 0]);
-    }
+    tcp[3] |= u32::from_ne_bytes([0, order.flags(), 0, 0]);
     let (mut frame, mut at) = request(&flows[0], &tcp, flows.len() * TARGET);
     for flow in flows {
         let Tuple { near, far, near_port, far_port } = flow.client_side;
@@ -202,7 +219,7 @@ mod tests {
     fn a_list_carries_them_as_the_programs_have_them_in_memory() {
         for (target, header) in targets() {
             for count in [1, 2, MOST] {
-                let (frame, length) = for_all(&vec![target; count], Ends::Clients);
+                let (frame, length) = for_all(&vec![target; count], Order::ResetClients);
                 let data = &frame[ETHERNET + header + TCP..length];
                 assert_eq!(data.len(), count * TARGET);
                 for target in data.chunks(TARGET) {
@@ -235,8 +252,9 @@ mod tests {
             id: 0,
         };
         assert_eq!(asked_for(&segment(ASKS, 0)), Some(Ask::Member(INCARNATION)));
-        assert_eq!(asked_for(&segment(ASKS, 44)), Some(Ask::All(Ends::Clients)));
-        assert_eq!(asked_for(&segment(ASKS | Flags::PSH, 44)), Some(Ask::All(Ends::Members)));
+        for order in [Order::ResetClients, Order::ResetMembers, Order::Forget] {
+            assert_eq!(asked_for(&segment(ASKS | order.flags(), 44)), Some(Ask::All(order)));
+        }
         assert!(Flags(ASKS).is_reset() && !Flags(ASKS).is_open(), "it goes the way of rare segments");
         let (syn, rst, ack, fin) = (Flags::SYN, Flags::RST, Flags::ACK, Flags::FIN);
         for flags in [syn, rst, ack, syn | ack, rst | ack, fin | ack, ASKS | ack, ASKS | fin] {

@@ -68,7 +68,7 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
         }
         Plan::Refuse(outcome) => hook.refuse(outcome),
         Plan::ResetBoth(flow) => reset::both(hook, segment, &segment.ends, flow, Sender::Client),
-        Plan::Inject(Ask::All(ends)) => inject::all(hook, segment, ends),
+        Plan::Inject(Ask::All(order)) => inject::all(hook, segment, order),
         Plan::Inject(Ask::Member(incarnation)) => inject::member(hook, segment, incarnation),
     }
 }

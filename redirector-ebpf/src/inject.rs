@@ -6,7 +6,7 @@
 use core::hint::black_box;
 
 use redirector_common::{
-    inject::{Ends, MOST, TARGET, Target, header},
+    inject::{MOST, Order, TARGET, Target, header},
     layout::Continuation,
     outcome::Outcome,
     packet::{Parsed, Segment, TCP},
@@ -15,6 +15,7 @@ use redirector_common::{
 };
 
 use crate::{
+    half_open,
     hook::{Hook, Verdict},
     log, maps,
 };
@@ -23,8 +24,8 @@ use crate::{
 #[repr(C)]
 pub struct List {
     targets: [Target; MOST],
-    /// Which [`Ends`].
-    ends: u32,
+    /// The [`Order`].
+    order: u32,
     count: u32,
     /// How many of them are over.
     done: u32,
@@ -49,7 +50,7 @@ pub fn member<H: Hook>(hook: &mut H, request: &Segment, incarnation: u64) -> Ver
 
 /// Takes a list out of its packet, and hands that on to the program that works it off.
 #[inline(always)]
-pub fn all<H: Hook>(hook: &mut H, request: &Segment, ends: Ends) -> Verdict<H> {
+pub fn all<H: Hook>(hook: &mut H, request: &Segment, order: Order) -> Verdict<H> {
     let Some(list) = maps::list() else { return Verdict::drop(Outcome::DroppedKernel, None) };
     // The compiler knows these bounds, and would not say them to the verifier.
     let count = black_box((request.data() as usize / TARGET) as u32);
@@ -60,11 +61,11 @@ pub fn all<H: Hook>(hook: &mut H, request: &Segment, ends: Ends) -> Verdict<H> {
     if hook.copy(data, &mut list.targets, count).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, None);
     }
-    (list.ends, list.count, list.done) = (ends as u32, count, 0);
+    (list.order, list.count, list.done) = (order as u32, count, 0);
     hook.continue_in(Continuation::Inject)
 }
 
-/// Resets the next one of a list with a copy of the packet, or the last one with the packet itself.
+/// Does what is to be done with the next flow of a list. Resets are copies of the packet, the last one the packet itself.
 #[inline(always)]
 pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     let (Some(list), Ok(Parsed::Segment(packet))) = (maps::list(), whole::parse(hook)) else {
@@ -76,8 +77,12 @@ pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     };
     let is_last = number + 1 >= list.count;
     list.done = number + 1;
-    if list.ends == Ends::Clients as u32 {
-        let verdict = client(hook, &packet, target, is_last);
+    if list.order != Order::ResetMembers as u32 {
+        let verdict = if list.order == Order::Forget as u32 {
+            forget(target)
+        } else {
+            client(hook, &packet, target, is_last)
+        };
         if is_last {
             return verdict;
         }
@@ -95,6 +100,18 @@ pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
         hook.copy_to_vip();
     }
     hook.continue_in(Continuation::Inject)
+}
+
+#[inline(always)]
+fn forget<H: Hook>(target: &Target) -> Verdict<H> {
+    let ends = &target.client_side;
+    let Some(flow) = maps::flow(ends).filter(|flow| flow.incarnation == target.incarnation()) else {
+        return Verdict::drop(Outcome::ResetDropped, None);
+    };
+    let (member, member_side) = (flow.member, flow.member_side);
+    half_open::on_end(flow, ends.near);
+    maps::remove(ends, &member_side, target.incarnation());
+    Verdict::drop(Outcome::Forgotten, Some(member))
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@ use redirector_common::{
     addr::{Addr, Port, Tuple},
     decision::Decision,
     flow::{Flow, Stub, Way},
-    inject::{Ends, MOST, Target, for_all, for_member},
+    inject::{MOST, Order, Target, for_all, for_member},
     layout::{FragmentKey, Fragments, SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
     rate::Rate,
@@ -359,7 +359,7 @@ impl Bench {
 
     /// The agent asks for the client of the only flow to be reset.
     pub fn asked_for_client(&mut self) -> Seen {
-        let (frame, length) = for_all(&[self.target(0)], Ends::Clients);
+        let (frame, length) = for_all(&[self.target(0)], Order::ResetClients);
         self.asked(&frame[..length])
     }
 
@@ -371,9 +371,9 @@ impl Bench {
 
     /// The agent lists the only flow, once for each of these: with an incarnation that differs in these bits. What all the
     /// packets were that came of it, and how often each outcome was counted.
-    pub fn asked_for_all(&mut self, wrong: &[u64], ends: Ends) -> (Verdict, Vec<String>, Counted) {
+    pub fn asked_for_all(&mut self, wrong: &[u64], order: Order) -> (Verdict, Vec<String>, Counted) {
         let targets: Vec<_> = wrong.iter().map(|wrong| self.target(*wrong)).collect();
-        let (frame, length) = for_all(&targets, ends);
+        let (frame, length) = for_all(&targets, order);
         let (verdict, out, counted) = self.run_counted(EGRESS, &frame[..length]).unwrap();
         let mut packets = self.all_heard();
         if verdict == Verdict::Redirect {

@@ -1,6 +1,6 @@
 //! Resets that the agent asks for: segments with SYN and RST that name flows by their incarnations.
 
-use redirector_common::inject::{Ends, MOST};
+use redirector_common::inject::{MOST, Order};
 
 use super::{
     bench::{Bench, Seen, Verdict},
@@ -75,7 +75,7 @@ fn a_list_resets_every_client_of_it() {
         for list in [&[0, 0][..], &[GONE, 0], &[0, GONE], &[0, GONE, 0], &[GONE; 3], &[0; MOST]] {
             let gone = list.iter().filter(|wrong| **wrong == GONE).count();
             let reset = list.len() - gone;
-            let (verdict, packets, counted) = bench.asked_for_all(list, Ends::Clients);
+            let (verdict, packets, counted) = bench.asked_for_all(list, Order::ResetClients);
             let is_dropped = list.last() == Some(&GONE);
             assert_eq!(verdict, if is_dropped { Verdict::Drop } else { Verdict::Redirect }, "{list:x?}");
             assert_eq!(packets, vec!["vip > client RST ACK seq=508 ack=131"; reset], "{list:x?}");
@@ -92,11 +92,24 @@ fn a_list_resets_every_client_of_it() {
 fn a_list_of_one_member_is_a_request_for_it() {
     in_both_versions(|bench| {
         give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE]);
-        let (verdict, packets, counted) = bench.asked_for_all(&[0], Ends::Members);
+        let (verdict, packets, counted) = bench.asked_for_all(&[0], Order::ResetMembers);
         assert_eq!((verdict, counted), (Verdict::Redirect, vec![("reset_member", 1)]));
         assert_eq!(packets, ["port > member RST ACK seq=131 ack=508"]);
-        let (verdict, packets, counted) = bench.asked_for_all(&[1 << 40], Ends::Members);
+        let (verdict, packets, counted) = bench.asked_for_all(&[1 << 40], Order::ResetMembers);
         assert_eq!((verdict, packets, counted), (Verdict::Drop, vec![], vec![("reset_dropped", 1)]));
+    });
+}
+
+#[test]
+fn what_is_to_be_forgotten_goes_with_both_halves() {
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK]);
+        let (verdict, packets, counted) = bench.asked_for_all(&[1 << 40], Order::Forget);
+        assert_eq!((verdict, packets, counted), (Verdict::Drop, vec![], vec![("reset_dropped", 1)]));
+        assert_eq!(bench.entries(), (1, 1));
+        let (verdict, packets, counted) = bench.asked_for_all(&[0], Order::Forget);
+        assert_eq!((verdict, packets, counted), (Verdict::Drop, vec![], vec![("forgotten", 1)]));
+        assert_eq!(bench.entries(), (0, 0));
     });
 }
 
@@ -120,7 +133,7 @@ fn another_flow_with_the_same_tuple_is_not_touched() {
             for bit in [1, 1 << 31, 1 << 32, 1 << 63] {
                 let seen = bench.asked_for_member(bit);
                 assert_eq!((seen.verdict, seen.outcome, seen.copy), (Verdict::Drop, "reset_dropped", None));
-                let (verdict, packets, counted) = bench.asked_for_all(&[bit], Ends::Clients);
+                let (verdict, packets, counted) = bench.asked_for_all(&[bit], Order::ResetClients);
                 assert_eq!((verdict, packets, counted), (Verdict::Drop, vec![], vec![("reset_dropped", 1)]));
             }
             if !stale {

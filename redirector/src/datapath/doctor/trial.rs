@@ -21,7 +21,7 @@ use aya::{
 use redirector_common::{
     addr::{Addr, Port},
     decision::Decision,
-    inject::Ends,
+    inject::Order,
     layout::{Slot, VipKey, slot_index},
     outcome::Outcome,
 };
@@ -246,8 +246,8 @@ fn request(programs: &mut Ebpf, maps: &Maps) -> Result<()> {
     let named = named.context("the connection that was carried has left no flow")?;
     let injector = Injector::open(VIP_DEVICE)?;
     let sent = injector
-        .reset(&[named], Ends::Clients)
-        .and_then(|sent| Ok((sent, injector.reset(&[named], Ends::Members)?)));
+        .send(&[named], Order::ResetClients)
+        .and_then(|sent| Ok((sent, injector.send(&[named], Order::ResetMembers)?)));
     let sent = sent.context("cannot send by the VIP device")?;
     let outcomes = maps.outcomes();
     let resets = |outcome| -> Result<u64> {

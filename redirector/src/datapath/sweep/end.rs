@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
-use redirector_common::{addr::Tuple, flow::Flow, inject::Ends};
+use redirector_common::{addr::Tuple, flow::Flow, inject::Order};
 
 use super::{
     super::{
@@ -108,10 +108,9 @@ impl Ender {
 
     /// Asks for the clients that were taken in since the last time.
     fn bite(&self, turn: &mut Turn) -> Result<()> {
-        let unasked = self.ask(&turn.bite, Ends::Clients)?;
-        take_out(&mut turn.bite, &unasked);
-        turn.asked.append(&mut turn.bite);
-        turn.unasked.extend(unasked);
+        let unasked = self.order(turn.bite.iter(), Order::ResetClients)?;
+        turn.unasked.extend(turn.bite.iter().filter(|flow| unasked.contains(&flow.name.incarnation)));
+        turn.asked.extend(turn.bite.drain(..).filter(|flow| !unasked.contains(&flow.name.incarnation)));
         Ok(())
     }
 
@@ -121,36 +120,33 @@ impl Ender {
         flows: &Flows,
         mut turn: Turn,
         then: Left,
-        beside: impl FnOnce(&[Doomed]) -> B,
+        beside: impl FnOnce(&[&Doomed]) -> B,
         found: &mut Pass,
     ) -> Result<()> {
         self.bite(&mut turn)?;
-        let Turn { mut asked, mut unasked, mut earlier, .. } = turn;
+        let Turn { mut asked, mut unasked, earlier, .. } = turn;
         // After all clients: they wait, members do not.
-        let unasked_too = self.ask(&asked, Ends::Members)?;
-        take_out(&mut asked, &unasked_too);
-        unasked.extend(unasked_too);
+        let too = self.order(asked.iter(), Order::ResetMembers)?;
+        unasked.extend(asked.extract_if(.., |flow| too.contains(&flow.name.incarnation)));
 
         let now = if then == Left::Go { &asked[..] } else { &[] };
-        let unsure: Vec<_> = unasked.iter().chain(&earlier).chain(now).copied().collect();
-        let gone = self.make_sure(flows, &unsure, beside)?;
+        let gone = self.make_sure(flows, unasked.iter().chain(&earlier).chain(now), beside)?;
         let is_gone = |flow: &&Doomed| gone.contains(&flow.name.incarnation);
         // A client elsewhere that was not reset may be behind a translation, and not be where it was looked for.
-        let mut over: Vec<_> =
-            unasked.iter().filter(|flow| flow.is_local()).filter(is_gone).copied().collect();
-        over.extend(earlier.iter().chain(now).filter(is_gone));
+        let mut over: Vec<_> = unasked.iter().filter(|flow| flow.is_local()).filter(is_gone).collect();
         if then == Left::Go {
             // A reset may be lost, so clients that were reset in an earlier pass are reset once more before their flows go.
-            earlier.retain(|flow| !is_gone(&flow));
-            let unasked = self.ask(&earlier, Ends::Clients)?;
-            take_out(&mut earlier, &unasked);
-            over.extend(earlier.iter().chain(asked.iter().filter(|flow| !is_gone(flow))));
+            let again = earlier.iter().filter(|flow| !is_gone(flow));
+            let stay = self.order(again, Order::ResetClients)?;
+            over.extend(earlier.iter().chain(now).filter(|flow| !stay.contains(&flow.name.incarnation)));
         } else {
+            over.extend(earlier.iter().filter(is_gone));
             self.reset.extend(asked.iter().map(|flow| flow.name.incarnation));
         }
-        let remove =
-            |_: &Destroyer, part: &[Doomed]| part.iter().try_for_each(|flow| flows.remove(&flow.name));
-        self.here.share(&over, remove)?;
+        let left = self.order(over.iter().copied(), Order::Forget)?;
+        for flow in over.into_iter().filter(|flow| left.contains(&flow.name.incarnation)) {
+            flows.remove(&flow.name)?;
+        }
 
         for flow in &asked {
             found.entry(flow.member).or_default().reset += 1;
@@ -164,35 +160,36 @@ impl Ender {
         Ok(())
     }
 
-    /// Asks the programs to reset one end of each. Returns those that they were not asked for.
-    fn ask(&self, flows: &[Doomed], ends: Ends) -> Result<Vec<Doomed>> {
-        let Some(injector) = &self.injector else { return Ok(flows.to_vec()) };
-        let ask = |_: &Destroyer, part: &[Doomed]| {
-            let mut part = part.to_vec();
-            part.sort_by_key(|flow| flow.name.client_side.near.is_v4());
-            let names: Vec<_> = part.iter().map(|flow| flow.name).collect();
-            let asked = injector.reset(&names, ends).unwrap_or_else(|error| {
+    /// Gives the programs an order for flows. Returns the incarnations of those that they were not given it for.
+    fn order<'a>(&self, flows: impl Iterator<Item = &'a Doomed>, order: Order) -> Result<HashSet<u64>> {
+        let Some(injector) = &self.injector else {
+            return Ok(flows.map(|flow| flow.name.incarnation).collect());
+        };
+        let mut names: Vec<_> = flows.map(|flow| flow.name).collect();
+        // A list has one version of IP.
+        names.sort_by_key(|name| name.client_side.near.is_v4());
+        let send = |_: &Destroyer, part: &[Named]| {
+            let sent = injector.send(part, order).unwrap_or_else(|error| {
                 tracing::warn!(
                     "cannot send resets by the VIP device: {error}; flows are reset with their next packet"
                 );
                 0
             });
-            Ok(part.split_off(asked))
+            Ok(part[sent..].iter().map(|name| name.incarnation).collect::<Vec<_>>())
         };
-        Ok(self.here.share(flows, ask)?.concat())
+        Ok(self.here.share(&names, send)?.into_iter().flatten().collect())
     }
 
     /// Destroys the sockets of clients that may still have them, once: by the next pass a port may be somebody else's. Returns the
     /// incarnations of flows whose clients are not there any more.
-    fn make_sure<B: AsRef<[Namespace]>>(
+    fn make_sure<'a, B: AsRef<[Namespace]>>(
         &mut self,
         flows: &Flows,
-        unsure: &[Doomed],
-        beside: impl FnOnce(&[Doomed]) -> B,
+        unsure: impl Iterator<Item = &'a Doomed>,
+        beside: impl FnOnce(&[&Doomed]) -> B,
     ) -> Result<HashSet<u64>> {
         let is_new = |flow: &&Doomed| flow.destroyable && self.made_sure.insert(flow.name.incarnation);
-        let (local, others): (Vec<_>, Vec<_>) =
-            unsure.iter().filter(is_new).copied().partition(Doomed::is_local);
+        let (local, others): (Vec<_>, Vec<_>) = unsure.filter(is_new).partition(|flow| flow.is_local());
         let mut refused = self.here.share(&local, destroy)?.concat();
         if !refused.is_empty() {
             tracing::warn!(
@@ -204,9 +201,9 @@ impl Ender {
         let mut gone: HashSet<_> = local.iter().map(|flow| flow.name.incarnation).collect();
         if !others.is_empty() {
             for namespace in beside(&others).as_ref() {
-                let is_inside = |flow: &&Doomed| namespace.addresses.contains(&flow.client());
+                let is_inside = |flow: &&&Doomed| namespace.addresses.contains(&flow.client());
                 let inside: Vec<_> = others.iter().filter(is_inside).copied().collect();
-                let destroy = |destroyer: &Destroyer, part: &[Doomed]| destroy_in(destroyer, flows, part);
+                let destroy = |destroyer: &Destroyer, part: &[&Doomed]| destroy_in(destroyer, flows, part);
                 refused.extend(namespace.crew.share(&inside, destroy)?.concat());
                 gone.extend(inside.iter().map(|flow| flow.name.incarnation));
             }
@@ -240,8 +237,8 @@ impl Doomed {
 }
 
 /// The network namespaces beside this one that clients of these flows are in.
-pub(super) fn look_beside(others: &[Doomed]) -> Vec<Namespace> {
-    let wanted: HashSet<_> = others.iter().map(Doomed::client).collect();
+pub(super) fn look_beside(others: &[&Doomed]) -> Vec<Namespace> {
+    let wanted: HashSet<_> = others.iter().map(|flow| flow.client()).collect();
     // Whoever cannot be reached in this way is sent a reset.
     namespaces::beside(&wanted).unwrap_or_else(|error| {
         tracing::warn!("cannot look into the network namespaces beside this one: {error:#}");
@@ -249,17 +246,9 @@ pub(super) fn look_beside(others: &[Doomed]) -> Vec<Namespace> {
     })
 }
 
-/// Takes out those of `all` that are among `these`.
-fn take_out(all: &mut Vec<Doomed>, these: &[Doomed]) {
-    if !these.is_empty() {
-        let these: HashSet<_> = these.iter().map(|flow| flow.name.incarnation).collect();
-        all.retain(|flow| !these.contains(&flow.name.incarnation));
-    }
-}
-
 /// Destroys the sockets of local clients. Returns the incarnations of the flows of those that the kernel refused to destroy.
-fn destroy(destroyer: &Destroyer, local: &[Doomed]) -> Result<Vec<u64>> {
-    let victim = |flow: &Doomed| Victim { client_side: flow.name.client_side, cookie: flow.cookie };
+fn destroy(destroyer: &Destroyer, local: &[&Doomed]) -> Result<Vec<u64>> {
+    let victim = |flow: &&Doomed| Victim { client_side: flow.name.client_side, cookie: flow.cookie };
     let refused = destroyer.destroy(&local.iter().map(victim).collect::<Vec<_>>())?;
     Ok(refused.into_iter().map(|(number, _)| local[number].name.incarnation).collect())
 }
@@ -267,7 +256,7 @@ fn destroy(destroyer: &Destroyer, local: &[Doomed]) -> Result<Vec<u64>> {
 /// Destroys the sockets of clients in another network namespace. They are named by their tuple only, so each flow is
 /// looked at just before: the tuple may have a new owner. Returns the incarnations of the flows of those that the kernel
 /// refused to destroy.
-fn destroy_in(destroyer: &Destroyer, flows: &Flows, inside: &[Doomed]) -> Result<Vec<u64>> {
+fn destroy_in(destroyer: &Destroyer, flows: &Flows, inside: &[&Doomed]) -> Result<Vec<u64>> {
     let mut all_refused = Vec::new();
     for batch in inside.chunks(BATCH) {
         let mut there = Vec::with_capacity(BATCH);

@@ -85,9 +85,9 @@ impl Spread {
             ender.take(&mut turn, flow)?;
         }
         let (all, beside, looked) = (&self.flows, &mut self.beside, &mut self.looked);
-        let believed = |_: &[Doomed]| {
+        let believed = |_: &[&Doomed]| {
             if looked.is_none_or(|looked| now.saturating_duration_since(looked) >= BELIEVED) {
-                *beside = look_beside(all).into();
+                *beside = look_beside(&all.iter().collect::<Vec<_>>()).into();
                 *looked = Some(now);
             }
             Arc::clone(beside)

@@ -45,8 +45,8 @@ fn at_once(crowds: &[usize]) -> Result<()> {
              the agent, user and system, until all passes of the sweep are over: with what the kernel does meanwhile, for a \
              client what its host does to hear of it, for a member that lives also the router's and the member's part, which \
              are other machines outside of this lab. Resident memory of the agent before, and at most. Missed: not ended. \
-             Wrong: {BYSTANDERS} direct connections to that member, {BYSTANDERS} of another service with it, {BYSTANDERS} that \
-             were opened right after the switch; how many of them ended."
+             Wrong: {BYSTANDERS} direct connections to that member, {BYSTANDERS} of another service with it (if it lives: else \
+             that leaves it too), {BYSTANDERS} that were opened right after the switch; how many of them ended."
         ),
         &["connections", "member", "first", "last", "CPU for each", "memory", "missed", "wrong"],
     );
@@ -105,7 +105,9 @@ fn leave(lab: &Lab, assembly: &Assembly<'_>, agent: &Agent, count: usize, fate: 
     let cpu = at_rest(pid)?.saturating_sub(cpu_before);
     let held = crowd.wait_ended(PATIENCE).or_else(|_| crowd.report())?;
     let mut wrong = 0;
-    for others in bystanders.iter().chain([&late]) {
+    let [direct, of_other] = &bystanders;
+    // Of a member that is cut off, the other service makes the same.
+    for others in [direct, &late].into_iter().chain((fate == Fate::Lives).then_some(of_other)) {
         wrong += others.report()?.ended.count;
     }
     let memory = (resident_before, resident(pid, "VmHWM")?);
