@@ -163,7 +163,7 @@ impl Witness {
                 }
                 self.record(told, Input::Late(nanos(by)));
                 self.core.on_late(told, by);
-                self.late = Some(self.now);
+                self.late = Some(self.now.max(told));
                 self.look(May { nothing, ..May::default() });
             }
             Event::Signal(member, signal) => {
