@@ -33,8 +33,8 @@ pub trait Hook: Packet + Sized {
     /// socket of this host sent (a container's server), and with devices that split headers off.
     fn data(&self, offset: usize) -> Option<u32>;
 
-    /// Copies so many targets out of the packet, from `offset` on.
-    fn copy(&self, offset: u32, targets: &mut [Target; MOST], count: u32) -> Option<()>;
+    /// Copies a target and so many more out of the packet, from `offset` on.
+    fn copy(&self, offset: u32, targets: &mut [Target; MOST], more: u32) -> Option<()>;
 
     /// Leaves for a member over `route`.
     fn to_member(&mut self, route: &Route) -> Self::Action;

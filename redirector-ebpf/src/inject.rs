@@ -52,16 +52,17 @@ pub fn member<H: Hook>(hook: &mut H, request: &Segment, incarnation: u64) -> Ver
 #[inline(always)]
 pub fn all<H: Hook>(hook: &mut H, request: &Segment, order: Order) -> Verdict<H> {
     let Some(list) = maps::list() else { return Verdict::drop(Outcome::DroppedKernel, None) };
-    // The compiler knows these bounds, and would not say them to the verifier.
-    let count = black_box((request.data() as usize / TARGET) as u32);
-    if count == 0 || count > MOST as u32 {
+    // One less than there are: from "not none" Linux 6.1 does not learn "at least one". The compiler knows these bounds, and would
+    // not say them to the verifier.
+    let more = black_box(((request.data() as usize / TARGET) as u32).wrapping_sub(1));
+    if more >= MOST as u32 {
         return Verdict::drop(Outcome::ResetDropped, None);
     }
     let data = u32::from(request.tcp_offset) + TCP as u32;
-    if hook.copy(data, &mut list.targets, count).is_none() {
+    if hook.copy(data, &mut list.targets, more).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, None);
     }
-    (list.order, list.count, list.done) = (order as u32, count, 0);
+    (list.order, list.count, list.done) = (order as u32, more + 1, 0);
     hook.continue_in(Continuation::Inject)
 }
 

@@ -151,21 +151,16 @@ pub fn store<T: Copy>(skb: *mut __sk_buff, offset: u32, value: &T) -> Option<()>
     (failed == 0).then_some(())
 }
 
-/// Reads `count` targets from `offset` on; between one and as many as there is room for.
+/// Reads a target and `more` from `offset` on; fewer than there is room for.
 #[inline(always)]
-pub fn load_targets(
-    skb: *mut __sk_buff,
-    offset: u32,
-    targets: &mut [Target; MOST],
-    count: u32,
-) -> Option<()> {
+pub fn load_targets(skb: *mut __sk_buff, offset: u32, targets: &mut [Target; MOST], more: u32) -> Option<()> {
     // SAFETY: as many bytes as that many targets have, and no more than there is room for.
     let failed = unsafe {
         helpers::generated::bpf_skb_load_bytes(
             skb.cast(),
             offset,
             targets.as_mut_ptr().cast::<c_void>(),
-            count * TARGET as u32,
+            more * TARGET as u32 + TARGET as u32,
         )
     };
     (failed == 0).then_some(())

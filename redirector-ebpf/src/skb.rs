@@ -153,8 +153,8 @@ impl<const START: usize> Hook for Skb<START> {
     }
 
     #[inline(always)]
-    fn copy(&self, offset: u32, targets: &mut [Target; MOST], count: u32) -> Option<()> {
-        kernel::load_targets(self.ctx.skb.skb, offset, targets, count)
+    fn copy(&self, offset: u32, targets: &mut [Target; MOST], more: u32) -> Option<()> {
+        kernel::load_targets(self.ctx.skb.skb, offset, targets, more)
     }
 
     #[inline(always)]

@@ -287,3 +287,14 @@ pub(super) fn lock(maps: &Mutex<Maps>) -> std::sync::MutexGuard<'_, Maps> {
     // A panic while the maps were held left no half-written state behind: every write is one system call.
     maps.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_after_the_planned_ones_are_as_far_apart_as_the_last() {
+        let starts: Vec<_> = (0..7).map(|pass| start_of(pass).as_millis()).collect();
+        assert_eq!(starts, [0, 10, 50, 250, 500, 750, 1000]);
+    }
+}
