@@ -48,6 +48,7 @@ mod flows;
 mod follow;
 mod host;
 mod inject;
+mod leaving;
 mod links;
 mod list;
 mod maps;
@@ -100,11 +101,11 @@ pub use self::{
 };
 
 use self::{
-    change::Leaving,
     clock::Clock,
     collect::{Collector, Limit},
     events::Events,
     follow::{Follower, Loaded, Parts},
+    leaving::LeavingMembers,
     maps::{Maps, Steering},
     network::Network,
     registry::Ids,
@@ -133,7 +134,7 @@ pub struct Datapath {
     claim: Claim,
     config: model::Datapath,
     ids: Ids,
-    leaving: Vec<Leaving>,
+    leaving: LeavingMembers,
     steering: Arc<Steering>,
     slots: Arc<Slots>,
     maps: Arc<Mutex<Maps>>,
@@ -227,7 +228,7 @@ impl Datapath {
         Ok(Self {
             config: config.datapath.clone(),
             ids: Ids::default(),
-            leaving: Vec::new(),
+            leaving: LeavingMembers::default(),
             steering,
             slots,
             maps,

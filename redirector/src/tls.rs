@@ -15,7 +15,7 @@ use tokio_rustls::{
         ClientConfig, RootCertStore,
         client::Resumption,
         crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
     },
 };
 
@@ -106,11 +106,10 @@ fn client(trust: &Trust) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let roots = roots(&trust.authorities)?;
     let builder = match &trust.authorities {
-        Authorities::System => builder.with_root_certificates(roots),
+        Authorities::System => builder.with_root_certificates(roots_of_host()?),
         Authorities::Pem(text) => {
-            let verifier = Verifier::new(roots, certificates(text)?, provider)?;
+            let verifier = Verifier::new(certificates(text)?, provider)?;
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         }
     };
@@ -124,23 +123,16 @@ fn client(trust: &Trust) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
-fn roots(authorities: &Authorities) -> Result<RootCertStore, String> {
+fn roots_of_host() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    match authorities {
-        Authorities::Pem(text) => {
-            for certificate in certificates(text)? {
-                roots.add(certificate).map_err(|error| format!("one of its certificates: {error}"))?;
-            }
-        }
-        Authorities::System => {
-            // A system may have one that cannot be read among a hundred that can.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err("this host trusts no authority".to_owned());
-            }
-        }
-    }
-    Ok(roots)
+    // A system may have one that cannot be read among a hundred that can.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err("this host trusts no authority".to_owned()) } else { Ok(roots) }
+}
+
+/// What there is to warn of in the certificates of a `ca_file`, now.
+pub(crate) fn warnings(text: &str) -> Vec<String> {
+    certificates(text).map(|certificates| pinned::expired(&certificates, UnixTime::now())).unwrap_or_default()
 }
 
 /// The certificates in a PEM text, at least one.

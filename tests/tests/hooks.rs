@@ -1,4 +1,8 @@
-//! Hooks around switches, with real commands: one that says no, one that hangs, and one that hears of every switch.
+//! Hooks around switches, with real commands and real webhooks: one that says no, one that hangs, and one that hears of every
+//! switch.
+
+#[path = "hooks/webhook.rs"]
+mod webhook;
 
 use std::{
     fs,

@@ -89,7 +89,7 @@ impl Agent {
         }
         if let Err(error) = self.datapath.dismiss_leaving() {
             tracing::error!(
-                "the flows of members that were removed are not reset: {error:#}; restart the agent"
+                "the flows of members that were removed are not reset: {error:#}; trying again every second"
             );
         }
     }

@@ -13,6 +13,7 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::{sync::oneshot, task::JoinSet};
 
+use self::meanwhile::Meanwhile;
 use super::{
     Agent, answers,
     cores::Cores,
@@ -36,6 +37,7 @@ use crate::{
     telemetry::Event,
 };
 
+mod meanwhile;
 mod member;
 
 type Outcome = Result<Reloaded, Refused>;
@@ -74,6 +76,8 @@ pub(super) struct Ready {
     order: Order,
     told: Reloaded,
     next: Next,
+    /// What was known of addresses, under the configuration that holds, when its preparation began.
+    began: Resolved,
 }
 
 /// A configuration that everything is ready for.
@@ -142,14 +146,17 @@ impl Agent {
         if order.asked.wish == Wish::Reload && !order.asked.dry_run {
             readiness.reloading();
         }
-        let now = Now {
+        reloads.working.spawn(self.now(reloads).prepare(order));
+    }
+
+    fn now(&self, reloads: &Reloads) -> Now {
+        Now {
             file: reloads.file.clone(),
             resolver: Arc::clone(&reloads.source.resolver),
             config: Arc::clone(&self.config),
             resolved: self.resolved.clone(),
             preparer: self.datapath.preparer(),
-        };
-        reloads.working.spawn(now.prepare(order));
+        }
     }
 
     /// An order has come further.
@@ -164,8 +171,18 @@ impl Agent {
         match step {
             Some(Step::Ready(ready)) => {
                 self.observer.takes_up();
-                let Ready { order, told, next } = *ready;
+                let Ready { order, told, next, began } = *ready;
                 let moves = Moves::between(&self.config, &next.config);
+                let meanwhile = Meanwhile { config: &self.config, began: &began, now: &self.resolved };
+                if let Some(resolved) = meanwhile.merged(&moves, &next.config, &next.resolved) {
+                    // How they are reached has to be known before they are used. Names are asked once a second at most:
+                    // the next time nothing has changed.
+                    let config = next.config;
+                    // It holds up what follows the network, and so the next preparation.
+                    drop(next.prepared);
+                    reloads.working.spawn(self.now(reloads).make_ready(order, told, config, resolved));
+                    return;
+                }
                 if let Err(refused) = self.leave_removed(&moves, order.asked.force) {
                     let over = Some(Step::over(order, Err(refused)));
                     // It held up what follows the network.
@@ -319,11 +336,15 @@ impl Now {
         if order.asked.dry_run || nothing {
             return Step::over(order, Ok(told));
         }
-        let config = Arc::new(config);
+        self.make_ready(order, told, Arc::new(config), resolved).await
+    }
+
+    /// Does all that may fail, for members with these addresses.
+    async fn make_ready(self, order: Order, told: Reloaded, config: Arc<Config>, resolved: Resolved) -> Step {
         match self.preparer.prepare(&config, &resolved).await {
             Ok(prepared) => {
                 let next = Next { config, resolved, prepared };
-                Step::Ready(Box::new(Ready { order, told, next }))
+                Step::Ready(Box::new(Ready { order, told, next, began: self.resolved }))
             }
             Err(error) => Step::over(order, Err(failed(format!("{error:#}")))),
         }

@@ -21,7 +21,7 @@ use crate::{
 pub enum MemberVerb {
     /// Give a member another weight, until the configuration gives it another one
     Weight(WeightArgs),
-    /// Add a member to a service, until the next reload or restart
+    /// Add a member to a service, until the next reload or restart; not where a `lag` check asks a REST API of each member
     Add(AddArgs),
     /// Remove a member from a service, until the next reload or restart; its flows end as after a failback
     Remove(RemoveArgs),

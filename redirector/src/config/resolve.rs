@@ -26,6 +26,12 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// These, by service and member.
+    #[cfg(test)]
+    pub(crate) fn of(services: Vec<Vec<MemberAddresses>>) -> Self {
+        Self { services }
+    }
+
     /// The addresses of one member of the configuration that was resolved; panics for ids of another one.
     #[must_use]
     pub fn addresses(&self, service: ServiceId, member: MemberId) -> &MemberAddresses {

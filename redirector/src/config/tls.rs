@@ -75,7 +75,14 @@ pub(super) fn authorities(table: &Section<'_>) -> Option<String> {
     pem(table, "ca_file", |text| {
         let trust = Trust { authorities: Authorities::Pem(text.to_owned()), identity: None };
         let tls = Tls { server_name: None, trust: Arc::new(trust) };
-        tls::Connector::new(&tls).map(|_| ())
+        tls::Connector::new(&tls).map(|_| ())?;
+        for warning in tls::warnings(text) {
+            tracing::warn!(
+                "`ca_file` of {}: {warning}; renew it: most clients of applications refuse it, and what it issued",
+                table.document().path().display()
+            );
+        }
+        Ok(())
     })
 }
 

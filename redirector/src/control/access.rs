@@ -133,6 +133,11 @@ pub struct Who {
 }
 
 impl Who {
+    /// Without any name.
+    pub(super) fn unnamed(peer: &Peer) -> Self {
+        Self { uid: peer.uid, gid: peer.gid, pid: peer.pid, ..Self::default() }
+    }
+
     /// Finds the names. Takes [`users::PATIENCE`] at the longest.
     pub async fn of(peer: &Peer) -> Self {
         let login = peer.pid.and_then(|pid| line(pid, "loginuid")).and_then(|text| text.parse().ok());

@@ -7,10 +7,10 @@ use hyper::{
     Response, StatusCode,
     body::{Bytes, Frame},
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
-use super::server::{Agent, Body, MAX_FOLLOWERS, Refusal, Request, ask, lines_of_json};
+use super::server::{Agent, Body, MAX_FOLLOWERS, Place, Refusal, Request, ask, lines_of_json};
 use crate::telemetry::{Line, Selection, Subscription, events::Since};
 
 /// Lines that wait for the client to read them. The stream itself holds those that do not fit, up to a bound.
@@ -40,15 +40,15 @@ pub(super) async fn answer(query: &str, agent: &Agent) -> Result<Response<Body>,
 }
 
 /// A place among those who follow.
-fn place(agent: &Agent) -> Result<OwnedSemaphorePermit, Refusal> {
-    Arc::clone(&agent.followers).try_acquire_owned().map_err(|_| {
+fn place(agent: &Agent) -> Result<Place, Refusal> {
+    agent.places.follower().ok_or_else(|| {
         let message = format!("{MAX_FOLLOWERS} others follow events already");
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, "end one of them, or ask without follow")
     })
 }
 
 /// What was, then what comes.
-fn follow(recent: String, mut subscription: Subscription, place: OwnedSemaphorePermit) -> Body {
+fn follow(recent: String, mut subscription: Subscription, place: Place) -> Body {
     let (lines, waiting) = mpsc::channel::<Arc<Line>>(LINES);
     // It ends when the body is dropped, which the connection does when the client is gone.
     tokio::spawn(async move {

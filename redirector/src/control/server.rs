@@ -2,12 +2,13 @@
 //!
 //! It knows nothing of the agent but a channel: each request that needs an answer from the agent becomes a
 //! [`Request`], which the agent's loop answers when it comes round. A client that hangs costs one task for at most
-//! [`CLIENT_TIME`], and nobody else's time. Some connections are kept for those who may operate: whoever may only read
-//! cannot keep them out. One that follows events may stay, and there are at most [`MAX_FOLLOWERS`] of them.
+//! [`CLIENT_TIME`], and nobody else's time. Those who may operate have places of their own (`places`): whoever may only
+//! read cannot keep them out. One that follows events may stay, and there are at most [`MAX_FOLLOWERS`] of each sort.
 
 mod limit;
 mod listener;
 mod operate;
+mod places;
 mod refusal;
 mod reload;
 
@@ -29,19 +30,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
     net::UnixStream,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
-pub use self::listener::{Listener, bind, remove_abandoned};
-pub(super) use self::refusal::Refusal;
 use self::{
     limit::Limit,
     operate::{Denials, Path as OperatorPath},
+    places::{AllPlaces, MAX_COUNTS, MAX_LISTS, Places},
     reload::Path as ReloadPath,
 };
+pub use self::{
+    listener::{Listener, bind, remove_abandoned},
+    places::MAX_FOLLOWERS,
+};
+pub(super) use self::{places::Place, refusal::Refusal};
 use super::{
     ErrorText,
     access::{Access, Peer, Who},
@@ -69,18 +74,6 @@ pub const OPERATOR_TIME: Duration = Duration::from_secs(40);
 
 /// How long a reload may take: names are looked up, as slowly as the host's resolver does, and one waits for another.
 pub const RELOAD_TIME: Duration = Duration::from_secs(120);
-
-/// Connections at a time: everybody may connect, and the probes need file descriptors too.
-const MAX_CLIENTS: usize = 64;
-
-/// Connections at a time of those who may only read.
-const MAX_OTHERS: usize = 48;
-
-/// Answers at a time that need the whole flow table.
-const MAX_READERS: usize = 4;
-
-/// Clients at a time that follow events, without a limit on their time.
-pub const MAX_FOLLOWERS: usize = 16;
 
 /// Chunks of a list that may wait for the client to read them.
 const CHUNKS: usize = 4;
@@ -156,29 +149,31 @@ pub enum Request {
 pub async fn serve(listener: Listener, access: Access, agent: mpsc::Sender<Request>) {
     let mut clients = JoinSet::new();
     let access = Arc::new(access);
-    let others = Arc::new(Semaphore::new(MAX_OTHERS));
-    let agent = Agent {
-        requests: agent,
-        readers: Arc::new(Semaphore::new(MAX_READERS)),
-        followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
-        limit: Limit::new(CLIENT_TIME),
-        denials: Arc::default(),
-        access: Arc::clone(&access),
-    };
+    let (places, denials) = (AllPlaces::default(), Arc::default());
     loop {
         tokio::select! {
             Some(_) = clients.join_next() => {}
-            accepted = listener.socket.accept(), if clients.len() < MAX_CLIENTS => match accepted {
-                Ok((stream, _)) => match admit(&stream, &access, &others) {
-                    Some((peer, seat)) => {
-                        let agent = agent.clone();
-                        clients.spawn(async move {
-                            client(stream, peer, agent).await;
-                            drop(seat);
-                        });
-                    }
-                    None => too_many(&stream),
-                },
+            // Without a place for an operator everybody waits: the next one may be one.
+            accepted = listener.socket.accept(), if places.operators.has_room() => match accepted {
+                Ok((stream, _)) => {
+                    let Some(peer) = peer(&stream, &access) else { continue };
+                    let places = places.of(access.may_operate(&peer));
+                    let Some(place) = places.connection() else {
+                        too_many(&stream);
+                        continue;
+                    };
+                    let agent = Agent {
+                        requests: agent.clone(),
+                        places: places.clone(),
+                        limit: Limit::new(CLIENT_TIME),
+                        denials: Arc::clone(&denials),
+                        access: Arc::clone(&access),
+                    };
+                    clients.spawn(async move {
+                        client(stream, peer, agent).await;
+                        drop(place);
+                    });
+                }
                 // Out of file descriptors, most likely: they come back as others close.
                 Err(error) => {
                     tracing::warn!(%error, "control socket: cannot accept");
@@ -189,18 +184,9 @@ pub async fn serve(listener: Listener, access: Access, agent: mpsc::Sender<Reque
     }
 }
 
-/// Who connected, and the seat of one who may only read. `None`: no such seat is free, or the kernel does not say who it is.
-fn admit(
-    stream: &UnixStream,
-    access: &Access,
-    others: &Arc<Semaphore>,
-) -> Option<(Peer, Option<OwnedSemaphorePermit>)> {
-    let peer =
-        access.peer(stream).inspect_err(|error| tracing::debug!(%error, "control socket: peer")).ok()?;
-    if access.may_operate(&peer) {
-        return Some((peer, None));
-    }
-    Some((peer, Some(Arc::clone(others).try_acquire_owned().ok()?)))
+/// Who connected; `None`: the kernel does not say who it is.
+fn peer(stream: &UnixStream, access: &Access) -> Option<Peer> {
+    access.peer(stream).inspect_err(|error| tracing::debug!(%error, "control socket: peer")).ok()
 }
 
 /// Turns a client away without a task for it.
@@ -220,10 +206,8 @@ fn too_many(stream: &UnixStream) {
 #[derive(Clone)]
 pub(super) struct Agent {
     requests: mpsc::Sender<Request>,
-    /// One for each answer that needs the whole flow table.
-    readers: Arc<Semaphore>,
-    /// One for each client that follows events.
-    pub(super) followers: Arc<Semaphore>,
+    /// Of those who are at the other end of this connection.
+    pub(super) places: Places,
     /// Of this connection.
     pub(super) limit: Limit,
     denials: Arc<Mutex<Denials>>,
@@ -232,8 +216,7 @@ pub(super) struct Agent {
 
 /// One connection, one request.
 async fn client(stream: UnixStream, peer: Peer, agent: Agent) {
-    let limit = Limit::new(CLIENT_TIME);
-    let agent = Agent { limit: limit.clone(), ..agent };
+    let limit = agent.limit.clone();
     let peer = Arc::new(peer);
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let (agent, peer) = (agent.clone(), Arc::clone(&peer));
@@ -305,6 +288,7 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
     }
     match asked {
         Asked::Status(service) => {
+            let _alone = count(agent).await?;
             let mut status = ask(agent, |reply| Request::Status { reply }).await?;
             if let Some(name) = service {
                 status = only(status, name)?;
@@ -320,7 +304,7 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
         Asked::Events => events::answer(query, agent).await,
         Asked::Totals => {
             let filter = Filter::from_query(query, |_, _| Ok(false)).map_err(Refusal::wrong_query)?;
-            let _alone = reader(agent).await?;
+            let _alone = count(agent).await?;
             let totals = ask(agent, |reply| Request::Totals { filter, reply }).await?;
             Ok(json(StatusCode::OK, &totals.map_err(Refusal::unknown_name)?))
         }
@@ -337,14 +321,14 @@ async fn flows(query: &str, agent: &Agent) -> Result<Response<Body>, Refusal> {
         Ok(key == "limit")
     });
     let filter = filter.map_err(Refusal::wrong_query)?;
-    let permit = reader(agent).await?;
+    let place = list(agent).await?;
     let (lines, chunks) = mpsc::channel(CHUNKS);
     ask(agent, |reply| Request::Flows { filter, limit, lines, reply })
         .await?
         .map_err(Refusal::unknown_name)?;
     let frames = ReceiverStream::new(chunks).map(move |chunk| {
         // It is given back when the last chunk is gone.
-        let _reading = &permit;
+        let _reading = &place;
         Ok(Frame::data(chunk))
     });
     Ok(lines_of_json(StreamBody::new(frames).boxed_unsync()))
@@ -357,10 +341,14 @@ pub(super) fn lines_of_json(body: Body) -> Response<Body> {
     response
 }
 
-/// The right to have the whole flow table read.
-async fn reader(agent: &Agent) -> Result<OwnedSemaphorePermit, Refusal> {
-    let permit = timeout(AGENT_TIME, Arc::clone(&agent.readers).acquire_owned()).await;
-    permit.map_err(|_| Refusal::crowded())?.map_err(|_| Refusal::stopping())
+/// The right to read a list of flows.
+async fn list(agent: &Agent) -> Result<Place, Refusal> {
+    agent.places.list(AGENT_TIME).await.ok_or_else(|| Refusal::crowded(MAX_LISTS, "list"))
+}
+
+/// The right to have the whole flow table counted.
+async fn count(agent: &Agent) -> Result<Place, Refusal> {
+    agent.places.count(AGENT_TIME).await.ok_or_else(|| Refusal::crowded(MAX_COUNTS, "count"))
 }
 
 /// The status of one service.

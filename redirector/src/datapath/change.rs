@@ -74,13 +74,6 @@ pub struct Ending {
     changed: Arc<Notify>,
 }
 
-/// A member that left its service, and when its flows end; `None`: when they like.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Leaving {
-    gone: Gone,
-    until: Option<Instant>,
-}
-
 /// A cap on new connections as programs compute with it.
 fn rate_of(limit: Option<OpenLimit>) -> Rate {
     limit.map_or_else(Rate::default, |limit| Rate::new(limit.new_connections, limit.burst))
@@ -144,7 +137,7 @@ impl Datapath {
         drop(maps);
         let mut ids = assignment.ids.clone();
         ids.take_leaving(&self.ids);
-        self.leaving.retain(|leaving| ids.is_leaving(leaving.gone));
+        self.leaving.retain(|gone| ids.is_leaving(gone));
         let wanted = Wanted { ids: ids.clone(), ..wanted.clone() };
         self.ids = ids;
         self.config = wanted.config.datapath.clone();
@@ -212,43 +205,47 @@ impl Datapath {
         };
         self.slots.withdraw(gone.member)?;
         self.ids.leaves(gone);
-        self.leaving.push(Leaving { gone, until });
+        self.leaving.insert(gone, until);
         Ok(())
     }
 
     /// The flows of a member become stale, and its id is free.
     fn dismiss(&mut self, gone: Gone) -> Result<()> {
         self.slots.empty(gone.member)?;
+        lock(&self.maps).set_name(member_place(gone.member), FREE)?;
+        // Nothing is forgotten as long as something may have to be done again.
         self.ids.has_left(gone);
-        self.leaving.retain(|leaving| leaving.gone != gone);
-        lock(&self.maps).set_name(member_place(gone.member), FREE)
+        self.leaving.remove(gone);
+        Ok(())
     }
 
     /// When [`Self::dismiss_leaving`] wants to be called next; `None`: no member's flows are to end.
     #[must_use]
     pub fn next_dismissal(&self) -> Option<Instant> {
-        self.leaving.iter().filter_map(|leaving| leaving.until).min()
+        self.leaving.next()
     }
 
     /// Ends the flows of members that left their service, if their time is over.
     ///
     /// # Errors
-    /// When the kernel refuses to write.
+    /// When the kernel refuses to write: once for each member, however often it is tried again.
     pub fn dismiss_leaving(&mut self) -> Result<()> {
         let now = Instant::now();
-        let is_due = |leaving: &&Leaving| leaving.until.is_some_and(|until| until <= now);
-        let due: Vec<_> = self.leaving.iter().filter(is_due).map(|leaving| leaving.gone).collect();
+        let due = self.leaving.due(now);
         if due.is_empty() {
             return Ok(());
         }
-        tracing::info!(
-            members = due.len(),
-            "the flows of members that were removed are reset: their drain ended"
-        );
-        due.into_iter().try_for_each(|gone| self.dismiss(gone))?;
+        let results: Vec<_> = due.into_iter().map(|gone| (gone, self.dismiss(gone))).collect();
+        let done = results.iter().filter(|(_, result)| result.is_ok()).count();
+        if done > 0 {
+            tracing::info!(
+                members = done,
+                "the flows of members that were removed are reset: their drain ended"
+            );
+        }
         self.reach.set_ids(self.ids.clone());
         self.sweeper.sweep();
-        Ok(())
+        self.leaving.dismissed(now, results)
     }
 }
 

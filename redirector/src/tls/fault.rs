@@ -116,7 +116,8 @@ fn of_alert(alert: AlertDescription) -> (TlsFault, String) {
     }
 }
 
-fn date(time: UnixTime) -> humantime::Rfc3339Timestamp {
+/// To the second, which is what certificates count in.
+pub(super) fn date(time: UnixTime) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs()))
 }
 

@@ -13,6 +13,9 @@ use crate::{
 };
 
 /// With a member more. It is checked as the service says, and entered as the service's first member is.
+///
+/// Not where a `lag` check asks the REST API of each member's cluster: no other member's is the new one's, and the agent, which
+/// is root, reads no password file that an operator names. Without that check the member would be one that nothing bars.
 pub(super) async fn add(
     config: &Config,
     resolved: &Resolved,
@@ -28,7 +31,11 @@ pub(super) async fn add(
         return Err(conflict(message, "give another name, or remove that one first"));
     }
     if let Some(check) = checks.iter().find(|check| matches!(check.kind, CheckKind::Lag(_))) {
-        let message = format!("check {:?} asks the REST API of each member's cluster", check.name);
+        let message = format!(
+            "check {:?} of service {service:?} asks the REST API of each member's cluster, and no command says what that of {:?} \
+             is",
+            check.name, new.name
+        );
         return Err(conflict(
             message,
             "write the member into the file with its [service.member.rest], and reload",
@@ -110,4 +117,49 @@ fn service_of(config: &Config, name: &str) -> Result<ServiceId, Refused> {
 
 fn conflict(message: String, next: &str) -> Refused {
     Refused { kind: RefusedKind::Conflict, message, next: next.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        config::tests::configuration,
+        model::{Endpoint, Lag},
+    };
+
+    fn resolved(config: &Config) -> Resolved {
+        let literal = |member: &Member| member.endpoint.literal().into_iter().collect();
+        let of_service = |service: &Service| service.members.iter().map(literal).collect();
+        Resolved::of(config.services.iter().map(of_service).collect())
+    }
+
+    #[tokio::test]
+    async fn a_member_is_added_unless_a_check_needs_what_no_command_says() {
+        let mut config = configuration(&[("orders", &["paris"]), ("carts", &["paris"])]);
+        let known = resolved(&config);
+        let endpoint = Endpoint { host: "198.51.100.77".to_owned(), port: 6379 };
+        let oslo = NewMember { name: "oslo".to_owned(), endpoint, weight: 50 };
+        let resolver = Arc::<Resolver>::default();
+        let lag = Lag { tolerance: Duration::from_secs(5), extended: true, of: None };
+        let ping = config.services[0].checks[0].clone();
+        config.services[0].checks.push(crate::model::Check {
+            name: "behind".to_owned(),
+            kind: CheckKind::Lag(lag),
+            ..ping
+        });
+        let refused = add(&config, &known, &resolver, "orders", &oslo).await.unwrap_err();
+        assert_eq!(refused.kind, RefusedKind::Conflict);
+        let says = "check \"behind\" of service \"orders\" asks the REST API of each member's cluster, and no command says \
+                    what that of \"oslo\" is; write the member into the file with its [service.member.rest], and reload";
+        assert_eq!(format!("{}; {}", refused.message, refused.next), says);
+
+        let (config, known) = add(&config, &known, &resolver, "carts", &oslo).await.unwrap();
+        let added = &config.services[1].members[1];
+        assert_eq!((added.name.as_str(), added.weight, added.checks.len()), ("oslo", 50, 1));
+        assert_eq!(known.addresses(ServiceId(1), MemberId(1)).to_string(), "198.51.100.77:6379");
+        let again = add(&config, &known, &resolver, "carts", &oslo).await.unwrap_err();
+        assert!(again.message.contains("has a member \"oslo\" already"), "{}", again.message);
+    }
 }

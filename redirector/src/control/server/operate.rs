@@ -49,17 +49,16 @@ impl<'a> Path<'a> {
         agent: &Agent,
     ) -> Result<Response<Body>, Refusal> {
         let body = read(body).await?;
-        let who = Who::of(peer).await;
         let asked = Asked::read(self.verb, &body);
         if !agent.access.may_operate(peer) {
             let asked = asked.ok();
             let member = asked.as_ref().and_then(|asked| asked.order.member()).map(str::to_owned);
             let said = asked.map_or((None, false), |asked| (asked.reason, asked.dry_run));
             let subject = (Some(self.service), member.as_deref());
-            return Err(deny(self.verb, subject, said, who, agent).await);
+            return Err(deny(self.verb, subject, said, peer, agent).await);
         }
         let asked = asked.map_err(|error| Refusal::wrong_body(self.verb, &error))?;
-        let service = self.service.to_owned();
+        let (service, who) = (self.service.to_owned(), Who::of(peer).await);
         let request = |reply| Request::Operate { service, asked, who, reply };
         let late = || Refusal::late(self.verb);
         let done = ask_or(OPERATOR_TIME, agent, request, late).await?.map_err(Refusal::refused)?;
@@ -67,17 +66,18 @@ impl<'a> Path<'a> {
     }
 }
 
-/// Says to the record and to whoever asked that he may not. `asked`: reason, and whether it was only to be said what would
-/// happen.
+/// Says to the record and to whoever asked that they may not. `asked`: reason, and whether it was only to be said what would
+/// happen. Names are looked up for the record only, which is bounded: everybody can get here.
 pub(super) async fn deny(
     verb: Verb,
     (service, member): (Option<&str>, Option<&str>),
     (reason, dry_run): (Option<String>, bool),
-    who: Who,
+    peer: &Peer,
     agent: &Agent,
 ) -> Refusal {
-    let message = format!("{who} may look, but not change anything");
     let unsaid = agent.denials.lock().unwrap_or_else(PoisonError::into_inner).count(Instant::now());
+    let who = if unsaid.is_some() { Who::of(peer).await } else { Who::unnamed(peer) };
+    let message = format!("{who} may look, but not change anything");
     if let Some(unsaid) = unsaid {
         let more = if unsaid == 0 {
             String::new()

@@ -12,7 +12,7 @@ use super::{
         ErrorDocument, ErrorText,
         status::{ServiceStatus, VERSION},
     },
-    Body, MAX_READERS, json,
+    Body, json,
 };
 
 /// A request that is not served, and why.
@@ -64,8 +64,8 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, message, next)
     }
 
-    pub(super) fn crowded() -> Self {
-        let message = format!("{MAX_READERS} others are reading flows");
+    pub(super) fn crowded(others: usize, what: &str) -> Self {
+        let message = format!("{others} others {what} flows");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message, "repeat")
     }
 

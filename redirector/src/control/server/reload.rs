@@ -44,15 +44,15 @@ impl<'a> Path<'a> {
         agent: &Agent,
     ) -> Result<Response<Body>, Refusal> {
         let body = read(body).await?;
-        let who = Who::of(peer).await;
         let asked = self.asked(&body);
         if !agent.access.may_operate(peer) {
             let said = asked.map_or((None, false), |asked| (asked.reason, asked.dry_run));
             let named = |name: &'a str| (!name.is_empty()).then_some(name);
             let subject = (named(self.service), named(self.member));
-            return Err(deny(self.verb, subject, said, who, agent).await);
+            return Err(deny(self.verb, subject, said, peer, agent).await);
         }
         let asked = asked.map_err(|(message, next)| Refusal::new(StatusCode::BAD_REQUEST, message, next))?;
+        let who = Who::of(peer).await;
         let request = |reply| Request::Reload { asked, who, reply };
         let done = ask_within(RELOAD_TIME, agent, request).await?.map_err(Refusal::refused)?;
         Ok(json(StatusCode::OK, &done))
