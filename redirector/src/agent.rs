@@ -332,7 +332,14 @@ impl Agent {
             Action::RaiseFloor { epoch } => {
                 self.datapath.raise_floor(id, epoch);
                 let service = self.config.services[id.0].name.clone();
-                self.observer.events.emit(Event::DrainEnded { service, epoch: epoch.0 });
+                let ended = Event::DrainEnded { service, member: None, epoch: epoch.0, reason: None };
+                self.observer.events.emit(ended);
+            }
+            Action::EndDrain { member, epoch, reason } => {
+                self.datapath.end_drain(id, member, epoch);
+                let (service, member) = self.names(id, member);
+                let (member, reason) = (Some(member), Some(reason));
+                self.observer.events.emit(Event::DrainEnded { service, member, epoch: epoch.0, reason });
             }
             Action::Offer { member, addresses } => self.offer(id, member, &addresses),
             Action::ResetAddress { member, address, removed } => {

@@ -353,6 +353,15 @@ impl Datapath {
         self.sweeper.sweep();
     }
 
+    /// Makes flows of `member`, which is not the active one, stale if they are older than `epoch`, and resets them.
+    pub fn end_drain(&self, service: ServiceId, member: MemberId, epoch: Epoch) {
+        let member = self.ids.member(service, member);
+        self.steering.raise_floor(member, u64::from(epoch.0));
+        // What was to be reset little by little is reset at once.
+        self.sweeper.keep(member);
+        self.sweeper.sweep();
+    }
+
     /// Resets the flows of `from` that are older than `epoch`, evenly over `time`. They do not become stale by that:
     /// [`Datapath::raise_floor`] is to follow when the time is over. Ends early when `from` becomes active again.
     pub fn spread(&self, service: ServiceId, from: MemberId, epoch: Epoch, time: Duration) {

@@ -24,6 +24,7 @@
 //! * Of each IP version that a member has addresses of, at least one is offered. Where one is up, none is offered that
 //!   is down.
 //! * The flows of an address end early only after it was left out or removed, by the service's policy.
+//! * A drain ends early only when its member is down, and where clients that are reset find an active member that is up.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
@@ -33,7 +34,7 @@ use self::{
     answers::Answers,
     choice::{Choice, Situation, Standing},
     command::Manual,
-    drains::Drains,
+    drains::{Drain, Drains},
     flap::Flap,
     health::Change,
     hooks::Vetoed,
@@ -249,7 +250,8 @@ impl Core {
         let round = self.round.as_ref().map(|round| round.until).filter(|at| *at > self.now);
         let hooks = self.hooks_asked_until().filter(|at| *at > self.now);
         let pin = self.orders.pin.as_ref().and_then(|pin| pin.until);
-        let ends = [self.drains.next_deadline(), self.leaving.next_deadline()];
+        let ends =
+            [self.drains.next_deadline(), self.next_end_of_a_doubted_drain(), self.leaving.next_deadline()];
         let tolerances = self.members.iter().map(Member::next_deadline);
         let look = self.next_look();
         [first_choice, moves, round, hooks, pin, look]
@@ -388,6 +390,7 @@ impl Core {
             debug_assert!(!again, "the best member that may be gone to is active");
         }
         self.end_drains();
+        self.end_drains_of_the_dead();
         for (member, address) in self.leaving.take_ended(self.now) {
             let removed = !self.offered[member.0].iter().any(|offer| offer.address == address);
             self.actions.push_back(Action::ResetAddress { member, address, removed });
@@ -434,11 +437,14 @@ impl Core {
         }
         let over = self.spread_over(from, kind, policy);
         match policy {
-            FlowPolicy::Reset if !over.is_zero() => self.drains.begin(self.now, self.epoch, over, None),
+            FlowPolicy::Reset if !over.is_zero() => {
+                self.drains.begin(self.now, over, Drain::of(self.epoch, from, false));
+            }
             FlowPolicy::Reset => self.drains.supersede(),
             FlowPolicy::Drain => {
-                let spread = from.filter(|from| self.is_planned(*from, kind));
-                self.drains.begin(self.now, self.epoch, self.service.drain_timeout, spread);
+                let spreads = from.is_some_and(|from| self.is_planned(from, kind));
+                let rest = self.service.drain_timeout;
+                self.drains.begin(self.now, rest, Drain::of(self.epoch, from, spreads));
             }
             FlowPolicy::Keep => {}
         }
@@ -478,27 +484,5 @@ impl Core {
     /// Whether a switch leaves a member that lives: a dead one keeps its clients waiting.
     fn is_planned(&self, from: MemberId, kind: SwitchKind) -> bool {
         kind != SwitchKind::Failover && self.members[from.0].state() != MemberState::Down
-    }
-
-    /// Drains that are over become the floor, after their resets were spread.
-    fn end_drains(&mut self) {
-        let (members, reset_over) = (&self.members, self.service.reset_over);
-        let is_down = |from: MemberId| members[from.0].state() == MemberState::Down;
-        let over = |from| if is_down(from) { Duration::ZERO } else { reset_over };
-        let ended = self.drains.take_ended(self.now, over);
-        if let Some(epoch) = ended.floor {
-            self.actions.push_back(Action::RaiseFloor { epoch });
-        }
-        if let Some((from, epoch)) = ended.spread {
-            self.spread(Some(from), epoch, reset_over);
-        }
-    }
-
-    /// Says that the flows of `from`, as old as the switch to `epoch`, are reset little by little.
-    fn spread(&mut self, from: Option<MemberId>, epoch: Epoch, over: Duration) {
-        let is_left = |from: &MemberId| self.standing.active() != Some(*from);
-        if let Some(from) = from.filter(is_left).filter(|_| !over.is_zero()) {
-            self.actions.push_back(Action::Spread { from, epoch, over });
-        }
     }
 }

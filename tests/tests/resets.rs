@@ -412,3 +412,109 @@ fn a_switch_back_keeps_what_is_left() {
         Ok(())
     });
 }
+
+/// Blocked clients and subscribers here, in a container and on another machine, on `m1`, which an operator has left for `m2`.
+fn left(lab: &Lab, lines: &str) -> Result<(Agent, Vec<WaitingClient>, Process)> {
+    let (container, machine) = (lab.container("c1")?, lab.machine("outside")?);
+    let process = process(&container)?;
+    lab.vips_through_app()?;
+    let agent = lab.agent(&lab.config().service_line(lines))?;
+    agent.wait_active("m1", START)?;
+    let clients = [waiting(lab.app())?, waiting(&container)?, waiting(&machine)?];
+    switch(&agent, "m2")?;
+    Ok((agent, clients.into_iter().flatten().collect(), process))
+}
+
+/// Hours are left: without an end they would hang that long.
+#[test]
+fn a_member_that_dies_while_it_drains_keeps_nobody_waiting() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (agent, clients, _process) =
+            left(lab, "on_failback = \"drain\"\ndrain_timeout = \"2h\"\nreset_over = \"1h\"")?;
+        thread::sleep(Duration::from_millis(500));
+        for client in &clients {
+            ensure!(client.woken().is_none(), "{client:?} was to drain");
+        }
+        let others = [waiting_at_m2(lab)?, waiting_at_m2(lab)?];
+        let since = Instant::now();
+        lab.black_hole(lab.member("m1"))?;
+        are_woken(&clients, since, Duration::from_secs(1), ErrorKind::ConnectionReset)?;
+        wait_until("only those on m2 have flows", SOON, || flows(&agent).is_ok_and(|flows| flows == 4))?;
+        let ended = drains_ended(&agent)?;
+        ensure!(ended.len() == 2, "one for each service: {ended:#?}");
+        for event in &ended {
+            let reason = event["reason"].as_str().unwrap_or_default();
+            ensure!(
+                event["member"] == "m1" && event["epoch"] == 2 && reason.contains("timed out"),
+                "{event}"
+            );
+        }
+        let explained = String::from_utf8(agent.verb(&["explain", "orders", "-o", "json"])?.stdout)?;
+        ensure!(!explained.contains("\"drain\""), "nothing is left to wait for: {explained}");
+        lab.heal(lab.member("m1"))?;
+        wait_until("m1 is up again", SOON, || member_state(&agent, "m1").is_ok_and(|state| state == "up"))?;
+        ensure!(others.iter().flatten().all(|client| client.woken().is_none()), "m2 was never left");
+        ensure!(drains_ended(&agent)?.len() == 2, "once is enough");
+        Ok(())
+    });
+}
+
+/// What was to come little by little comes at once.
+#[test]
+fn a_member_that_dies_while_its_resets_are_spread_keeps_nobody_waiting() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (agent, clients, _process) = left(lab, "on_failback = \"reset\"\nreset_over = \"2h\"")?;
+        let since = Instant::now();
+        lab.black_hole(lab.member("m1"))?;
+        are_woken(&clients, since, Duration::from_secs(1), ErrorKind::ConnectionReset)?;
+        wait_until("no flow is left", SOON, || flows(&agent).is_ok_and(|flows| flows == 0))?;
+        lab.heal(lab.member("m1"))
+    });
+}
+
+/// An operator wants flows to go on although their member is down.
+#[test]
+fn flows_that_a_failover_would_keep_are_kept() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (agent, clients, _process) =
+            left(lab, "on_failover = \"keep\"\non_failback = \"drain\"\ndrain_timeout = \"2h\"")?;
+        lab.black_hole(lab.member("m1"))?;
+        wait_until("m1 is down", SOON, || member_state(&agent, "m1").is_ok_and(|state| state == "down"))?;
+        thread::sleep(Duration::from_millis(500));
+        lab.heal(lab.member("m1"))?;
+        for client in &clients {
+            ensure!(client.woken().is_none(), "{client:?} was woken");
+        }
+        for _ in 0..clients.len() / 2 {
+            ensure!(
+                lab.member("m1").command(&["RPUSH", QUEUE, "element"])? == Value::Integer(1),
+                "nobody waits"
+            );
+        }
+        Ok(())
+    });
+}
+
+/// One at each VIP.
+fn waiting_at_m2(lab: &Lab) -> Result<Vec<WaitingClient>> {
+    let client = |vip| WaitingClient::blocked(lab.app(), vip, "nothing");
+    let clients = first_vips().into_iter().map(client).collect::<Result<Vec<_>>>()?;
+    ensure!(clients.iter().all(|client| client.member == "m2"), "{clients:?}");
+    Ok(clients)
+}
+
+fn drains_ended(agent: &Agent) -> Result<Vec<serde_json::Value>> {
+    let output = agent.verb(&["events", "-o", "json"])?;
+    let events = String::from_utf8(output.stdout)?;
+    let events = events.lines().map(serde_json::from_str::<serde_json::Value>);
+    let events = events.collect::<Result<Vec<_>, _>>()?.into_iter();
+    Ok(events.filter(|event| event["event"] == "drain_ended").collect())
+}
+
+/// What the checks of `orders` say of a member.
+fn member_state(agent: &Agent, name: &str) -> Result<String> {
+    let status = agent.status()?;
+    let members = status["services"][0]["members"].as_array().context("members")?;
+    let member = members.iter().find(|member| member["name"] == name).context("no such member")?;
+    Ok(member["state"].as_str().unwrap_or_default().to_owned())
+}

@@ -111,7 +111,8 @@ fn words(event: &Event) -> String {
         Event::DrainBegan { epoch, lasts_ms, .. } => {
             format!("epoch {epoch}, for {}", short(Duration::from_millis(*lasts_ms)))
         }
-        Event::DrainEnded { epoch, .. } => format!("epoch {epoch}"),
+        Event::DrainEnded { epoch, reason: None, .. } => format!("epoch {epoch}"),
+        Event::DrainEnded { epoch, reason: Some(reason), .. } => format!("epoch {epoch}, early: {reason}"),
         Event::CheckInconclusive { address, check, reason, .. }
         | Event::CheckConclusive { address, check, reason, .. } => format!("{check} {address}: {reason}"),
         Event::Operator { verb, who, reason, result, message, dry_run, .. } => {

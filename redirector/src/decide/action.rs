@@ -18,6 +18,16 @@ pub enum Action {
         /// Of the switch that began the drain; never above the epoch of the newest switch.
         epoch: Epoch,
     },
+    /// The member that a drain is about, or whose resets are being spread, is down: its flows older than `epoch` are reset now,
+    /// and nobody else's.
+    EndDrain {
+        /// Whose flows; not the active one.
+        member: MemberId,
+        /// Of the newest switch that began a drain of it.
+        epoch: Epoch,
+        /// Why it is down, in words.
+        reason: String,
+    },
     /// The flows that an [`Action::RaiseFloor`] with the same epoch will reset, those of `from` below `epoch`, are reset little by
     /// little until then. Comes right after its [`Action::Switch`], or first of all when an earlier agent had begun it.
     /// Ends early when the floor rises by something else, or `from` becomes active again.

@@ -5,26 +5,40 @@
 //! all of them at once, because its epoch becomes the floor with it.
 //!
 //! With `reset_over` a drain does not end in one moment: what is left at its deadline is reset little by little first.
+//!
+//! A member that goes down meanwhile has nothing to finish any more: its flows end at once, if that is what `on_failover`
+//! says of members that are down ([`Core::end_drains_of_the_dead`]).
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::time::Time;
-use crate::model::{Epoch, MemberId};
+use super::{Action, Core, suspicion::Doubt, time::Time};
+use crate::model::{Epoch, FlowPolicy, MemberId, MemberState};
 
 /// A queue by deadline. The core's time never goes back, and none ends after one that began later, so
 /// the order of the switches is the order of the deadlines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Drains(VecDeque<Drain>);
+pub(super) struct Drains(VecDeque<Waiting>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Drain {
+struct Waiting {
     deadline: Time,
-    /// Of the switch that began it.
+    drain: Drain,
+}
+
+/// What a switch left to end later.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Drain {
+    /// Of the switch.
     epoch: Epoch,
-    /// The member that was left, if its resets may be spread and were not yet.
-    spread: Option<MemberId>,
+    /// The member that was left; `None`: it is gone, or its flows have ended. Others may have older flows still.
+    from: Option<MemberId>,
+    /// Its resets may be spread, and were not yet.
+    spreads: bool,
 }
 
 /// What has ended.
@@ -36,16 +50,22 @@ pub(super) struct Ended {
     pub(super) spread: Option<(MemberId, Epoch)>,
 }
 
+impl Drain {
+    /// Of the switch to `epoch`, which left `from`. `spreads`: its resets may be spread at the end.
+    pub(super) const fn of(epoch: Epoch, from: Option<MemberId>, spreads: bool) -> Self {
+        Self { epoch, from, spreads }
+    }
+}
+
 impl Drains {
-    /// The switch to `epoch` lets the flows of the member that it left go on for `rest`. `spread`: that member, if their
-    /// resets may be spread then.
-    pub(super) fn begin(&mut self, now: Time, epoch: Epoch, rest: Duration, spread: Option<MemberId>) {
+    /// Flows go on for `rest`.
+    pub(super) fn begin(&mut self, now: Time, rest: Duration, drain: Drain) {
         let deadline = now + rest;
         // A reload may have made drains shorter. The floor of this one covers those before it.
-        for drain in &mut self.0 {
-            drain.deadline = drain.deadline.min(deadline);
+        for waiting in &mut self.0 {
+            waiting.deadline = waiting.deadline.min(deadline);
         }
-        self.0.push_back(Drain { deadline, epoch, spread });
+        self.0.push_back(Waiting { deadline, drain });
     }
 
     /// A switch has raised the floor by itself, above all that is waiting here.
@@ -55,31 +75,118 @@ impl Drains {
 
     /// When the next one ends.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.0.front().map(|drain| drain.deadline)
+        self.0.front().map(|waiting| waiting.deadline)
     }
 
     /// Members have other numbers now; those that are `None` are gone.
     pub(super) fn renumber(&mut self, number: impl Fn(MemberId) -> Option<MemberId>) {
-        for drain in &mut self.0 {
-            drain.spread = drain.spread.and_then(&number);
+        for Waiting { drain, .. } in &mut self.0 {
+            drain.from = drain.from.and_then(&number);
         }
+    }
+
+    /// The members that were left.
+    fn members(&self) -> BTreeSet<MemberId> {
+        self.0.iter().filter_map(|waiting| waiting.drain.from).collect()
+    }
+
+    /// The flows of `member` end now. Returns the floor that says so. `only`: no other member can have flows that its drains are
+    /// about, so they are forgotten; else they go on to their deadlines for those.
+    fn end_of(&mut self, member: MemberId, only: bool) -> Option<Epoch> {
+        let is_its = |waiting: &Waiting| waiting.drain.from == Some(member);
+        let epoch = self.0.iter().filter(|waiting| is_its(waiting)).map(|waiting| waiting.drain.epoch).max();
+        if only {
+            self.0.retain(|waiting| !is_its(waiting));
+        } else {
+            self.renumber(|from| (from != member).then_some(from));
+        }
+        epoch
     }
 
     /// Removes those that have ended. The newest of them is the floor to raise: it covers the older ones. One whose resets
     /// are spread ends that much later, and those behind it no earlier. `over`: how long that takes for a member.
     pub(super) fn take_ended(&mut self, now: Time, over: impl Fn(MemberId) -> Duration) -> Ended {
         let mut ended = Ended::default();
-        while let Some(drain) = self.0.front().copied().filter(|drain| drain.deadline <= now) {
+        while let Some(waiting) = self.0.front().copied().filter(|waiting| waiting.deadline <= now) {
             self.0.pop_front();
-            if let Some(from) = drain.spread.filter(|from| !over(*from).is_zero()) {
+            let drain = waiting.drain;
+            let spread = drain.from.filter(|from| drain.spreads && !over(*from).is_zero());
+            if let Some(from) = spread {
                 let deadline = now + over(from);
-                self.0.push_front(Drain { deadline, spread: None, ..drain });
+                self.0.push_front(Waiting { deadline, drain: Drain { spreads: false, ..drain } });
                 ended.spread = Some((from, drain.epoch));
                 break;
             }
             ended.floor = Some(drain.epoch);
         }
         ended
+    }
+}
+
+impl Core {
+    /// Drains that are over become the floor, after their resets were spread.
+    pub(super) fn end_drains(&mut self) {
+        let (members, reset_over) = (&self.members, self.service.reset_over);
+        let is_down = |from: MemberId| members[from.0].state() == MemberState::Down;
+        let over = |from| if is_down(from) { Duration::ZERO } else { reset_over };
+        let ended = self.drains.take_ended(self.now, over);
+        if let Some(epoch) = ended.floor {
+            self.actions.push_back(Action::RaiseFloor { epoch });
+        }
+        if let Some((from, epoch)) = ended.spread {
+            self.spread(Some(from), epoch, reset_over);
+        }
+    }
+
+    /// Says that the flows of `from`, as old as the switch to `epoch`, are reset little by little.
+    pub(super) fn spread(&mut self, from: Option<MemberId>, epoch: Epoch, over: Duration) {
+        let is_left = |from: &MemberId| self.standing.active() != Some(*from);
+        if let Some(from) = from.filter(is_left).filter(|_| !over.is_zero()) {
+            self.actions.push_back(Action::Spread { from, epoch, over });
+        }
+    }
+
+    /// Ends the flows of members that have gone down since they were left.
+    ///
+    /// What the operator wants for members that are down decides, [`Service::on_failover`](crate::model::Service::on_failover):
+    /// with anything but a reset they wait for the end of the drain, as flows do that a failover has left.
+    pub(super) fn end_drains_of_the_dead(&mut self) {
+        // Nobody else can have flows that these drains are about.
+        let only = self.service.members.len() <= 2;
+        for member in self.dead_in_drain() {
+            if self.doubt(member, self.now).is_some() {
+                continue;
+            }
+            if let Some(epoch) = self.drains.end_of(member, only) {
+                let reason = self.members[member.0].reason();
+                self.actions.push_back(Action::EndDrain { member, epoch, reason });
+            }
+        }
+    }
+
+    /// Members that are down and whose flows would end for that. A reset is of use only to who finds an active member that is up:
+    /// when that one is not, perhaps it is this host that is cut off.
+    fn dead_in_drain(&self) -> BTreeSet<MemberId> {
+        let Some(active) = self.standing.active().filter(|active| self.is_up(*active)) else {
+            return BTreeSet::new();
+        };
+        if self.service.on_failover != FlowPolicy::Reset {
+            return BTreeSet::new();
+        }
+        let mut members = self.drains.members();
+        members.retain(|member| *member != active && self.members[member.0].state() == MemberState::Down);
+        members
+    }
+
+    /// Members whose drains would end, and why they do not yet.
+    pub(super) fn doubted_drains(&self, now: Time) -> impl Iterator<Item = (MemberId, Doubt)> + '_ {
+        let dead = self.dead_in_drain().into_iter();
+        dead.filter_map(move |member| Some((member, self.doubt(member, now)?)))
+    }
+
+    /// When the first of them ends, whatever was heard.
+    pub(super) fn next_end_of_a_doubted_drain(&self) -> Option<Time> {
+        self.doubted_drains(self.now).map(|(_, doubt)| doubt.until).min()
     }
 }
 
@@ -91,8 +198,8 @@ mod tests {
     #[test]
     fn a_shorter_drain_ends_in_its_own_time_and_takes_those_before_it_along() {
         let (mut drains, now) = (Drains::default(), Time::default());
-        drains.begin(now, Epoch(1), Duration::from_secs(3600), None);
-        drains.begin(now, Epoch(2), Duration::from_secs(10), None);
+        drains.begin(now, Duration::from_secs(3600), Drain::of(Epoch(1), None, false));
+        drains.begin(now, Duration::from_secs(10), Drain::of(Epoch(2), None, false));
         let end = now + Duration::from_secs(10);
         assert_eq!(drains.next_deadline(), Some(end));
         assert_eq!(drains.take_ended(end, |_| Duration::ZERO).floor, Some(Epoch(2)));

@@ -318,6 +318,9 @@ impl Core {
                 add("doubt", Some(active), doubt.until, "it is left, whatever was heard".to_owned());
             }
         }
+        for (member, doubt) in self.doubted_drains(now) {
+            add("doubt", Some(member), doubt.until, "its flows are reset, whatever was heard".to_owned());
+        }
         for (number, member) in self.members.iter().enumerate() {
             let id = MemberId(number);
             if let Some(since) = member.up_since() {

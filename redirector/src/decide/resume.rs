@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Core, Resumed, ResumedSwitch, Switch, choice::Standing};
+use super::{Action, Core, Resumed, ResumedSwitch, Switch, choice::Standing, drains::Drain};
 use crate::model::{FlowPolicy, SwitchKind};
 
 impl Core {
@@ -25,14 +25,15 @@ impl Core {
         if floor < epoch {
             match policy {
                 FlowPolicy::Reset if !over.is_zero() => {
-                    self.drains.begin(self.now, epoch, rest_of(over), None);
+                    self.drains.begin(self.now, rest_of(over), Drain::of(epoch, from, false));
                     self.spread(from, epoch, rest_of(over));
                 }
                 // The earlier agent died between the decision and the floor.
                 FlowPolicy::Reset => self.actions.push_back(Action::RaiseFloor { epoch }),
                 FlowPolicy::Drain => {
-                    let spread = from.filter(|from| self.is_planned(*from, kind));
-                    self.drains.begin(self.now, epoch, rest_of(self.service.drain_timeout), spread);
+                    let spreads = from.is_some_and(|from| self.is_planned(from, kind));
+                    let rest = rest_of(self.service.drain_timeout);
+                    self.drains.begin(self.now, rest, Drain::of(epoch, from, spreads));
                 }
                 FlowPolicy::Keep => {}
             }

@@ -11,6 +11,7 @@
 //! | *late* | the agent was not scheduled | leaving a member that went down since, until a probe has failed that began since |
 //!
 //! A blackout does not count as flapping either.
+//! Doubt and lateness delay the early end of a drain in the same way, for the member that is drained and down ([`Core::end_drains_of_the_dead`]).
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@ mod breaker;
 mod combining;
 mod damping;
 mod detection;
+mod drains;
 mod failover;
 mod first_choice;
 mod health;

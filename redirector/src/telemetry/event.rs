@@ -231,8 +231,12 @@ events! {
     DrainEnded = "drain_ended" {
         /// Of which service.
         service: String,
+        /// The member that has gone down, whose flows alone are reset; `None`: the time is over.
+        member: Option<String>,
         /// Of the switch that began it.
         epoch: u32,
+        /// Why it ended early; `None`: it did not.
+        reason: Option<String>,
     }
     /// A check says nothing about its member: the probe's credentials are refused, or something on this host is in its way.
     /// That is not counted against the member.
@@ -378,9 +382,10 @@ impl Event {
             | Self::DrainBegan { member, .. }
             | Self::CheckInconclusive { member, .. }
             | Self::CheckConclusive { member, .. } => Some(member),
-            Self::FlowsReset { member, .. } | Self::Operator { member, .. } | Self::Error { member, .. } => {
-                member.as_deref()
-            }
+            Self::FlowsReset { member, .. }
+            | Self::DrainEnded { member, .. }
+            | Self::Operator { member, .. }
+            | Self::Error { member, .. } => member.as_deref(),
             Self::Switch { to: member, .. } | Self::TookOver { active: member, .. } => member.as_deref(),
             _ => None,
         }
@@ -393,12 +398,12 @@ mod tests {
 
     #[test]
     fn a_record_is_one_flat_document() {
-        let event = Event::DrainEnded { service: "orders".into(), epoch: 7 };
+        let event = Event::DrainEnded { service: "orders".into(), member: None, epoch: 7, reason: None };
         let record = Record::new(3, SystemTime::UNIX_EPOCH, event);
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(
             text,
-            r#"{"version":1,"sequence":3,"at":"1970-01-01T00:00:00.000Z","event":"drain_ended","service":"orders","epoch":7}"#
+            r#"{"version":1,"sequence":3,"at":"1970-01-01T00:00:00.000Z","event":"drain_ended","service":"orders","member":null,"epoch":7,"reason":null}"#
         );
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
     }

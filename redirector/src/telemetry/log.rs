@@ -43,7 +43,12 @@ pub(super) fn write(event: &Event) {
         Event::DrainBegan { service, member, epoch, lasts_ms } => {
             tracing::info!(service, member, epoch, lasts_ms, "drain began");
         }
-        Event::DrainEnded { service, epoch } => tracing::info!(service, epoch, "drain ended"),
+        Event::DrainEnded { service, member: None, epoch, .. } => {
+            tracing::info!(service, epoch, "drain ended");
+        }
+        Event::DrainEnded { service, member, epoch, reason } => {
+            tracing::warn!(service, member, epoch, reason, "drain ended early: its member is down");
+        }
         Event::CheckInconclusive { service, member, address, check, outcome, reason } => tracing::warn!(
             service,
             member,

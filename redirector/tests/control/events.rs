@@ -20,7 +20,7 @@ use tokio::{
 use crate::{Agent, http::curl, socket_in, temp::TempDir};
 
 fn drained(service: &str, epoch: u32) -> Event {
-    Event::DrainEnded { service: service.into(), epoch }
+    Event::DrainEnded { service: service.into(), member: None, epoch, reason: None }
 }
 
 /// An agent that knows the service `orders`, and what makes events happen.

@@ -105,7 +105,9 @@ fn service() -> impl Strategy<Value = Service> {
     });
     let initial = select(vec![Initial::Any, Initial::Majority, Initial::All]);
     let on_all_down = select(vec![OnAllDown::Stay, OnAllDown::Refuse]);
-    let policies = (flow_policy(), flow_policy(), seconds(), select(vec![0_u64, 0, 700]));
+    // Long drains too: members are to go down in the middle of some.
+    let drain_timeout = prop_oneof![seconds(), Just(Duration::from_secs(60))];
+    let policies = (flow_policy(), flow_policy(), drain_timeout, select(vec![0_u64, 0, 700]));
     let checks = (checks(), combine());
     let traffic = (signals(), option::of(breaker()));
     (checks, members, initial, seconds(), on_all_down, policies, failback(), traffic).prop_map(

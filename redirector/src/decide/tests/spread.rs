@@ -79,10 +79,11 @@ fn the_end_of_a_drain_is_spread_too() {
     assert_eq!(world.floors(), [(at + s(7), epoch)]);
 }
 
+/// Where its death alone did not end it.
 #[test]
 fn the_end_of_a_drain_is_not_spread_over_a_member_that_died_meanwhile() {
-    let mut world =
-        World::settled(Service { on_failback: FlowPolicy::Drain, drain_timeout: s(5), ..paced() });
+    let drains = Service { on_failback: FlowPolicy::Drain, drain_timeout: s(5), ..paced() };
+    let mut world = World::settled(Service { on_failover: FlowPolicy::Keep, ..drains });
     let switch = Command::Switch { to: DUBLIN, hold: None, reason: String::new(), force: true };
     world.order(&switch).unwrap();
     let (at, epoch) = (world.now, world.core.epoch());

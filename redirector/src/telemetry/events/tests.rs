@@ -36,7 +36,7 @@ impl Drop for State {
 }
 
 fn drained(service: &str, epoch: u32) -> Event {
-    Event::DrainEnded { service: service.into(), epoch }
+    Event::DrainEnded { service: service.into(), member: None, epoch, reason: None }
 }
 
 fn all() -> Selection {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
+use self::drains::resumed_drain;
 use super::{Event, Start, Step, pool};
 use crate::{
     decide::{
@@ -16,6 +17,7 @@ use crate::{
 };
 
 mod checks;
+mod drains;
 mod reload;
 
 const START: Time = Time(Duration::from_secs(3600));
@@ -28,6 +30,10 @@ pub(super) struct Witness {
     now: Time,
     pub(super) before: View,
     floor: Epoch,
+    /// Members whose flows end later, and the switches that said so.
+    drains: Vec<(MemberId, Epoch)>,
+    /// When the agent was late last.
+    late: Option<Time>,
     /// Whether the first choice is still to be made, and at the latest when.
     choosing: Option<Time>,
     /// What only this test knows of each member, in the order of the service.
@@ -62,6 +68,8 @@ struct Known {
     drained_by_force: bool,
     /// When its probers looked last because of a signal.
     looked_at: Option<Time>,
+    /// Since when it is drained and down, and its clients could go elsewhere.
+    held_up_since: Option<Time>,
 }
 
 /// What a call may bring about.
@@ -79,6 +87,7 @@ impl Witness {
         let core = Core::new(service.clone(), &known, resumed.clone(), START);
         let choosing = resumed.as_ref().is_none_or(|resumed| resumed.active.is_none());
         let floor = resumed.as_ref().map_or(Epoch(0), |resumed| resumed.floor);
+        let drains = resumed.iter().filter_map(|resumed| resumed_drain(&service, resumed)).collect();
         let last = resumed.and_then(|resumed| resumed.last).filter(|last| last.kind != SwitchKind::Manual);
         let members = service.members.len();
         let mut witness = Self {
@@ -98,6 +107,8 @@ impl Witness {
             service,
             core,
             floor,
+            drains,
+            late: None,
         };
         witness.record_core();
         witness.look(May::default());
@@ -152,6 +163,7 @@ impl Witness {
                 }
                 self.record(told, Input::Late(nanos(by)));
                 self.core.on_late(told, by);
+                self.late = Some(self.now.max(told));
                 self.look(May { nothing, ..May::default() });
             }
             Event::Signal(member, signal) => {
@@ -258,7 +270,11 @@ impl Witness {
                     assert!(!nothing, "no reason to raise the floor to {epoch}");
                     let rises = *epoch > self.floor && *epoch <= after.epoch;
                     assert!(rises, "floor {epoch} after {}", self.floor);
-                    self.floor = *epoch;
+                    self.raised(*epoch);
+                }
+                Action::EndDrain { member, epoch, .. } => {
+                    assert!(!nothing, "no reason to end the drain of {member:?}");
+                    self.check_end_of_drain(*member, *epoch, &after);
                 }
                 Action::Offer { member, addresses } => {
                     assert!(!nothing && about == Some(*member), "no reason to offer {addresses:?}");
@@ -313,6 +329,7 @@ impl Witness {
         }
         assert_eq!(self.core.orders(), self.orders, "what is to be kept is said");
         self.check_standing(&after, switched.as_ref());
+        self.check_drains(&after);
         for member in (0..self.service.members.len()).map(MemberId) {
             self.check_offers(member, &after, &reset);
         }
@@ -376,6 +393,7 @@ impl Known {
             round: None,
             drained_by_force: false,
             looked_at: None,
+            held_up_since: None,
         }
     }
 

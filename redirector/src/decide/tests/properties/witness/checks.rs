@@ -55,9 +55,7 @@ impl Witness {
         if switch.kind != SwitchKind::Manual {
             self.last_switch = Some(self.now);
         }
-        if switch.policy == FlowPolicy::Reset && switch.over.is_zero() {
-            self.floor = switch.epoch;
-        }
+        self.note_drain(switch);
     }
 
     fn check_policy(&self, switch: &Switch, after: &View) {

@@ -9,7 +9,7 @@ use crate::{
             world::{assert_at_rest, check, member as a_member},
         },
     },
-    model::{Epoch, FlowPolicy, MemberId, MemberState, OnAllDown, Service, SwitchKind},
+    model::{Epoch, MemberId, MemberState, OnAllDown, Service, SwitchKind},
 };
 
 impl Witness {
@@ -36,6 +36,7 @@ impl Witness {
         self.core.set_service(told, service.clone(), &origins);
         self.service = service;
         self.members = origins.iter().map(|from| self.carried(*from, reload)).collect();
+        self.renumber_drains(&origins);
         let was_active = self.before.active;
         let active =
             was_active.and_then(|old| origins.iter().position(|from| *from == Some(old)).map(MemberId));
@@ -90,6 +91,7 @@ impl Witness {
         };
         let mut known = self.members[from.0].clone();
         known.round = None;
+        known.held_up_since = None;
         if reload.checks {
             // The second check is another one, or gone.
             known.answers.retain(|(_, check, ..)| *check == 0);
@@ -111,7 +113,8 @@ impl Witness {
                     self.note_switch(switch, &after);
                 }
                 Action::Switch(switch) => self.note_switch(switch, &after),
-                Action::RaiseFloor { epoch } => self.floor = *epoch,
+                Action::RaiseFloor { epoch } => self.raised(*epoch),
+                Action::EndDrain { member, epoch, .. } => self.check_end_of_drain(*member, *epoch, &after),
                 Action::Orders(orders) => self.orders = orders.clone(),
                 Action::Answer { result } => {
                     assert!(self.waits && (result.is_err() || leaves.is_some()));
@@ -144,8 +147,6 @@ impl Witness {
         if switch.kind != SwitchKind::Manual {
             self.last_switch = Some(self.now);
         }
-        if switch.policy == FlowPolicy::Reset && switch.over.is_zero() {
-            self.floor = switch.epoch;
-        }
+        self.note_drain(switch);
     }
 }

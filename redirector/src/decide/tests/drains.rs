@@ -1,0 +1,181 @@
+//! A member goes down while it is drained: nobody waits for it until the end of the drain.
+
+use super::world::*;
+use crate::{
+    decide::{Action, Command, Resumed, ResumedSwitch, Time},
+    model::{Check, Epoch, FlowPolicy, MemberId, MemberState, Service, SwitchKind},
+};
+
+fn switch(to: MemberId) -> Command {
+    Command::Switch { to, hold: None, reason: String::new(), force: true }
+}
+
+/// Paris was left while it lived, and has just begun to drain.
+fn left(service: Service) -> World {
+    let mut world = World::settled(service);
+    world.order(&switch(DUBLIN)).unwrap();
+    world
+}
+
+/// Drains that ended for the death of their member.
+fn ended(world: &World) -> Vec<(Time, MemberId, Epoch)> {
+    let ended = |(at, action): &(Time, Action)| match action {
+        Action::EndDrain { member, epoch, .. } => Some((*at, *member, *epoch)),
+        _ => None,
+    };
+    world.done.iter().filter_map(ended).collect()
+}
+
+/// When a member was first said to be down.
+fn down(world: &World, of: MemberId) -> Time {
+    let is_down = |(_, action): &&(Time, Action)| matches!(action, Action::MemberChanged { member, state: MemberState::Down, .. } if *member == of);
+    world.done.iter().find(is_down).expect("it goes down").0
+}
+
+#[test]
+fn its_flows_end_when_it_is_found_down() {
+    let mut world = left(orders());
+    let (since, epoch) = (world.now, world.core.epoch());
+    world.run(s(5)).is(PARIS, Dead).run(s(60));
+    let found = down(&world, PARIS);
+    assert_eq!(ended(&world), [(found, PARIS, epoch)]);
+    assert!(found.since(since) < ms(6200), "{:?}", found.since(since));
+    // Nothing is left to end.
+    assert!(world.floors().is_empty());
+    let why = world.done.iter().find_map(|(_, action)| match action {
+        Action::EndDrain { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(why.is_some_and(|why| why.contains("connection refused")));
+}
+
+#[test]
+fn who_recovers_in_time_loses_nothing() {
+    let mut world = left(orders());
+    let (since, epoch) = (world.now, world.core.epoch());
+    world.probe(PARIS, &fail()).probe(PARIS, &fail()).run(s(60));
+    assert!(ended(&world).is_empty());
+    assert_eq!(world.floors(), [(since + s(30), epoch)]);
+}
+
+#[test]
+fn resets_that_are_spread_come_at_once() {
+    let spread = Service { reset_over: s(2), on_failback: FlowPolicy::Reset, ..orders() };
+    let mut world = left(spread);
+    let epoch = world.core.epoch();
+    world.is(PARIS, Dead).run(s(60));
+    assert_eq!(ended(&world), [(down(&world, PARIS), PARIS, epoch)]);
+    assert!(world.floors().is_empty());
+}
+
+#[test]
+fn so_do_those_at_the_end_of_a_drain() {
+    let mut world = left(Service { drain_timeout: s(5), reset_over: s(10), ..orders() });
+    let epoch = world.core.epoch();
+    world.run(s(6)).is(PARIS, Dead).run(s(60));
+    assert_eq!(ended(&world), [(down(&world, PARIS), PARIS, epoch)]);
+    assert!(world.floors().is_empty());
+}
+
+/// Paris, which was left first, lives: its flows go on for as long as they were told.
+#[test]
+fn the_drains_of_others_go_on() {
+    let mut world = left(with_oslo(10));
+    let first = (world.now + s(30), world.core.epoch());
+    world.run(s(10)).order(&switch(OSLO)).unwrap();
+    let second = (world.now + s(30), world.core.epoch());
+    world.is(DUBLIN, Dead).run(s(60));
+    assert_eq!(ended(&world), [(down(&world, DUBLIN), DUBLIN, second.1)]);
+    // The newer floor is raised for what others may have that is older.
+    assert_eq!(world.floors(), [first, second]);
+}
+
+/// It was left twice: one floor is enough.
+#[test]
+fn all_drains_of_the_member_end() {
+    let mut world = left(with_oslo(10));
+    world.order(&switch(PARIS)).unwrap();
+    world.order(&switch(OSLO)).unwrap();
+    let epoch = world.core.epoch();
+    world.is(PARIS, Dead).run(s(20));
+    assert_eq!(ended(&world), [(down(&world, PARIS), PARIS, epoch)]);
+}
+
+/// What is to become of flows on a member that is down, an operator has said.
+#[test]
+fn a_service_that_does_not_reset_at_a_failover_does_not_here() {
+    for on_failover in [FlowPolicy::Drain, FlowPolicy::Keep] {
+        let mut world = left(Service { on_failover, ..orders() });
+        let (since, epoch) = (world.now, world.core.epoch());
+        world.is(PARIS, Dead).run(s(60));
+        assert!(ended(&world).is_empty(), "{on_failover:?}");
+        assert_eq!(world.floors(), [(since + s(30), epoch)]);
+    }
+}
+
+/// A failover with `drain` has left it, and it was down before: that is what was asked for, until a reload asks for something else.
+#[test]
+fn a_reload_that_resets_ends_what_a_failover_drains() {
+    let mut world = World::settled(Service { on_failover: FlowPolicy::Drain, ..orders() });
+    world.is(PARIS, Dead).run(s(10));
+    let epoch = world.the_switch().epoch;
+    assert!(ended(&world).is_empty());
+    world.reload(orders(), &[Some(PARIS), Some(DUBLIN)]);
+    assert_eq!(ended(&world), [(world.now, PARIS, epoch)]);
+}
+
+#[test]
+fn while_this_host_is_suspected_nobody_is_reset() {
+    let one_is_enough = with_checks(orders(), vec![Check { fall: 1, ..check() }]);
+    let mut world = left(one_is_enough);
+    let epoch = world.core.epoch();
+    world.late(ms(400)).is(PARIS, NeverProbed).probe(PARIS, &fail());
+    let found = world.now;
+    assert_eq!(ended(&world), []);
+    let timers = world.core.explain(world.now).timers;
+    assert!(timers.iter().any(|timer| timer.name == "doubt" && timer.member.as_deref() == Some("paris")));
+    // Nothing more is heard of it: the suspicion ends after a window.
+    world.run(s(60));
+    assert_eq!(ended(&world), [(found + s(2), PARIS, epoch)]);
+}
+
+#[test]
+fn an_active_member_that_fails_too_is_no_place_to_go_to() {
+    let mut world = left(Service { drain_timeout: s(600), ..orders() });
+    let epoch = world.core.epoch();
+    world.is(PARIS, Dead).is(DUBLIN, Dead).run(s(60));
+    assert_eq!(ended(&world), []);
+    world.is(DUBLIN, Alive).run(s(60));
+    let [(at, PARIS, of)] = ended(&world)[..] else { panic!("{:?}", ended(&world)) };
+    assert_eq!(of, epoch);
+    let is_up = |(at, action): &(Time, Action)| {
+        matches!(action, Action::MemberChanged { member: DUBLIN, state: MemberState::Up, .. }).then_some(*at)
+    };
+    assert_eq!(world.done.iter().find_map(is_up), Some(at));
+}
+
+/// Whoever is on it stays, and ends with the next failover as everybody does.
+#[test]
+fn a_member_that_is_active_again_is_left_by_a_failover() {
+    let mut world = left(orders());
+    world.run(s(5)).order(&switch(PARIS)).unwrap();
+    world.done.clear();
+    // The pin goes with its member.
+    world.order(&Command::Release).unwrap();
+    world.is(PARIS, Dead).run(s(60));
+    assert_eq!(world.the_switch().kind, SwitchKind::Failover);
+    assert_eq!(ended(&world), []);
+    assert!(world.floors().is_empty());
+}
+
+#[test]
+fn the_next_agent_ends_it_too() {
+    let last =
+        ResumedSwitch { from: Some(PARIS), kind: SwitchKind::Failback, reason: String::new(), age: s(1) };
+    let resumed = Resumed { active: Some(DUBLIN), epoch: Epoch(7), floor: Epoch(6), last: Some(last) };
+    let service = Service { drain_timeout: s(600), ..orders() };
+    let mut world = World::resumed(service, Some(resumed));
+    world.is(PARIS, Dead).run(s(60));
+    assert_eq!(ended(&world), [(down(&world, PARIS), PARIS, Epoch(7))]);
+    assert!(world.floors().is_empty());
+}
