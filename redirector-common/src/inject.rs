@@ -219,7 +219,7 @@ mod tests {
     fn a_list_carries_them_as_the_programs_have_them_in_memory() {
         for (target, header) in targets() {
             for count in [1, 2, MOST] {
-                let (frame, length) = for_all(&vec![target; count], Order::ResetClients);
+                let (frame, length) = for_all(&[target; MOST][..count], Order::ResetClients);
                 let data = &frame[ETHERNET + header + TCP..length];
                 assert_eq!(data.len(), count * TARGET);
                 for target in data.chunks(TARGET) {
