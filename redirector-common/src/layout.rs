@@ -76,7 +76,7 @@ pub enum Continuation {
     IcmpIn = 6,
     /// The same on an uplink without Ethernet header.
     IcmpInL3 = 7,
-    /// What the agent asks for: lists of flows whose clients are to be reset.
+    /// What the agent asks for: lists of flows that are to be reset or forgotten.
     Inject = 8,
 }
 

@@ -75,7 +75,7 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
 
 #[inline(always)]
 fn decide<H: Hook>(hook: &H, segment: &Segment) -> Plan {
-    if let Some(ask) = asked_for(segment) {
+    if let Some(ask) = asked_for(segment).filter(|_| hook.is_of_this_host()) {
         return Plan::Inject(ask);
     }
     if let Some(flow) = maps::flow(&segment.ends) {

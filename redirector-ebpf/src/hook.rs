@@ -78,6 +78,9 @@ pub trait Hook: Packet + Sized {
         }
     }
 
+    /// Whether the packet was made on this host, in this network namespace.
+    fn is_of_this_host(&self) -> bool;
+
     /// Cookie of the local socket that sent the packet; 0: none in this network namespace.
     fn socket_cookie(&self) -> u64;
 

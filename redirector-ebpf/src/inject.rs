@@ -6,6 +6,8 @@
 use core::hint::black_box;
 
 use redirector_common::{
+    addr::Tuple,
+    flow::Flow,
     inject::{MOST, Order, TARGET, Target, header},
     layout::Continuation,
     outcome::Outcome,
@@ -66,7 +68,7 @@ pub fn all<H: Hook>(hook: &mut H, request: &Segment, order: Order) -> Verdict<H>
     hook.continue_in(Continuation::Inject)
 }
 
-/// Does what is to be done with the next flow of a list. Resets are copies of the packet, the last one the packet itself.
+/// Does what is to be done with the next flow of a list.
 #[inline(always)]
 pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     let (Some(list), Ok(Parsed::Segment(packet))) = (maps::list(), whole::parse(hook)) else {
@@ -78,62 +80,50 @@ pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     };
     let is_last = number + 1 >= list.count;
     list.done = number + 1;
-    if list.order != Order::ResetMembers as u32 {
-        let verdict = if list.order == Order::Forget as u32 {
-            forget(target)
-        } else {
-            client(hook, &packet, target, is_last)
-        };
-        if is_last {
-            return verdict;
+    let ends = &target.client_side;
+    let of_this_version = ends.near.is_v4() != packet.v6;
+    let flow = maps::flow(ends).filter(|flow| of_this_version && flow.incarnation == target.incarnation());
+    let verdict = match flow {
+        None => Verdict::drop(Outcome::ResetDropped, None),
+        Some(flow) if list.order == Order::Forget as u32 => forget(target, flow),
+        Some(flow) => {
+            let verdict = client(hook, &packet, ends, flow);
+            // A request for the member of this one, which goes the way of all packets to the VIP from the start: a program can
+            // send a copy to a device, but to no neighbour. Clients hear of it when the list is done: until then none connects
+            // again in this flow's place, and its member would not be reset.
+            if hook.become_segment(&packet, ends, &header(target)).is_some() {
+                if is_last {
+                    maps::count(verdict.outcome, verdict.member, hook.length());
+                    return hook.continue_in(Continuation::FromClient);
+                }
+                hook.copy_to_vip();
+            }
+            verdict
         }
-        maps::count(verdict.outcome, verdict.member, hook.length());
-    } else {
-        // A request for this one, which goes the way of all packets to the VIP from the start: a program can send a copy to a
-        // device, but to no neighbour.
-        let ends = &target.client_side;
-        if ends.near.is_v4() == packet.v6 || hook.become_segment(&packet, ends, &header(target)).is_none() {
-            return Verdict::drop(Outcome::DroppedKernel, None);
-        }
-        if is_last {
-            return hook.continue_in(Continuation::FromClient);
-        }
-        hook.copy_to_vip();
+    };
+    if is_last {
+        return verdict;
     }
+    maps::count(verdict.outcome, verdict.member, hook.length());
     hook.continue_in(Continuation::Inject)
 }
 
 #[inline(always)]
-fn forget<H: Hook>(target: &Target) -> Verdict<H> {
-    let ends = &target.client_side;
-    let Some(flow) = maps::flow(ends).filter(|flow| flow.incarnation == target.incarnation()) else {
-        return Verdict::drop(Outcome::ResetDropped, None);
-    };
+fn forget<H: Hook>(target: &Target, flow: &mut Flow) -> Verdict<H> {
     let (member, member_side) = (flow.member, flow.member_side);
-    half_open::on_end(flow, ends.near);
-    maps::remove(ends, &member_side, target.incarnation());
+    half_open::on_end(flow, target.client_side.near);
+    maps::remove(&target.client_side, &member_side, target.incarnation());
     Verdict::drop(Outcome::Forgotten, Some(member))
 }
 
+/// Sends the client its reset, with a copy of the packet.
 #[inline(always)]
-fn client<H: Hook>(hook: &mut H, packet: &Segment, target: &Target, is_last: bool) -> Verdict<H> {
-    let ends = &target.client_side;
-    let of_this_version = ends.near.is_v4() != packet.v6;
-    let Some(flow) =
-        maps::flow(ends).filter(|flow| of_this_version && flow.incarnation == target.incarnation())
-    else {
-        return Verdict::drop(Outcome::ResetDropped, None);
-    };
+fn client<H: Hook>(hook: &mut H, packet: &Segment, ends: &Tuple, flow: &Flow) -> Verdict<H> {
     let member = Some(flow.member);
     log::reset(hook.context(), ends, Outcome::ResetClient);
     if hook.become_reset(packet, &ends.reversed(), for_client(flow)).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    let action = if is_last {
-        hook.to_client()
-    } else {
-        hook.copy_to_client();
-        H::DROP
-    };
-    Verdict { outcome: Outcome::ResetClient, member, action }
+    hook.copy_to_client();
+    Verdict::drop(Outcome::ResetClient, member)
 }

@@ -265,6 +265,13 @@ pub fn random() -> u32 {
     unsafe { helpers::generated::bpf_get_prandom_u32() }
 }
 
+/// Index of the device by which the packet came to this host; 0: by none.
+#[inline(always)]
+pub fn received_by(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
+}
+
 /// Whether the frame belongs to a VLAN: the kernel keeps its tag beside the packet. VLAN 0 is none, only a priority
 /// (IEEE 802.1Q section 6.9), and such a frame belongs to this device.
 #[inline(always)]

@@ -263,6 +263,11 @@ impl<const START: usize> Hook for Skb<START> {
     }
 
     #[inline(always)]
+    fn is_of_this_host(&self) -> bool {
+        kernel::received_by(&self.ctx) == 0
+    }
+
+    #[inline(always)]
     fn socket_cookie(&self) -> u64 {
         kernel::socket_cookie(self.ctx.skb.skb)
     }

@@ -48,18 +48,24 @@ pub(super) struct Order {
     /// Who, and where the answer goes; `None`: a signal.
     from: Option<(Who, oneshot::Sender<Outcome>)>,
     since: Instant,
+    /// How often it was prepared anew, because addresses changed meanwhile.
+    again: u8,
 }
+
+/// How often that is done. Who asks many names finds one that changed each time; what is applied then is followed
+/// within a second, as every change is.
+const MOST_AGAIN: u8 = 3;
 
 impl Order {
     /// SIGHUP.
     pub(super) fn signal() -> Self {
         let asked = Asked { wish: Wish::Reload, reason: None, dry_run: false, force: false };
-        Self { asked, from: None, since: Instant::now() }
+        Self { asked, from: None, since: Instant::now(), again: 0 }
     }
 
     /// A request over the control socket.
     pub(super) fn request(asked: Asked, who: Who, reply: oneshot::Sender<Outcome>) -> Self {
-        Self { asked, from: Some((who, reply)), since: Instant::now() }
+        Self { asked, from: Some((who, reply)), since: Instant::now(), again: 0 }
     }
 }
 
@@ -171,12 +177,13 @@ impl Agent {
         match step {
             Some(Step::Ready(ready)) => {
                 self.observer.takes_up();
-                let Ready { order, told, next, began } = *ready;
+                let Ready { mut order, told, next, began } = *ready;
                 let moves = Moves::between(&self.config, &next.config);
                 let meanwhile = Meanwhile { config: &self.config, began: &began, now: &self.resolved };
-                if let Some(resolved) = meanwhile.merged(&moves, &next.config, &next.resolved) {
-                    // How they are reached has to be known before they are used. Names are asked once a second at most:
-                    // the next time nothing has changed.
+                let merged = meanwhile.merged(&moves, &next.config, &next.resolved);
+                if let Some(resolved) = merged.filter(|_| order.again < MOST_AGAIN) {
+                    // How they are reached has to be known before they are used. Each name is asked once a second at most.
+                    order.again += 1;
                     let config = next.config;
                     // It holds up what follows the network, and so the next preparation.
                     drop(next.prepared);

@@ -1,7 +1,7 @@
 //! Resets without waiting for a flow's next packet: the programs are asked for them ([`redirector_common::inject`]).
 //!
-//! A request leaves by the VIP device, as the client's next packet would, and the program there makes resets of it with
-//! the flows' own numbers. That of a client enters the stack by the VIP device, where replies come from: masquerade,
+//! A request lists flows and leaves by the VIP device, as a client's next packet would, and the program there makes resets of
+//! it with the flows' own numbers. That of a client enters the stack by the VIP device, where replies come from: masquerade,
 //! forwarding and every check of reverse paths take it for one. That of a member goes the way of the flow's packets, past
 //! netfilter, which knows nothing of this connection. The network stack in between sees neither.
 
@@ -19,6 +19,10 @@ use super::flows::Named;
 
 /// How long an uplink may take to send what is queued there, before a pass gives up and leaves the rest to the next one.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What may be on its way at once, in bytes; the kernel doubles it. Some 14 lists, whose copies wait in the queue of an uplink, which
+/// holds 1000 packets by default and tells nobody when it drops one.
+const ROOM: usize = 16 * 1024;
 
 /// A packet socket that only sends, for any number of threads.
 #[derive(Debug)]
@@ -47,6 +51,7 @@ impl Injector {
             rustix::net::sockopt::Timeout::Send,
             Some(PATIENCE),
         )?;
+        rustix::net::sockopt::set_socket_send_buffer_size(&socket, ROOM)?;
         Ok(Self { socket, device })
     }
 

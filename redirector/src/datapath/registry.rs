@@ -133,7 +133,7 @@ impl Ids {
             ids.services.push(id);
         }
         let Table { services, members } = table;
-        let new_members = members.named.iter().map(|(id, _)| *id).collect();
+        let new_members = members.new.clone();
         let named = services.named.iter().map(|(id, name)| (service_place(*id), *name));
         let named = named.chain(members.named.iter().map(|(id, name)| (member_place(*id), *name))).collect();
         let gone = |(id, name): (u16, Name)| {
@@ -166,7 +166,10 @@ struct Names {
     /// Which id has which name, as long as nobody asked for it. Ordered, so that the same names get the same ids.
     known: BTreeMap<([u8; 64], u32), u16>,
     free: VecDeque<u16>,
+    /// What was asked for. Also names that were known: somebody may give them up before they are used again.
     named: Vec<(u16, Name)>,
+    /// Ids that had no name.
+    new: Vec<u16>,
 }
 
 impl Names {
@@ -179,12 +182,13 @@ impl Names {
                 known.insert((name.text, name.service), id);
             }
         }
-        Self { known, free, named: Vec::new() }
+        Self { known, free, named: Vec::new(), new: Vec::new() }
     }
 
     fn take(&mut self, text: &str, service: u32) -> Result<u16> {
         let name = name(text, service);
         if let Some(id) = self.known.remove(&(name.text, name.service)) {
+            self.named.push((id, name));
             return Ok(id);
         }
         let Some(id) = self.free.pop_front() else {
@@ -194,6 +198,7 @@ impl Names {
             );
         };
         self.named.push((id, name));
+        self.new.push(id);
         Ok(id)
     }
 

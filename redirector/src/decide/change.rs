@@ -161,7 +161,9 @@ impl Core {
             let origins = origins(&old.members[from.0].checks, checks);
             let mut member = before[from.0].take().expect("an old member is the origin of one new one");
             let changed = member.set_checks(checks, &origins, self.service.combine, self.now);
-            let is_new = (old.breaker, old.signals) != (self.service.breaker, self.service.signals);
+            // What was counted at another address says nothing of this one.
+            let is_new = (old.breaker, old.signals) != (self.service.breaker, self.service.signals)
+                || old.members[from.0].endpoint != self.service.members[number].endpoint;
             let acts = self.service.signals == Signals::Act;
             member.set_breaker(self.service.breaker.as_ref().filter(|_| acts), is_new, self.now);
             self.members.push(member);

@@ -162,6 +162,8 @@ impl Core {
                 self.actions.push_back(Action::EndDrain { member, epoch, reason });
             }
         }
+        // One whose resets were being spread kept those behind it waiting.
+        self.end_drains();
     }
 
     /// Members that are down and whose flows would end for that. A reset is of use only to who finds an active member that is up:

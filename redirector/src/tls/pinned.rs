@@ -126,15 +126,17 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>,
     parse_x509_certificate(certificate).map(|(_, parsed)| parsed).map_err(|_| CertificateError::BadEncoding)
 }
 
-/// Whether it may have issued others: it says so (RFC 5280, sections 4.2.1.3 and 4.2.1.9), or is from before it could.
+/// Whether it may have issued others: it says so (RFC 5280, sections 4.2.1.3 and 4.2.1.9), or is from before it could and
+/// nobody's but its own, as OpenSSL has it.
 fn is_authority(certificate: &X509Certificate<'_>) -> bool {
     if certificate.version() != X509Version::V3 {
-        return true;
+        return certificate.subject() == certificate.issuer();
     }
     // An extension that is there twice, or cannot be read, says nothing.
+    let usage = certificate.key_usage().ok().flatten().map(|usage| usage.value.key_cert_sign());
     match certificate.basic_constraints().ok().flatten() {
-        Some(constraints) => constraints.value.ca,
-        None => certificate.key_usage().ok().flatten().is_some_and(|usage| usage.value.key_cert_sign()),
+        Some(constraints) => constraints.value.ca && usage.unwrap_or(true),
+        None => usage.unwrap_or(false),
     }
 }
 

@@ -365,12 +365,6 @@ impl Bench {
         self.asked(&frame[..length])
     }
 
-    /// The agent asks for the client of the only flow to be reset.
-    pub fn asked_for_client(&mut self) -> Seen {
-        let (frame, length) = for_all(&[self.target(0)], Order::ResetClients);
-        self.asked(&frame[..length])
-    }
-
     fn asked(&mut self, frame: &[u8]) -> Seen {
         let (verdict, out, outcome) = self.run_frame(EGRESS, frame).unwrap();
         let packet = if out == frame { "unchanged".into() } else { describe(&out, &self.names) };
@@ -379,7 +373,7 @@ impl Bench {
 
     /// The agent lists the only flow, once for each of these: with an incarnation that differs in these bits. What all the
     /// packets were that came of it, and how often each outcome was counted.
-    pub fn asked_for_all(&mut self, wrong: &[u64], order: Order) -> (Verdict, Vec<String>, Counted) {
+    pub fn asked_for(&mut self, wrong: &[u64], order: Order) -> (Verdict, Vec<String>, Counted) {
         let targets: Vec<_> = wrong.iter().map(|wrong| self.target(*wrong)).collect();
         let (frame, length) = for_all(&targets, order);
         let (verdict, out, counted) = self.run_counted(EGRESS, &frame[..length]).unwrap();

@@ -1,5 +1,5 @@
-//! Ending flows at both ends, in this order: the programs are asked to reset the clients, then the members, and then the
-//! clients' sockets are destroyed, in this network namespace or in another one, if they did not believe their reset.
+//! Ending flows at both ends: the programs are asked to reset them, and then the clients' sockets are destroyed, in this network
+//! namespace or in another one, if they did not believe their reset.
 //!
 //! Where the programs could not be asked, a destroyed socket's own reset frees the member and takes the flow along.
 
@@ -22,10 +22,10 @@ use super::{
     crew::Crew,
 };
 
-/// Flows whose clients are asked for first, so that the first few hear of it at once.
+/// Flows that are asked for first, so that the first few hear of it at once.
 const FIRST_BITE: usize = 128;
 
-/// Flows whose clients are asked for together from then on: enough for several threads.
+/// Flows that are asked for together from then on: enough for several threads.
 const BITE: usize = 8192;
 
 /// A flow that is to be ended: what is needed of it, as it was read.
@@ -69,7 +69,7 @@ pub(super) struct Ender {
 pub(super) struct Turn {
     /// New ones, which nobody was asked for so far.
     bite: Vec<Doomed>,
-    /// Those whose clients were asked for in this pass.
+    /// Those whose both ends were reset in this pass.
     asked: Vec<Doomed>,
     /// Those that nobody could be asked for.
     unasked: Vec<Doomed>,
@@ -95,7 +95,7 @@ impl Ender {
         }
     }
 
-    /// Takes a flow into a pass. Clients are asked for meanwhile, some at a time.
+    /// Takes a flow into a pass. Both ends are asked for meanwhile, of some flows at a time.
     pub(super) fn take(&self, turn: &mut Turn, flow: Doomed) -> Result<()> {
         if self.reset.contains(&flow.name.incarnation) {
             turn.earlier.push(flow);
@@ -106,9 +106,9 @@ impl Ender {
         if turn.bite.len() == if is_first { FIRST_BITE } else { BITE } { self.bite(turn) } else { Ok(()) }
     }
 
-    /// Asks for the clients that were taken in since the last time.
+    /// Asks for the flows that were taken in since the last time.
     fn bite(&self, turn: &mut Turn) -> Result<()> {
-        let unasked = self.order(turn.bite.iter(), Order::ResetClients)?;
+        let unasked = self.order(turn.bite.iter(), Order::Reset)?;
         turn.unasked.extend(turn.bite.iter().filter(|flow| unasked.contains(&flow.name.incarnation)));
         turn.asked.extend(turn.bite.drain(..).filter(|flow| !unasked.contains(&flow.name.incarnation)));
         Ok(())
@@ -124,21 +124,18 @@ impl Ender {
         found: &mut Pass,
     ) -> Result<()> {
         self.bite(&mut turn)?;
-        let Turn { mut asked, mut unasked, earlier, .. } = turn;
-        // After all clients: they wait, members do not.
-        let too = self.order(asked.iter(), Order::ResetMembers)?;
-        unasked.extend(asked.extract_if(.., |flow| too.contains(&flow.name.incarnation)));
-
+        let Turn { asked, unasked, earlier, .. } = turn;
         let now = if then == Left::Go { &asked[..] } else { &[] };
         let gone = self.make_sure(flows, unasked.iter().chain(&earlier).chain(now), beside)?;
         let is_gone = |flow: &&Doomed| gone.contains(&flow.name.incarnation);
-        // A client elsewhere that was not reset may be behind a translation, and not be where it was looked for.
-        let mut over: Vec<_> = unasked.iter().filter(|flow| flow.is_local()).filter(is_gone).collect();
+        let mut waiting: Vec<_> = unasked.iter().collect();
+        let mut over: Vec<_> = Vec::new();
         if then == Left::Go {
-            // A reset may be lost, so clients that were reset in an earlier pass are reset once more before their flows go.
-            let again = earlier.iter().filter(|flow| !is_gone(flow));
-            let stay = self.order(again, Order::ResetClients)?;
-            over.extend(earlier.iter().chain(now).filter(|flow| !stay.contains(&flow.name.incarnation)));
+            // A reset may be lost, so those that were reset in an earlier pass are reset once more before they go.
+            let stay = self.order(earlier.iter().filter(|flow| !is_gone(flow)), Order::Reset)?;
+            let stays = |flow: &&Doomed| stay.contains(&flow.name.incarnation);
+            waiting.extend(earlier.iter().filter(stays));
+            over.extend(earlier.iter().chain(now).filter(|flow| !stays(flow)));
         } else {
             over.extend(earlier.iter().filter(is_gone));
             self.reset.extend(asked.iter().map(|flow| flow.name.incarnation));
@@ -151,7 +148,7 @@ impl Ender {
         for flow in &asked {
             found.entry(flow.member).or_default().reset += 1;
         }
-        for flow in &unasked {
+        for flow in waiting {
             let of_member = found.entry(flow.member).or_default();
             // A destroyed socket's own reset took the flow along.
             let waits = flows.has(&flow.name)?;
@@ -204,7 +201,15 @@ impl Ender {
                 let is_inside = |flow: &&&Doomed| namespace.addresses.contains(&flow.client());
                 let inside: Vec<_> = others.iter().filter(is_inside).copied().collect();
                 let destroy = |destroyer: &Destroyer, part: &[&Doomed]| destroy_in(destroyer, flows, part);
-                refused.extend(namespace.crew.share(&inside, destroy)?.concat());
+                match namespace.crew.share(&inside, destroy) {
+                    Ok(more) => refused.extend(more.concat()),
+                    Err(error) => {
+                        tracing::warn!(
+                            "clients in another network namespace are sent resets only: {error:#}"
+                        );
+                        continue;
+                    }
+                }
                 gone.extend(inside.iter().map(|flow| flow.name.incarnation));
             }
         }
