@@ -37,21 +37,28 @@ pub enum Ask {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Reset both their ends. No further control bit stands for it.
-    Reset = 0,
-    /// Remove them, both halves: PSH.
-    Forget = 1,
+    /// Reset their clients. No further control bit stands for it.
+    ResetClients = 0,
+    /// Reset their members: PSH.
+    ResetMembers = 1,
+    /// Remove them, both halves: URG.
+    Forget = 2,
 }
 
 impl Order {
     const fn of(flags: u8) -> Self {
-        if flags & Flags::PSH == 0 { Self::Reset } else { Self::Forget }
+        match flags & (Flags::PSH | Flags::URG) {
+            0 => Self::ResetClients,
+            Flags::PSH => Self::ResetMembers,
+            _ => Self::Forget,
+        }
     }
 
     const fn flags(self) -> u8 {
         match self {
-            Self::Reset => 0,
-            Self::Forget => Flags::PSH,
+            Self::ResetClients => 0,
+            Self::ResetMembers => Flags::PSH,
+            Self::Forget => Flags::URG,
         }
     }
 }
@@ -212,7 +219,7 @@ mod tests {
     fn a_list_carries_them_as_the_programs_have_them_in_memory() {
         for (target, header) in targets() {
             for count in [1, 2, MOST] {
-                let (frame, length) = for_all(&[target; MOST][..count], Order::Reset);
+                let (frame, length) = for_all(&[target; MOST][..count], Order::ResetClients);
                 let data = &frame[ETHERNET + header + TCP..length];
                 assert_eq!(data.len(), count * TARGET);
                 for target in data.chunks(TARGET) {
@@ -245,7 +252,7 @@ mod tests {
             id: 0,
         };
         assert_eq!(asked_for(&segment(ASKS, 0)), Some(Ask::Member(INCARNATION)));
-        for order in [Order::Reset, Order::Forget] {
+        for order in [Order::ResetClients, Order::ResetMembers, Order::Forget] {
             assert_eq!(asked_for(&segment(ASKS | order.flags(), 44)), Some(Ask::All(order)));
         }
         assert!(Flags(ASKS).is_reset() && !Flags(ASKS).is_open(), "it goes the way of rare segments");

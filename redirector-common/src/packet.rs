@@ -121,6 +121,8 @@ impl Flags {
     pub const RST: u8 = 0x04;
     /// What came so far is to be handed over; here only a mark of [`crate::inject`].
     pub const PSH: u8 = 0x08;
+    /// Something is urgent; here only a mark of [`crate::inject`].
+    pub const URG: u8 = 0x20;
     /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
 

@@ -36,6 +36,8 @@ enum Plan {
     ResetBoth(&'static Flow),
     /// Do what the agent asks for.
     Inject(Ask),
+    /// Open a flow in the place of a stale one.
+    Replace(&'static mut Flow),
 }
 
 /// Carries a segment of a flow that lives. Everything else goes on in [`handle`], in a program of its own.
@@ -68,6 +70,7 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
         }
         Plan::Refuse(outcome) => hook.refuse(outcome),
         Plan::ResetBoth(flow) => reset::both(hook, segment, &segment.ends, flow, Sender::Client),
+        Plan::Replace(flow) => reset::replaced(hook, segment, flow),
         Plan::Inject(Ask::All(order)) => inject::all(hook, segment, order),
         Plan::Inject(Ask::Member(incarnation)) => inject::member(hook, segment, incarnation),
     }
@@ -106,6 +109,7 @@ fn decide<H: Hook>(hook: &H, segment: &Segment) -> Plan {
             Step::Carry => return Plan::Carry { flow, outcome: carried, last: false },
             Step::CarryLast => return Plan::Carry { flow, outcome: carried, last: true },
             Step::ResetBoth => return Plan::ResetBoth(flow),
+            Step::OpenAnew if stale && flow.replies.started() => return Plan::Replace(flow),
             Step::OpenAnew => {
                 let (member_side, incarnation) = (flow.member_side, flow.incarnation);
                 if !Flow::is_of(maps::incarnation_now(flow), &segment.ends) {

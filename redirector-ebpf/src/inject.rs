@@ -86,19 +86,19 @@ pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     let verdict = match flow {
         None => Verdict::drop(Outcome::ResetDropped, None),
         Some(flow) if list.order == Order::Forget as u32 => forget(target, flow),
-        Some(flow) => {
-            let verdict = client(hook, &packet, ends, flow);
-            // A request for the member of this one, which goes the way of all packets to the VIP from the start: a program can
-            // send a copy to a device, but to no neighbour. Clients hear of it when the list is done: until then none connects
-            // again in this flow's place, and its member would not be reset.
-            if hook.become_segment(&packet, ends, &header(target)).is_some() {
-                if is_last {
-                    maps::count(verdict.outcome, verdict.member, hook.length());
-                    return hook.continue_in(Continuation::FromClient);
-                }
+        Some(flow) if list.order == Order::ResetClients as u32 => client(hook, &packet, ends, flow, is_last),
+        Some(_) => {
+            // A request for this one, which goes the way of all packets to the VIP from the start: a program can send a copy to
+            // a device, but to no neighbour.
+            if hook.become_segment(&packet, ends, &header(target)).is_none() {
+                Verdict::drop(Outcome::DroppedKernel, None)
+            } else if is_last {
+                return hook.continue_in(Continuation::FromClient);
+            } else {
                 hook.copy_to_vip();
+                // Counted there.
+                return hook.continue_in(Continuation::Inject);
             }
-            verdict
         }
     };
     if is_last {
@@ -116,14 +116,19 @@ fn forget<H: Hook>(target: &Target, flow: &mut Flow) -> Verdict<H> {
     Verdict::drop(Outcome::Forgotten, Some(member))
 }
 
-/// Sends the client its reset, with a copy of the packet.
+/// Sends the client its reset: a copy of the packet, or the last one the packet itself.
 #[inline(always)]
-fn client<H: Hook>(hook: &mut H, packet: &Segment, ends: &Tuple, flow: &Flow) -> Verdict<H> {
+fn client<H: Hook>(hook: &mut H, packet: &Segment, ends: &Tuple, flow: &Flow, is_last: bool) -> Verdict<H> {
     let member = Some(flow.member);
     log::reset(hook.context(), ends, Outcome::ResetClient);
     if hook.become_reset(packet, &ends.reversed(), for_client(flow)).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    hook.copy_to_client();
-    Verdict::drop(Outcome::ResetClient, member)
+    let action = if is_last {
+        hook.to_client()
+    } else {
+        hook.copy_to_client();
+        H::DROP
+    };
+    Verdict { outcome: Outcome::ResetClient, member, action }
 }

@@ -9,8 +9,9 @@ use redirector_common::{
 };
 
 use crate::{
+    half_open,
     hook::{Hook, Verdict},
-    log,
+    log, maps,
 };
 
 /// Which end sent the segment that is turned into resets.
@@ -60,4 +61,27 @@ pub fn both<H: Hook>(
         _ => H::DROP,
     };
     Verdict { outcome, member, action }
+}
+
+/// A client connects anew with the port of a stale flow: perhaps it was reset a moment ago, and the agent has not come to its
+/// member yet. The SYN goes on as a copy, and the packet becomes the member's reset. (The copy belongs to no socket: the new flow
+/// looks like that of a client elsewhere.)
+#[inline(always)]
+pub fn replaced<H: Hook>(hook: &mut H, segment: &Segment, flow: &mut Flow) -> Verdict<H> {
+    let (member, member_side, incarnation) = (flow.member, flow.member_side, flow.incarnation);
+    let (numbers, route) = (for_member(flow), hook.route_of(flow, segment.v6));
+    if !Flow::is_of(maps::incarnation_now(flow), &segment.ends) {
+        return Verdict::drop(Outcome::DroppedRace, None);
+    }
+    half_open::on_end(flow, segment.ends.near);
+    maps::remove(&segment.ends, &member_side, incarnation);
+    hook.copy_to_vip();
+    let (outcome, member) = (Outcome::ResetMember, Some(member));
+    match route {
+        Some(route) if hook.become_reset(segment, &member_side, numbers).is_some() => {
+            Verdict { outcome, member, action: hook.to_member(&route) }
+        }
+        // The member cannot be reached.
+        _ => Verdict::drop(outcome, member),
+    }
 }

@@ -29,7 +29,13 @@ pub fn redirector_egress(ctx: TcContext) -> i32 {
 /// Goes on for [`redirector_egress`].
 #[classifier]
 pub fn redirector_from_client(ctx: TcContext) -> i32 {
-    run(Frame::new(ctx), |packet| match whole::parse(packet) {
+    run(Frame::new(ctx), routed_to_a_vip)
+}
+
+/// A function, not a closure: it must not become one to the kernel, which allows tail calls in those that return an integer only.
+#[inline(always)]
+fn routed_to_a_vip(packet: &mut Frame) -> Verdict<Frame> {
+    match whole::parse(packet) {
         Ok(Parsed::Segment(segment)) => from_client::handle(packet, &segment),
         Ok(Parsed::Datagram(datagram)) if packet.is_icmp_error(&datagram) => {
             packet.continue_in(Continuation::Icmp)
@@ -37,7 +43,7 @@ pub fn redirector_from_client(ctx: TcContext) -> i32 {
         Ok(Parsed::Datagram(datagram)) => stray::handle(packet, &datagram),
         Ok(Parsed::Fragment(_)) => Verdict::leave(Outcome::Fragment),
         Err(outcome) => Verdict::leave(outcome),
-    })
+    }
 }
 
 /// Goes on for [`redirector_from_client`].

@@ -52,43 +52,81 @@ fn a_flow_that_is_asked_for_is_reset_at_both_ends_and_stays() {
         for (says, given, member, client) in ASKED {
             bench.renew();
             give(bench, given);
-            let (verdict, packets, counted) = bench.asked_for(&[0], Order::Reset);
-            assert_eq!(verdict, Verdict::Redirect, "{says}");
-            assert_eq!(packets, [*client, *member], "{says}");
-            assert_eq!(counted, [("reset_client", 1), ("reset_member", 1)], "{says}");
+            for (order, outcome, packet) in
+                [(Order::ResetClients, "reset_client", client), (Order::ResetMembers, "reset_member", member)]
+            {
+                let (verdict, packets, counted) = bench.asked_for(&[0], order);
+                assert_eq!((verdict, counted), (Verdict::Redirect, vec![(outcome, 1)]), "{says}");
+                assert_eq!(packets, [*packet], "{says}");
+            }
             assert_eq!(bench.entries(), (1, 1), "{says}");
         }
     });
 }
 
-/// One packet asks for many flows. Those that are gone are passed over, wherever they stand in the list. The packet becomes the
-/// reset of the last member; for each other one a request leaves by the VIP device, where no program runs in this test.
+/// One packet asks for many flows. Those that are gone are passed over, wherever they stand in the list.
 #[test]
 fn a_list_resets_every_client_of_it() {
-    const GONE: u64 = 1 << 40;
     in_both_versions(|bench| {
         give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE]);
-        for list in [&[0, 0][..], &[GONE, 0], &[0, GONE], &[0, GONE, 0], &[GONE; 3], &[0; MOST]] {
-            let gone = list.iter().filter(|wrong| **wrong == GONE).count();
-            let reset = list.len() - gone;
-            let (verdict, packets, counted) = bench.asked_for(list, Order::Reset);
-            let is_last = list.last() != Some(&GONE);
-            assert_eq!(verdict, if is_last { Verdict::Redirect } else { Verdict::Drop }, "{list:x?}");
-            let (requests, packets): (Vec<_>, Vec<_>) =
-                packets.into_iter().partition(|packet| packet.starts_with("client > vip SYN RST"));
-            assert_eq!(requests.len(), reset - usize::from(is_last), "{list:x?}: {requests:?}");
-            let mut wanted = vec!["vip > client RST ACK seq=508 ack=131"; reset];
-            wanted.extend(is_last.then_some("port > member RST ACK seq=131 ack=508"));
-            assert_eq!(packets, wanted, "{list:x?}");
-            let mut wanted = vec![
-                ("reset_client", reset as u64),
-                ("reset_dropped", gone as u64),
-                ("reset_member", u64::from(is_last)),
-            ];
+        for list in LISTS {
+            let reset = list.iter().filter(|wrong| **wrong != GONE).count();
+            let (verdict, packets, counted) = bench.asked_for(list, Order::ResetClients);
+            assert_eq!(verdict, of_the_last(list), "{list:x?}");
+            assert_eq!(packets, vec!["vip > client RST ACK seq=508 ack=131"; reset], "{list:x?}");
+            let mut wanted =
+                vec![("reset_client", reset as u64), ("reset_dropped", (list.len() - reset) as u64)];
             wanted.retain(|(_, count)| *count > 0);
             assert_eq!(counted, wanted, "{list:x?}");
         }
         assert_eq!(bench.entries(), (1, 1));
+    });
+}
+
+/// The packet becomes the reset of the last member. For each other one a request leaves by the VIP device, where no program runs
+/// in this test.
+#[test]
+fn a_list_resets_every_member_of_it() {
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE]);
+        for list in LISTS {
+            let (gone, last) = (list.iter().filter(|wrong| **wrong == GONE).count(), of_the_last(list));
+            let (verdict, packets, counted) = bench.asked_for(list, Order::ResetMembers);
+            assert_eq!(verdict, last, "{list:x?}");
+            let is_last = u64::from(last == Verdict::Redirect);
+            let (requests, packets): (Vec<_>, Vec<_>) =
+                packets.into_iter().partition(|packet| packet.starts_with("client > vip SYN RST"));
+            assert_eq!(requests.len() + is_last as usize + gone, list.len(), "{list:x?}: {requests:?}");
+            assert_eq!(packets, vec!["port > member RST ACK seq=131 ack=508"; is_last as usize], "{list:x?}");
+            let mut wanted = vec![("reset_dropped", gone as u64), ("reset_member", is_last)];
+            wanted.retain(|(_, count)| *count > 0);
+            assert_eq!(counted, wanted, "{list:x?}");
+        }
+        assert_eq!(bench.entries(), (1, 1));
+    });
+}
+
+const GONE: u64 = 1 << 40;
+/// The only flow, or one that is gone, again and again.
+const LISTS: &[&[u64]] = &[&[0, 0], &[GONE, 0], &[0, GONE], &[0, GONE, 0], &[GONE; 3], &[0; MOST]];
+
+fn of_the_last(list: &[u64]) -> Verdict {
+    if list.last() == Some(&GONE) { Verdict::Drop } else { Verdict::Redirect }
+}
+
+/// It was reset, and connects again with the port of before, before its member was.
+#[test]
+fn a_client_that_takes_its_own_place_has_the_member_reset() {
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST, RESPONSE, LEFT_AND_RESET]);
+        let (verdict, _, counted) = bench.asked_for(&[0], Order::ResetClients);
+        assert_eq!((verdict, counted), (Verdict::Redirect, vec![("reset_client", 1)]));
+        let seen = bench.sent("client > vip SYN seq=7000");
+        assert_eq!((seen.verdict, seen.outcome), (Verdict::Redirect, "reset_member"));
+        assert_eq!(seen.packet, "port > member RST ACK seq=131 ack=508");
+        // It leaves by the VIP device once more, and meets no flow.
+        assert_eq!(seen.copy.as_deref(), Some("client > vip SYN seq=7000"));
+        assert_eq!(bench.entries(), (0, 0));
     });
 }
 
@@ -110,9 +148,9 @@ fn a_member_without_a_route_is_not_reset_and_its_client_is() {
     in_both_versions(|bench| {
         give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK]);
         bench.remove_route();
-        let (verdict, packets, counted) = bench.asked_for(&[0], Order::Reset);
-        assert_eq!((verdict, packets.len()), (Verdict::Drop, 1));
-        assert_eq!(counted, [("dropped_no_route", 1), ("reset_client", 1)]);
+        assert_eq!(bench.asked_for(&[0], Order::ResetClients).2, [("reset_client", 1)]);
+        let (verdict, packets, counted) = bench.asked_for(&[0], Order::ResetMembers);
+        assert_eq!((verdict, packets, counted), (Verdict::Drop, vec![], vec![("dropped_no_route", 1)]));
     });
 }
 
@@ -125,7 +163,7 @@ fn another_flow_with_the_same_tuple_is_not_touched() {
             for bit in [1, 1 << 31, 1 << 32, 1 << 63] {
                 let seen = bench.asked_for_member(bit);
                 assert_eq!((seen.verdict, seen.outcome, seen.copy), (Verdict::Drop, "reset_dropped", None));
-                let (verdict, packets, counted) = bench.asked_for(&[bit], Order::Reset);
+                let (verdict, packets, counted) = bench.asked_for(&[bit], Order::ResetClients);
                 assert_eq!((verdict, packets, counted), (Verdict::Drop, vec![], vec![("reset_dropped", 1)]));
             }
             if !stale {

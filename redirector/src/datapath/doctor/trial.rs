@@ -245,15 +245,18 @@ fn request(programs: &mut Ebpf, maps: &Maps) -> Result<()> {
     })?;
     let named = named.context("the connection that was carried has left no flow")?;
     let injector = Injector::open(VIP_DEVICE)?;
-    let sent = injector.send(&[named], Order::Reset).context("cannot send by the VIP device")?;
+    let sent = injector
+        .send(&[named], Order::ResetClients)
+        .and_then(|sent| Ok((sent, injector.send(&[named], Order::ResetMembers)?)));
+    let sent = sent.context("cannot send by the VIP device")?;
     let outcomes = maps.outcomes();
     let resets = |outcome| -> Result<u64> {
         (0..=1).map(|member| Ok(outcomes.count(outcome, Some(member))?.packets)).sum()
     };
     let resets = (resets(Outcome::ResetClient)?, resets(Outcome::ResetMember)?);
     ensure!(
-        sent == 1 && resets == (1, 1),
-        "a program was asked to reset a flow, and did not: asked {sent}, reset {resets:?} (client, member)"
+        sent == (1, 1) && resets == (1, 1),
+        "a program was asked to reset a flow, and did not: asked {sent:?}, reset {resets:?} (client, member)"
     );
     Ok(())
 }

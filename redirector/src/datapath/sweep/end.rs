@@ -1,5 +1,5 @@
-//! Ending flows at both ends: the programs are asked to reset them, and then the clients' sockets are destroyed, in this network
-//! namespace or in another one, if they did not believe their reset.
+//! Ending flows at both ends, in this order: the programs are asked to reset the clients, then the members, and then the
+//! clients' sockets are destroyed, in this network namespace or in another one, if they did not believe their reset.
 //!
 //! Where the programs could not be asked, a destroyed socket's own reset frees the member and takes the flow along.
 
@@ -69,7 +69,7 @@ pub(super) struct Ender {
 pub(super) struct Turn {
     /// New ones, which nobody was asked for so far.
     bite: Vec<Doomed>,
-    /// Those whose both ends were reset in this pass.
+    /// Those whose clients were asked for in this pass.
     asked: Vec<Doomed>,
     /// Those that nobody could be asked for.
     unasked: Vec<Doomed>,
@@ -95,7 +95,7 @@ impl Ender {
         }
     }
 
-    /// Takes a flow into a pass. Both ends are asked for meanwhile, of some flows at a time.
+    /// Takes a flow into a pass. Clients are asked for meanwhile, some at a time.
     pub(super) fn take(&self, turn: &mut Turn, flow: Doomed) -> Result<()> {
         if self.reset.contains(&flow.name.incarnation) {
             turn.earlier.push(flow);
@@ -106,9 +106,9 @@ impl Ender {
         if turn.bite.len() == if is_first { FIRST_BITE } else { BITE } { self.bite(turn) } else { Ok(()) }
     }
 
-    /// Asks for the flows that were taken in since the last time.
+    /// Asks for the clients that were taken in since the last time.
     fn bite(&self, turn: &mut Turn) -> Result<()> {
-        let unasked = self.order(turn.bite.iter(), Order::Reset)?;
+        let unasked = self.order(turn.bite.iter(), Order::ResetClients)?;
         turn.unasked.extend(turn.bite.iter().filter(|flow| unasked.contains(&flow.name.incarnation)));
         turn.asked.extend(turn.bite.drain(..).filter(|flow| !unasked.contains(&flow.name.incarnation)));
         Ok(())
@@ -124,7 +124,11 @@ impl Ender {
         found: &mut Pass,
     ) -> Result<()> {
         self.bite(&mut turn)?;
-        let Turn { asked, unasked, earlier, .. } = turn;
+        let Turn { mut asked, mut unasked, earlier, .. } = turn;
+        // After all clients: they wait, members do not. One that connects again meanwhile, with the port of before, has its
+        // member reset by the program.
+        let too = self.order(asked.iter(), Order::ResetMembers)?;
+        unasked.extend(asked.extract_if(.., |flow| too.contains(&flow.name.incarnation)));
         let now = if then == Left::Go { &asked[..] } else { &[] };
         let gone = self.make_sure(flows, unasked.iter().chain(&earlier).chain(now), beside)?;
         let is_gone = |flow: &&Doomed| gone.contains(&flow.name.incarnation);
@@ -132,7 +136,9 @@ impl Ender {
         let mut over: Vec<_> = Vec::new();
         if then == Left::Go {
             // A reset may be lost, so those that were reset in an earlier pass are reset once more before they go.
-            let stay = self.order(earlier.iter().filter(|flow| !is_gone(flow)), Order::Reset)?;
+            let again: Vec<_> = earlier.iter().filter(|flow| !is_gone(flow)).collect();
+            let mut stay = self.order(again.iter().copied(), Order::ResetClients)?;
+            stay.extend(self.order(again.into_iter(), Order::ResetMembers)?);
             let stays = |flow: &&Doomed| stay.contains(&flow.name.incarnation);
             waiting.extend(earlier.iter().filter(stays));
             over.extend(earlier.iter().chain(now).filter(|flow| !stays(flow)));
