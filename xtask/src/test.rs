@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Labs that run side by side at most: more would measure how they disturb each other.
-const MOST_THREADS: usize = 4;
+const MOST_THREADS: usize = 5;
 
 /// Runs all steps and stops at the first that fails.
 pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
@@ -40,8 +40,8 @@ pub(crate) fn test(cargo_test: &[String]) -> Result<()> {
         // The environment, not an argument: so a person's own `-- --test-threads` wins.
         if env::var_os("RUST_TEST_THREADS").is_none() {
             let cores = thread::available_parallelism().map_or(1, usize::from);
-            // Two more than there are processors: labs mostly wait.
-            command.env("RUST_TEST_THREADS", (cores + 2).min(MOST_THREADS).to_string());
+            // Three more than there are processors: labs mostly wait.
+            command.env("RUST_TEST_THREADS", (cores + 3).min(MOST_THREADS).to_string());
         }
         run::run(&mut command)
     })?;
