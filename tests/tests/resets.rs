@@ -130,6 +130,15 @@ fn masqueraded_containers_and_other_machines(scenario: Scenario) {
     });
 }
 
+/// `m1` is cut off for a while, and none of its clients waits for it.
+fn a_black_hole_wakes_all(lab: &Lab, agent: &Agent, clients: &[WaitingClient]) -> Result<()> {
+    let since = Instant::now();
+    lab.black_hole(lab.member("m1"))?;
+    are_woken(clients, since, Duration::from_secs(1), ErrorKind::ConnectionReset)?;
+    wait_until("no flow is left", SOON, || flows(agent).is_ok_and(|flows| flows == 0))?;
+    lab.heal(lab.member("m1"))
+}
+
 /// The member cannot be told; its clients are.
 #[test]
 fn a_black_hole() {
@@ -138,11 +147,7 @@ fn a_black_hole() {
         lab.vips_through_app()?;
         let agent = agent(lab, &lab.config())?;
         let clients = [waiting(&container)?, waiting(&machine)?].into_iter().flatten().collect::<Vec<_>>();
-        let since = Instant::now();
-        lab.black_hole(lab.member("m1"))?;
-        are_woken(&clients, since, Duration::from_secs(1), ErrorKind::ConnectionReset)?;
-        wait_until("no flow is left", SOON, || flows(&agent).is_ok_and(|flows| flows == 0))?;
-        lab.heal(lab.member("m1"))
+        a_black_hole_wakes_all(lab, &agent, &clients)
     });
 }
 
@@ -464,11 +469,7 @@ fn a_member_that_dies_while_it_drains_keeps_nobody_waiting() {
 fn a_member_that_dies_while_its_resets_are_spread_keeps_nobody_waiting() {
     Scenario::new(Offloads::On).run(|lab| {
         let (agent, clients, _process) = left(lab, "on_failback = \"reset\"\nreset_over = \"2h\"")?;
-        let since = Instant::now();
-        lab.black_hole(lab.member("m1"))?;
-        are_woken(&clients, since, Duration::from_secs(1), ErrorKind::ConnectionReset)?;
-        wait_until("no flow is left", SOON, || flows(&agent).is_ok_and(|flows| flows == 0))?;
-        lab.heal(lab.member("m1"))
+        a_black_hole_wakes_all(lab, &agent, &clients)
     });
 }
 

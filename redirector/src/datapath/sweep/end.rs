@@ -109,8 +109,8 @@ impl Ender {
     /// Asks for the clients that were taken in since the last time.
     fn bite(&self, turn: &mut Turn) -> Result<()> {
         let unasked = self.order(turn.bite.iter(), Order::ResetClients)?;
-        turn.unasked.extend(turn.bite.iter().filter(|flow| unasked.contains(&flow.name.incarnation)));
-        turn.asked.extend(turn.bite.drain(..).filter(|flow| !unasked.contains(&flow.name.incarnation)));
+        turn.unasked.extend(turn.bite.extract_if(.., |flow| unasked.contains(&flow.name.incarnation)));
+        turn.asked.append(&mut turn.bite);
         Ok(())
     }
 
