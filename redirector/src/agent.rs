@@ -257,7 +257,7 @@ impl Agent {
             active: adopted.active,
             epoch: adopted.epoch,
             floor: adopted.floor,
-            last: self.history.resume(service, adopted.epoch),
+            last: self.history.resume(service, adopted.epoch, self.clock),
         });
         if let Some(resumed) = &resumed {
             self.observer.events.emit(Event::TookOver {
@@ -324,6 +324,8 @@ impl Agent {
         while let Some((service, action)) = self.cores.poll_action() {
             self.act(service, action);
         }
+        // Now that the maps say the same.
+        self.history.write();
     }
 
     fn act(&mut self, id: ServiceId, action: Action) {
@@ -360,6 +362,7 @@ impl Agent {
                 self.observer.signal(service, member, &signal, looked);
             }
             Action::Spread { from, epoch, over } => self.datapath.spread(id, from, epoch, over),
+            Action::Drains(drains) => self.history.drains(&self.config.services[id.0], &drains, self.clock),
             ask @ Action::AskHooks { .. } => self.ask_hooks(id, ask),
             other @ (Action::Round { .. } | Action::Answer { .. } | Action::Orders(_)) => {
                 self.act_on_orders(id, other);

@@ -34,7 +34,7 @@ use self::{
     answers::Answers,
     choice::{Choice, Situation, Standing},
     command::Manual,
-    drains::{Drain, Drains},
+    drains::Drains,
     flap::Flap,
     health::Change,
     hooks::Vetoed,
@@ -78,6 +78,7 @@ mod view;
 mod tests;
 
 pub use action::{Action, Resumed, ResumedSwitch, Switch};
+pub use drains::{Drain, Draining, Spread};
 pub use explain::{
     AddressExplanation, BreakerExplanation, CheckExplanation, Explanation, MemberExplanation,
     OrdersExplanation, SignalExplanation, SwitchExplanation, Timer,
@@ -116,6 +117,8 @@ pub struct Core {
     /// No failback before this.
     hold_until: Time,
     drains: Drains,
+    /// What the newest [`Action::Drains`] said, or an earlier agent.
+    kept_drains: Drains,
     leaving: Leaving,
     /// What an operator has said, and what was last handed out of it.
     orders: StandingOrders,
@@ -155,6 +158,7 @@ impl Core {
             last: None,
             hold_until: now,
             drains: Drains::default(),
+            kept_drains: Drains::default(),
             leaving: Leaving::default(),
             orders: StandingOrders::none(members),
             kept_orders: StandingOrders::none(members),
@@ -396,6 +400,7 @@ impl Core {
             self.actions.push_back(Action::ResetAddress { member, address, removed });
         }
         self.look();
+        self.keep_drains();
         self.keep_orders();
         for (member, address, change) in changed {
             self.tell_member(member);
@@ -438,13 +443,16 @@ impl Core {
         let over = self.spread_over(from, kind, policy);
         match policy {
             FlowPolicy::Reset if !over.is_zero() => {
-                self.drains.begin(self.now, over, Drain::of(self.epoch, from, false));
+                self.drains.begin(self.now, over, Drain::of(self.epoch, from, Spread::UnderWay));
             }
             FlowPolicy::Reset => self.drains.supersede(),
             FlowPolicy::Drain => {
-                let spreads = from.is_some_and(|from| self.is_planned(from, kind));
                 let rest = self.service.drain_timeout;
-                self.drains.begin(self.now, rest, Drain::of(self.epoch, from, spreads));
+                self.drains.begin(
+                    self.now,
+                    rest,
+                    Drain::of(self.epoch, from, self.spread_at_end(from, kind)),
+                );
             }
             FlowPolicy::Keep => {}
         }
@@ -479,6 +487,12 @@ impl Core {
     fn spread_over(&self, from: Option<MemberId>, kind: SwitchKind, policy: FlowPolicy) -> Duration {
         let is_planned = from.is_some_and(|from| self.is_planned(from, kind));
         if is_planned && policy == FlowPolicy::Reset { self.service.reset_over } else { Duration::ZERO }
+    }
+
+    /// Whether the resets at the end of the drain that a switch begins may be spread.
+    fn spread_at_end(&self, from: Option<MemberId>, kind: SwitchKind) -> Spread {
+        let is_planned = from.is_some_and(|from| self.is_planned(from, kind));
+        if is_planned { Spread::AtEnd } else { Spread::No }
     }
 
     /// Whether a switch leaves a member that lives: a dead one keeps its clients waiting.

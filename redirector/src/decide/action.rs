@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Orders, Refused, Time};
+use super::{Draining, Orders, Refused, Time};
 use crate::model::{Borne, Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, Signal, SwitchKind};
 
 /// What the caller has to do. To be carried out in the order of [`Core::poll_action`]: what moves traffic comes
@@ -95,6 +95,9 @@ pub enum Action {
     },
     /// What an operator has said and still holds is this now: to be kept for the next agent ([`Core::take_up`](super::Core::take_up)).
     Orders(Orders),
+    /// These are the drains under way now, and spread resets among them, in the order in which they began: to be kept for the
+    /// next agent ([`ResumedSwitch::drains`]). Those that have ended have so by the actions before.
+    Drains(Vec<Draining>),
     /// The probes of an address go over to another interval. Every address begins at [`Pace::Fast`].
     Pace {
         /// Whose address.
@@ -161,7 +164,7 @@ pub struct Resumed {
     pub epoch: Epoch,
     /// Flows below it, on another member than the active one, are reset already.
     pub floor: Epoch,
-    /// The switch to `epoch`; `None` when the record on disk is missing or of another epoch.
+    /// The switch to `epoch`; `None` when the record on disk is missing or of another epoch. Without it no drain goes on.
     pub last: Option<ResumedSwitch>,
 }
 
@@ -176,4 +179,9 @@ pub struct ResumedSwitch {
     pub reason: String,
     /// How long ago.
     pub age: Duration,
+    /// [`Switch::policy`]. `None`: a version that did not write it down; it is what the service would do now.
+    pub policy: Option<FlowPolicy>,
+    /// What the newest [`Action::Drains`] said, of this switch and those before. A deadline may have passed. `None`: a version
+    /// that did not write it down; this switch has drained if that is its policy, and nothing is known of those before.
+    pub drains: Option<Vec<Draining>>,
 }

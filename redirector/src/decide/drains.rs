@@ -22,23 +22,38 @@ use crate::model::{Epoch, FlowPolicy, MemberId, MemberState};
 /// A queue by deadline. The core's time never goes back, and none ends after one that began later, so
 /// the order of the switches is the order of the deadlines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Drains(VecDeque<Waiting>);
+pub(super) struct Drains(VecDeque<Draining>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Waiting {
-    deadline: Time,
-    drain: Drain,
+/// A drain under way: what the next agent needs to go on with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// When it ends.
+    pub deadline: Time,
+    /// What ends.
+    pub drain: Drain,
 }
 
 /// What a switch left to end later.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Drain {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
     /// Of the switch.
-    epoch: Epoch,
+    pub epoch: Epoch,
     /// The member that was left; `None`: it is gone, or its flows have ended. Others may have older flows still.
-    from: Option<MemberId>,
-    /// Its resets may be spread, and were not yet.
-    spreads: bool,
+    pub from: Option<MemberId>,
+    /// Whether its resets come little by little.
+    pub spread: Spread,
+}
+
+/// Whether the resets of a drain are spread over [`Service::reset_over`](crate::model::Service::reset_over).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spread {
+    /// They come all at once, at its deadline.
+    No,
+    /// From its deadline on, if its member lives then.
+    AtEnd,
+    /// They are being spread: until its deadline.
+    UnderWay,
 }
 
 /// What has ended.
@@ -51,13 +66,25 @@ pub(super) struct Ended {
 }
 
 impl Drain {
-    /// Of the switch to `epoch`, which left `from`. `spreads`: its resets may be spread at the end.
-    pub(super) const fn of(epoch: Epoch, from: Option<MemberId>, spreads: bool) -> Self {
-        Self { epoch, from, spreads }
+    /// Of the switch to `epoch`, which left `from`.
+    pub(super) const fn of(epoch: Epoch, from: Option<MemberId>, spread: Spread) -> Self {
+        Self { epoch, from, spread }
     }
 }
 
 impl Drains {
+    /// Those of an earlier agent.
+    pub(super) fn resumed(mut drains: Vec<Draining>) -> Self {
+        // As they began. A deadline may be later than that of the next one: what is spread keeps those behind it waiting.
+        drains.sort_by_key(|draining| draining.drain.epoch);
+        Self(drains.into())
+    }
+
+    /// All of them, as they began.
+    pub(super) fn list(&self) -> Vec<Draining> {
+        self.0.iter().copied().collect()
+    }
+
     /// Flows go on for `rest`.
     pub(super) fn begin(&mut self, now: Time, rest: Duration, drain: Drain) {
         let deadline = now + rest;
@@ -65,7 +92,7 @@ impl Drains {
         for waiting in &mut self.0 {
             waiting.deadline = waiting.deadline.min(deadline);
         }
-        self.0.push_back(Waiting { deadline, drain });
+        self.0.push_back(Draining { deadline, drain });
     }
 
     /// A switch has raised the floor by itself, above all that is waiting here.
@@ -80,7 +107,7 @@ impl Drains {
 
     /// Members have other numbers now; those that are `None` are gone.
     pub(super) fn renumber(&mut self, number: impl Fn(MemberId) -> Option<MemberId>) {
-        for Waiting { drain, .. } in &mut self.0 {
+        for Draining { drain, .. } in &mut self.0 {
             drain.from = drain.from.and_then(&number);
         }
     }
@@ -93,7 +120,7 @@ impl Drains {
     /// The flows of `member` end now. Returns the floor that says so. `only`: no other member can have flows that its drains are
     /// about, so they are forgotten; else they go on to their deadlines for those.
     fn end_of(&mut self, member: MemberId, only: bool) -> Option<Epoch> {
-        let is_its = |waiting: &Waiting| waiting.drain.from == Some(member);
+        let is_its = |waiting: &Draining| waiting.drain.from == Some(member);
         let epoch = self.0.iter().filter(|waiting| is_its(waiting)).map(|waiting| waiting.drain.epoch).max();
         if only {
             self.0.retain(|waiting| !is_its(waiting));
@@ -110,10 +137,10 @@ impl Drains {
         while let Some(waiting) = self.0.front().copied().filter(|waiting| waiting.deadline <= now) {
             self.0.pop_front();
             let drain = waiting.drain;
-            let spread = drain.from.filter(|from| drain.spreads && !over(*from).is_zero());
+            let spread = drain.from.filter(|from| drain.spread == Spread::AtEnd && !over(*from).is_zero());
             if let Some(from) = spread {
                 let deadline = now + over(from);
-                self.0.push_front(Waiting { deadline, drain: Drain { spreads: false, ..drain } });
+                self.0.push_front(Draining { deadline, drain: Drain { spread: Spread::UnderWay, ..drain } });
                 ended.spread = Some((from, drain.epoch));
                 break;
             }
@@ -135,6 +162,14 @@ impl Core {
         }
         if let Some((from, epoch)) = ended.spread {
             self.spread(Some(from), epoch, reset_over);
+        }
+    }
+
+    /// Says which drains the next agent has to go on with, if that is new.
+    pub(super) fn keep_drains(&mut self) {
+        if self.drains != self.kept_drains {
+            self.kept_drains = self.drains.clone();
+            self.actions.push_back(Action::Drains(self.drains.list()));
         }
     }
 
@@ -200,8 +235,8 @@ mod tests {
     #[test]
     fn a_shorter_drain_ends_in_its_own_time_and_takes_those_before_it_along() {
         let (mut drains, now) = (Drains::default(), Time::default());
-        drains.begin(now, Duration::from_secs(3600), Drain::of(Epoch(1), None, false));
-        drains.begin(now, Duration::from_secs(10), Drain::of(Epoch(2), None, false));
+        drains.begin(now, Duration::from_secs(3600), Drain::of(Epoch(1), None, Spread::No));
+        drains.begin(now, Duration::from_secs(10), Drain::of(Epoch(2), None, Spread::No));
         let end = now + Duration::from_secs(10);
         assert_eq!(drains.next_deadline(), Some(end));
         assert_eq!(drains.take_ended(end, |_| Duration::ZERO).floor, Some(Epoch(2)));

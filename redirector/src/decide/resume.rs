@@ -2,43 +2,79 @@
 
 use std::time::Duration;
 
-use super::{Action, Core, Resumed, ResumedSwitch, Switch, choice::Standing, drains::Drain};
-use crate::model::{FlowPolicy, SwitchKind};
+use super::{
+    Action, Core, Draining, Resumed, ResumedSwitch, Spread, Switch,
+    choice::Standing,
+    drains::{Drain, Drains},
+};
+use crate::model::{Epoch, FlowPolicy, MemberId, SwitchKind};
 
 impl Core {
-    /// Takes over the active member, and finishes what the switch to it had begun.
+    /// Takes over the active member, and finishes what the switches so far had begun.
     pub(super) fn resume(&mut self, resumed: Resumed) {
         let Resumed { active, epoch, floor, last } = resumed;
         self.epoch = epoch;
         if let Some(active) = active {
             self.standing = Standing::Active(active);
         }
-        let Some(ResumedSwitch { from, kind, reason, age }) = last else {
+        let Some(ResumedSwitch { from, kind, reason, age, policy, drains }) = last else {
             return;
         };
-        let rest_of = |whole: Duration| whole.saturating_sub(age);
         if kind != SwitchKind::Manual {
-            self.hold_until = self.now + rest_of(self.service.failback.hold_down);
+            self.hold_until = self.now + self.service.failback.hold_down.saturating_sub(age);
         }
-        let policy = self.policy(from, kind);
+        let policy = policy.unwrap_or_else(|| self.policy(from, kind));
         let over = self.spread_over(from, kind, policy);
-        if floor < epoch {
-            match policy {
-                FlowPolicy::Reset if !over.is_zero() => {
-                    self.drains.begin(self.now, rest_of(over), Drain::of(epoch, from, false));
-                    self.spread(from, epoch, rest_of(over));
-                }
-                // The earlier agent died between the decision and the floor.
-                FlowPolicy::Reset => self.actions.push_back(Action::RaiseFloor { epoch }),
-                FlowPolicy::Drain => {
-                    let spreads = from.is_some_and(|from| self.is_planned(from, kind));
-                    let rest = rest_of(self.service.drain_timeout);
-                    self.drains.begin(self.now, rest, Drain::of(epoch, from, spreads));
-                }
-                FlowPolicy::Keep => {}
-            }
+        match drains {
+            Some(drains) => self.resume_drains(drains, floor, policy),
+            None if floor < epoch => self.resume_newest_drain(from, kind, policy, age),
+            None => {}
         }
         let at = self.now.ago(age);
         self.last = Some(Switch { from, to: active, epoch, policy, over, kind, reason, borne: None, at });
+    }
+
+    /// Goes on with all drains. `policy` is that of the newest switch.
+    fn resume_drains(&mut self, mut drains: Vec<Draining>, floor: Epoch, policy: FlowPolicy) {
+        self.kept_drains = Drains::resumed(drains.clone());
+        // The earlier agent died between a floor and the record of it.
+        drains.retain(|draining| draining.drain.epoch > floor && draining.drain.epoch <= self.epoch);
+        let ends_later = drains.iter().any(|draining| draining.drain.epoch == self.epoch);
+        if policy == FlowPolicy::Reset && floor < self.epoch && !ends_later {
+            // Or between the decision and the floor, which is above all that drains.
+            self.actions.push_back(Action::RaiseFloor { epoch: self.epoch });
+            return;
+        }
+        self.drains = Drains::resumed(drains);
+        for Draining { deadline, drain } in self.drains.list() {
+            if drain.spread == Spread::UnderWay {
+                self.spread(drain.from, drain.epoch, deadline.since(self.now));
+            }
+        }
+    }
+
+    /// Without a record of drains: goes on with that of the newest switch, as the service would have it now.
+    fn resume_newest_drain(
+        &mut self,
+        from: Option<MemberId>,
+        kind: SwitchKind,
+        policy: FlowPolicy,
+        age: Duration,
+    ) {
+        let epoch = self.epoch;
+        let over = self.spread_over(from, kind, policy);
+        let rest_of = |whole: Duration| whole.saturating_sub(age);
+        match policy {
+            FlowPolicy::Reset if !over.is_zero() => {
+                self.drains.begin(self.now, rest_of(over), Drain::of(epoch, from, Spread::UnderWay));
+                self.spread(from, epoch, rest_of(over));
+            }
+            FlowPolicy::Reset => self.actions.push_back(Action::RaiseFloor { epoch }),
+            FlowPolicy::Drain => {
+                let rest = rest_of(self.service.drain_timeout);
+                self.drains.begin(self.now, rest, Drain::of(epoch, from, self.spread_at_end(from, kind)));
+            }
+            FlowPolicy::Keep => {}
+        }
     }
 }

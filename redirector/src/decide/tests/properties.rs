@@ -17,7 +17,7 @@ use proptest::{
 use self::witness::Witness;
 use super::world::{address, check, member, orders, with_checks};
 use crate::{
-    decide::{Action, Command, Resumed, ResumedSwitch},
+    decide::{Action, Command, Drain, Draining, Resumed, ResumedSwitch, Spread},
     model::{
         Breaker, Check, Combine, Effect, Epoch, Failback, FailbackMode, FlowPolicy, Initial, MemberId, Offer,
         OnAllDown, RedisErrorKind, Service, Signal, SignalKind, Signals, SwitchKind, Traffic, Verdict,
@@ -195,18 +195,38 @@ fn combine() -> impl Strategy<Value = Combine> {
     prop_oneof![3 => Just(Combine::All), 1 => Just(Combine::Any), 1 => Just(Combine::AtLeast(1))]
 }
 
-fn resumed(members: usize) -> impl Strategy<Value = Resumed> {
+fn resumed(members: usize, reset_over: Duration) -> impl Strategy<Value = Resumed> {
     let kinds = vec![SwitchKind::Initial, SwitchKind::Failover, SwitchKind::Failback, SwitchKind::Manual];
-    let last =
-        (option::of(0..members), select(kinds), 0_u64..8000).prop_map(|(from, kind, age)| ResumedSwitch {
+    let flows = (option::of(flow_policy()), option::of(draining(members, reset_over)));
+    let last = (option::of(0..members), select(kinds), 0_u64..8000, flows).prop_map(
+        |(from, kind, age, (policy, drains))| ResumedSwitch {
             from: from.map(MemberId),
             kind,
             reason: String::new(),
             age: Duration::from_millis(age),
-        });
+            policy,
+            drains,
+        },
+    );
     (option::of(0..members), 1_u32..9, 0_u32..9, option::of(last)).prop_map(|(active, epoch, floor, last)| {
         let active = active.map(MemberId);
         Resumed { active, epoch: Epoch(epoch), floor: Epoch(floor.min(epoch)), last }
+    })
+}
+
+/// Drains of an earlier agent, some of them over by now.
+fn draining(members: usize, reset_over: Duration) -> impl Strategy<Value = Vec<Draining>> {
+    let spread = select(vec![Spread::No, Spread::AtEnd, Spread::UnderWay]);
+    let drain = (option::of(0..members), 0_u64..8000, spread);
+    let epochs = subsequence((1..9).collect::<Vec<_>>(), 0..4);
+    (epochs, vec(drain, 4)).prop_map(move |(epochs, drains)| {
+        let draining = |(epoch, (from, left, spread)): (u32, (Option<usize>, u64, Spread))| {
+            let left = Duration::from_millis(left);
+            let left = if spread == Spread::UnderWay { left.min(reset_over) } else { left };
+            let drain = Drain { epoch: Epoch(epoch), from: from.map(MemberId), spread };
+            Draining { deadline: witness::START + left, drain }
+        };
+        epochs.into_iter().zip(drains).map(draining).collect()
     })
 }
 
@@ -312,7 +332,12 @@ fn schedule() -> impl Strategy<Value = (Start, Vec<Step>)> {
     service().prop_flat_map(|service| {
         let members = service.members.len();
         let first = prop_oneof![2 => Just(vec![0]), 1 => which_addresses()];
-        let begin = (known(members), option::of(resumed(members)), vec(first, members), any::<bool>());
+        let begin = (
+            known(members),
+            option::of(resumed(members, service.reset_over)),
+            vec(first, members),
+            any::<bool>(),
+        );
         let start = (Just(service), begin).prop_map(|(service, (known, resumed, first, answers_rounds))| {
             Start { service, known, resumed, first, answers_rounds }
         });

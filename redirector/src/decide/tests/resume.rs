@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::world::*;
 use crate::{
-    decide::{Resumed, ResumedSwitch, Time},
-    model::{Epoch, FailbackMode, FlowPolicy, MemberState, OnAllDown, Service, ServiceState, SwitchKind},
+    decide::{Action, Command, Drain, Draining, Resumed, ResumedSwitch, Spread, Time},
+    model::{
+        Epoch, FailbackMode, FlowPolicy, MemberId, MemberState, OnAllDown, Service, ServiceState, SwitchKind,
+    },
 };
 
 /// Dublin was active at epoch 6, by a switch that finished.
@@ -13,10 +15,38 @@ fn on_dublin() -> Resumed {
     Resumed { active: Some(DUBLIN), epoch: Epoch(6), floor: Epoch(6), last: None }
 }
 
-/// The same, with what is on disk of the switch.
+/// The same, with what a version that did not write down drains has left of the switch.
 fn after(kind: SwitchKind, age: Duration, floor: u32) -> Resumed {
-    let last = ResumedSwitch { from: Some(PARIS), kind, reason: "as it was".to_owned(), age };
+    let last = ResumedSwitch {
+        from: Some(PARIS),
+        kind,
+        reason: "as it was".to_owned(),
+        age,
+        policy: None,
+        drains: None,
+    };
     Resumed { floor: Epoch(floor), last: Some(last), ..on_dublin() }
+}
+
+/// The same, with these drains under way: when they end, in seconds after the start of the world.
+fn draining(policy: FlowPolicy, floor: u32, drains: &[(u32, Option<MemberId>, u64, Spread)]) -> Resumed {
+    let draining = |(epoch, from, left, spread): &(u32, Option<MemberId>, u64, Spread)| Draining {
+        deadline: Time(s(3600)) + s(*left),
+        drain: Drain { epoch: Epoch(*epoch), from: *from, spread: *spread },
+    };
+    let mut resumed = after(SwitchKind::Manual, s(5), floor);
+    let last = resumed.last.as_mut().unwrap();
+    (last.policy, last.drains) = (Some(policy), Some(drains.iter().map(draining).collect()));
+    resumed
+}
+
+/// What was last said to be kept for the next agent.
+fn kept(world: &World) -> Option<Vec<u32>> {
+    let epochs = |drains: &Vec<Draining>| drains.iter().map(|draining| draining.drain.epoch.0).collect();
+    world.done.iter().rev().find_map(|(_, action)| match action {
+        Action::Drains(drains) => Some(epochs(drains)),
+        _ => None,
+    })
 }
 
 #[test]
@@ -148,4 +178,141 @@ fn a_resumed_service_refuses_only_when_all_are_known_to_be_down() {
     world.is(DUBLIN, Dead).is(PARIS, NeverProbed).run(s(60)).assert_active(DUBLIN, ServiceState::Down);
     world.assert_state(PARIS, MemberState::Unknown);
     world.is(PARIS, Dead).run(s(5)).assert_held();
+}
+
+/// Only the newest was on record: what the others had left was kept for ever.
+#[test]
+fn all_drains_go_on_to_their_deadlines() {
+    let drains = [(5, Some(OSLO), 8, Spread::No), (6, Some(PARIS), 20, Spread::No)];
+    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Drain, 0, &drains)));
+    let start = world.now;
+    assert_eq!((world.floors(), kept(&world)), (vec![], None), "as it was");
+    world.is(PARIS, NeverProbed).run(s(60));
+    assert_eq!(world.floors(), [(start + s(8), Epoch(5)), (start + s(20), Epoch(6))]);
+    assert_eq!(kept(&world), Some(vec![]));
+}
+
+#[test]
+fn drains_that_ended_meanwhile_end_at_once_and_the_others_go_on() {
+    let drains =
+        [(4, Some(OSLO), 0, Spread::No), (5, Some(DUBLIN), 0, Spread::No), (6, None, 20, Spread::No)];
+    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Drain, 0, &drains)));
+    let start = world.now;
+    assert_eq!((world.floors(), kept(&world)), (vec![(start, Epoch(5))], Some(vec![6])));
+    world.is(PARIS, NeverProbed).run(s(60));
+    assert_eq!(world.floors(), [(start, Epoch(5)), (start + s(20), Epoch(6))]);
+}
+
+/// A later switch may have kept, and what drains goes on. A reload that changes policies touches no drain; nor does a restart.
+#[test]
+fn what_drains_does_not_hang_on_the_newest_switch() {
+    let drains = [(5, Some(OSLO), 8, Spread::No)];
+    let service = Service { on_failback: FlowPolicy::Reset, drain_timeout: s(1), ..with_oslo(10) };
+    let mut world = World::resumed(service, Some(draining(FlowPolicy::Keep, 0, &drains)));
+    let start = world.now;
+    world.is(PARIS, NeverProbed).run(s(60));
+    assert_eq!(world.floors(), [(start + s(8), Epoch(5))]);
+    assert_eq!(world.view().last.unwrap().policy, FlowPolicy::Keep);
+}
+
+#[test]
+fn drains_below_the_floor_are_over() {
+    let drains =
+        [(4, Some(OSLO), 8, Spread::No), (5, Some(DUBLIN), 9, Spread::No), (6, None, 20, Spread::No)];
+    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Drain, 5, &drains)));
+    let start = world.now;
+    assert_eq!(kept(&world), Some(vec![6]));
+    world.is(PARIS, NeverProbed).run(s(60));
+    assert_eq!(world.floors(), [(start + s(20), Epoch(6))]);
+}
+
+#[test]
+fn a_reset_that_was_cut_short_ends_what_drains() {
+    let drains = [(5, Some(OSLO), 8, Spread::No)];
+    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Reset, 0, &drains)));
+    let start = world.now;
+    world.is(PARIS, NeverProbed).run(s(60));
+    assert_eq!((world.floors(), kept(&world)), (vec![(start, Epoch(6))], Some(vec![])));
+}
+
+/// Those at the end of one drain have begun, those of the next one are to come; nothing ends before its time for the other.
+#[test]
+fn spread_resets_go_on_with_what_is_left_of_them() {
+    let service = Service { reset_over: s(10), ..with_oslo(10) };
+    let drains = [(5, Some(OSLO), 6, Spread::UnderWay), (6, Some(PARIS), 4, Spread::AtEnd)];
+    let mut world = World::resumed(service, Some(draining(FlowPolicy::Drain, 0, &drains)));
+    let start = world.now;
+    world.run(s(60));
+    let spread = |from, epoch, over| Action::Spread { from, epoch: Epoch(epoch), over };
+    let spreads: Vec<_> =
+        world.done.iter().filter(|(_, action)| matches!(action, Action::Spread { .. })).cloned().collect();
+    let (first, second) = (spread(OSLO, 5, s(6)), spread(PARIS, 6, s(10)));
+    assert_eq!(world.done[0], (start, first.clone()), "before all else");
+    assert_eq!(spreads, [(start, first), (start + s(6), second)]);
+    assert_eq!(world.floors(), [(start + s(6), Epoch(5)), (start + s(16), Epoch(6))]);
+}
+
+/// Whoever is active has nothing to end: its flows go on, and the drain for those that others have of that time.
+#[test]
+fn a_member_that_is_active_again_is_not_spread() {
+    let service = Service { reset_over: s(10), ..orders() };
+    let drains = [(4, Some(DUBLIN), 3, Spread::UnderWay), (6, Some(PARIS), 20, Spread::No)];
+    let mut world = World::resumed(service, Some(draining(FlowPolicy::Drain, 0, &drains)));
+    let start = world.now;
+    world.is(PARIS, NeverProbed).run(s(60));
+    assert!(!world.done.iter().any(|(_, action)| matches!(action, Action::Spread { .. })));
+    assert_eq!(world.floors(), [(start + s(3), Epoch(4)), (start + s(20), Epoch(6))]);
+}
+
+#[test]
+fn members_that_are_down_end_their_drains_whoever_began_them() {
+    let drains = [(5, Some(OSLO), 600, Spread::No), (6, Some(PARIS), 600, Spread::No)];
+    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Drain, 0, &drains)));
+    world.is(PARIS, Dead).is(OSLO, Dead).run(s(60));
+    let ended: Vec<_> = (world.done.iter())
+        .filter_map(|(_, action)| match action {
+            Action::EndDrain { member, epoch, .. } => Some((*member, *epoch)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ended.len(), 2);
+    assert!(ended.contains(&(OSLO, Epoch(5))) && ended.contains(&(PARIS, Epoch(6))), "{ended:?}");
+}
+
+#[test]
+fn what_an_earlier_version_left_is_kept_in_full_from_now_on() {
+    let mut world = World::resumed(orders(), Some(after(SwitchKind::Failback, s(10), 5)));
+    assert_eq!(kept(&world), Some(vec![6]));
+    world.is(PARIS, NeverProbed).run(s(60));
+    assert_eq!(kept(&world), Some(vec![]));
+}
+
+/// An agent after the other, in the middle of whatever is under way.
+#[test]
+fn two_switches_and_a_restart_end_as_without_it() {
+    let switch = |to| Command::Switch { to, hold: None, reason: String::new(), force: true };
+    let mut world = World::settled(with_oslo(10));
+    let begun = world.core.epoch().0;
+    world.order(&switch(DUBLIN)).unwrap();
+    let first = world.now + s(30);
+    world.run(s(10)).order(&switch(OSLO)).unwrap();
+    let second = world.now + s(30);
+    world.run(s(5));
+    let drains = world.done.iter().rev().find_map(|(_, action)| match action {
+        Action::Drains(drains) => Some(drains.clone()),
+        _ => None,
+    });
+    let last = ResumedSwitch {
+        from: Some(DUBLIN),
+        kind: SwitchKind::Manual,
+        reason: String::new(),
+        age: s(5),
+        policy: Some(FlowPolicy::Drain),
+        drains,
+    };
+    let (active, epoch) = (world.core.active(), world.core.epoch());
+    let resumed = Resumed { active, epoch, floor: Epoch(begun - 1), last: Some(last) };
+    let mut next = World::resumed_at(world.now, with_oslo(10), Some(resumed));
+    next.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).run(s(60));
+    assert_eq!(next.floors(), [(first, Epoch(begun + 1)), (second, Epoch(begun + 2))]);
 }

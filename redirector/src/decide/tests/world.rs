@@ -168,7 +168,10 @@ impl World {
     }
 
     pub(super) fn resumed(service: Service, resumed: Option<Resumed>) -> Self {
-        let now = Time(s(3600));
+        Self::resumed_at(Time(s(3600)), service, resumed)
+    }
+
+    pub(super) fn resumed_at(now: Time, service: Service, resumed: Option<Resumed>) -> Self {
         let addresses: Vec<_> =
             (0..service.members.len()).map(|member| [address(MemberId(member), 0)]).collect();
         let known: Vec<_> = addresses.iter().map(|addresses| offered(addresses)).collect();

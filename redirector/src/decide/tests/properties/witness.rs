@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
-use self::drains::resumed_drain;
+use self::drains::resumed_drains;
 use super::{Event, Start, Step, pool};
 use crate::{
     decide::{
-        Accepted, Action, Command, Core, MemberView, Orders, Time, View,
+        Accepted, Action, Command, Core, Draining, MemberView, Orders, Time, View,
         record::{Input, Line, nanos},
         tests::world::{assert_at_rest, fail, inconclusive, pass},
     },
@@ -20,7 +20,7 @@ mod checks;
 mod drains;
 mod reload;
 
-const START: Time = Time(Duration::from_secs(3600));
+pub(super) const START: Time = Time(Duration::from_secs(3600));
 
 pub(super) struct Witness {
     service: Service,
@@ -32,6 +32,8 @@ pub(super) struct Witness {
     floor: Epoch,
     /// Members whose flows end later, and the switches that said so.
     drains: Vec<(MemberId, Epoch)>,
+    /// What the newest [`Action::Drains`] said.
+    kept_drains: Vec<Draining>,
     /// When the agent was late last.
     late: Option<Time>,
     /// Whether the first choice is still to be made, and at the latest when.
@@ -87,7 +89,7 @@ impl Witness {
         let core = Core::new(service.clone(), &known, resumed.clone(), START);
         let choosing = resumed.as_ref().is_none_or(|resumed| resumed.active.is_none());
         let floor = resumed.as_ref().map_or(Epoch(0), |resumed| resumed.floor);
-        let drains = resumed.iter().filter_map(|resumed| resumed_drain(&service, resumed)).collect();
+        let drains = resumed.iter().flat_map(|resumed| resumed_drains(&service, resumed)).collect();
         let last = resumed.and_then(|resumed| resumed.last).filter(|last| last.kind != SwitchKind::Manual);
         let members = service.members.len();
         let mut witness = Self {
@@ -102,6 +104,7 @@ impl Witness {
             waits: false,
             kept_dead_since: None,
             orders: Orders::default(),
+            kept_drains: Vec::new(),
             actions: Vec::new(),
             lines: Vec::new(),
             service,
@@ -258,6 +261,7 @@ impl Witness {
         let May { nothing, about, .. } = may;
         let mut switched = None;
         let mut reset = Vec::new();
+        let mut kept_drains = false;
         while let Some(action) = self.core.poll_action() {
             match &action {
                 Action::Switch(switch) => {
@@ -304,6 +308,7 @@ impl Witness {
                     assert_ne!(*orders, self.orders, "said twice");
                     self.orders = orders.clone();
                 }
+                Action::Drains(drains) => (self.kept_drains, kept_drains) = (drains.clone(), true),
                 Action::Spread { from, epoch, over } => {
                     assert!(!nothing, "no reason to spread {epoch}");
                     // Of a switch that was just made, or of one before it whose drain is over; what an earlier agent had
@@ -330,6 +335,9 @@ impl Witness {
         assert_eq!(self.core.orders(), self.orders, "what is to be kept is said");
         self.check_standing(&after, switched.as_ref());
         self.check_drains(&after);
+        if kept_drains {
+            self.check_kept_drains(&after);
+        }
         for member in (0..self.service.members.len()).map(MemberId) {
             self.check_offers(member, &after, &reset);
         }

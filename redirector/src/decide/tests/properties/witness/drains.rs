@@ -1,19 +1,42 @@
 //! Flows that end later, and those whose member goes down before.
 
+use std::time::Duration;
+
 use super::Witness;
 use crate::{
-    decide::{Resumed, Switch, View},
+    decide::{Core, Resumed, ResumedSwitch, Switch, View},
     model::{Epoch, FlowPolicy, MemberId, MemberState, Service, SwitchKind, Verdict},
 };
 
 /// What an earlier agent had not finished.
-pub(super) fn resumed_drain(service: &Service, resumed: &Resumed) -> Option<(MemberId, Epoch)> {
-    let last = resumed.last.as_ref()?;
-    let policy = match last.kind {
-        SwitchKind::Initial => FlowPolicy::Keep,
-        SwitchKind::Failover => service.on_failover,
-        SwitchKind::Failback | SwitchKind::Manual => service.on_failback,
+pub(super) fn resumed_drains(service: &Service, resumed: &Resumed) -> Vec<(MemberId, Epoch)> {
+    let Some(last) = &resumed.last else { return Vec::new() };
+    let policy = last.policy.unwrap_or(match (last.kind, last.from) {
+        (SwitchKind::Initial, _) | (_, None) => FlowPolicy::Keep,
+        (SwitchKind::Failover, _) => service.on_failover,
+        (SwitchKind::Failback | SwitchKind::Manual, _) => service.on_failback,
+    });
+    let Some(drains) = &last.drains else {
+        return newest_drain(service, resumed, last, policy).into_iter().collect();
     };
+    let is_known = |epoch: Epoch| epoch > resumed.floor && epoch <= resumed.epoch;
+    let drains: Vec<_> =
+        drains.iter().map(|draining| draining.drain).filter(|drain| is_known(drain.epoch)).collect();
+    // Its reset was cut short.
+    let is_due = policy == FlowPolicy::Reset && resumed.floor < resumed.epoch;
+    if is_due && drains.iter().all(|drain| drain.epoch < resumed.epoch) {
+        return Vec::new();
+    }
+    drains.into_iter().filter_map(|drain| Some((drain.from?, drain.epoch))).collect()
+}
+
+/// As far as a version knew it that did not write down drains.
+fn newest_drain(
+    service: &Service,
+    resumed: &Resumed,
+    last: &ResumedSwitch,
+    policy: FlowPolicy,
+) -> Option<(MemberId, Epoch)> {
     let is_spread = last.kind != SwitchKind::Failover && !service.reset_over.is_zero();
     let ends_later = policy == FlowPolicy::Drain || policy == FlowPolicy::Reset && is_spread;
     let drain = (last.from?, resumed.epoch);
@@ -40,6 +63,24 @@ impl Witness {
         let number = |old: MemberId| origins.iter().position(|from| *from == Some(old)).map(MemberId);
         self.drains =
             self.drains.iter().filter_map(|(member, epoch)| Some((number(*member)?, *epoch))).collect();
+    }
+
+    /// The next agent would go on with the same drains, if it came now.
+    pub(super) fn check_kept_drains(&self, after: &View) {
+        assert_eq!(self.core.drains.list(), self.kept_drains, "what is to be kept is said");
+        let last = ResumedSwitch {
+            from: None,
+            kind: SwitchKind::Manual,
+            reason: String::new(),
+            age: Duration::ZERO,
+            policy: Some(FlowPolicy::Keep),
+            drains: Some(self.kept_drains.clone()),
+        };
+        let View { active, epoch, .. } = *after;
+        let resumed = Resumed { active, epoch, floor: self.floor, last: Some(last) };
+        let known = vec![Vec::new(); self.members.len()];
+        let next = Core::new(self.service.clone(), &known, Some(resumed), self.now);
+        assert_eq!(next.drains, self.core.drains);
     }
 
     /// It was begun, its member is down, and whoever is reset has somewhere to go.
