@@ -8,8 +8,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::programs::TcAttachType;
 use redirector_tests::{
-    Application, Scenario, Value, WaitingClient, new_connections_are_served_by, one_program_on_each_hook,
-    programs, vip_addresses, with_and_without_offloads,
+    Agent, Application, Lab, Offloads, Scenario, Value, WaitingClient, first_vips,
+    new_connections_are_served_by, one_program_on_each_hook, programs, slowness, vip_addresses,
+    with_and_without_offloads,
 };
 
 const START: Duration = Duration::from_secs(10);
@@ -127,5 +128,112 @@ fn uninstalled(scenario: Scenario) {
         new_connections_are_served_by(lab, "m1")?;
         agent.terminate()?;
         Ok(())
+    });
+}
+
+/// Clients that an operator's switch has left behind, to drain.
+struct Left {
+    clients: Vec<WaitingClient>,
+    /// Just before it, and just after.
+    between: [Instant; 2],
+}
+
+/// Clients wait at `from`, which drains from here on.
+fn leave(lab: &Lab, agent: &Agent, from: &str, to: &str) -> Result<Left> {
+    let client = |vip| WaitingClient::blocked(lab.app(), vip, "nothing");
+    let clients = first_vips().into_iter().map(client).collect::<Result<Vec<_>>>()?;
+    ensure!(clients.iter().all(|client| client.member == from), "not at {from}: {clients:?}");
+    let before = Instant::now();
+    for service in ["orders", "orders6"] {
+        agent.switch_at_once(service, to)?;
+    }
+    Ok(Left { clients, between: [before, Instant::now()] })
+}
+
+impl Left {
+    /// All are woken, not before their drain ends, and soon after that or after `back`, when there was an agent again.
+    fn are_woken(&self, drain: Duration, back: Instant) -> Result<()> {
+        let [earliest, latest] = self.between.map(|at| at + drain);
+        for client in &self.clients {
+            let wake = client.wait_woken(drain + START)?;
+            let by = latest.max(back) + Duration::from_millis(700) * slowness();
+            let early = earliest.saturating_duration_since(wake.at);
+            ensure!(early.is_zero(), "{client:?} was woken {early:?} before its drain ended: {wake:?}");
+            let late = wake.at.saturating_duration_since(by);
+            ensure!(late.is_zero(), "{client:?} was woken {late:?} too late: {wake:?}");
+            ensure!(wake.with.is_err(), "{wake:?}");
+        }
+        Ok(())
+    }
+
+    fn still_wait(&self) -> Result<()> {
+        for client in &self.clients {
+            let woken = client.woken();
+            ensure!(woken.is_none(), "{client:?}: {woken:?}");
+        }
+        Ok(())
+    }
+}
+
+/// How long the drain of `orders` that ends first has to go yet, as `explain` says.
+fn drain_left(agent: &Agent) -> Result<Option<Duration>> {
+    let output = agent.verb(&["explain", "orders", "-o", "json"])?;
+    let explained: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let timers = explained["timers"].as_array().with_context(|| explained.to_string())?;
+    let drain = timers.iter().find(|timer| timer["name"] == "drain");
+    Ok(drain.and_then(|drain| drain["left_ms"].as_u64()).map(Duration::from_millis))
+}
+
+/// Only the drain of the newest switch went on: what the one before had left stayed for ever.
+#[test]
+fn two_drains_go_on_to_their_ends() {
+    let drain = Duration::from_secs(6);
+    Scenario::new(Offloads::On).lab(|lab| lab.members(3)).run(|lab| {
+        let mut agent =
+            lab.agent(&lab.config().service_line("on_failback = \"drain\"\ndrain_timeout = \"6s\""))?;
+        agent.wait_active("m1", START)?;
+        let first = leave(lab, &agent, "m1", "m2")?;
+        thread::sleep(Duration::from_millis(1500));
+        let second = leave(lab, &agent, "m2", "m3")?;
+        let_it_run();
+        agent.kill()?;
+        agent.start()?;
+        let at_most = drain.saturating_sub(first.between[1].elapsed());
+        let left = drain_left(&agent)?.context("nothing drains")?;
+        ensure!(left <= at_most, "{left:?} left of the first one, not {at_most:?}");
+        // What the second agent has not touched, the third one finds too.
+        agent.terminate()?;
+        agent.start()?;
+        let back = Instant::now();
+        first.still_wait()?;
+        first.are_woken(drain, back)?;
+        second.still_wait()?;
+        second.are_woken(drain, back)?;
+        ensure!(drain_left(&agent)?.is_none(), "nothing is left to drain");
+        new_connections_are_served_by(lab, "m3")
+    });
+}
+
+#[test]
+fn a_drain_that_ends_while_no_agent_runs_ends_with_the_next_one_and_no_other_does() {
+    let drain = Duration::from_secs(4);
+    Scenario::new(Offloads::On).lab(|lab| lab.members(3)).run(|lab| {
+        let mut agent =
+            lab.agent(&lab.config().service_line("on_failback = \"drain\"\ndrain_timeout = \"4s\""))?;
+        agent.wait_active("m1", START)?;
+        let first = leave(lab, &agent, "m1", "m2")?;
+        thread::sleep(Duration::from_secs(3));
+        let second = leave(lab, &agent, "m2", "m3")?;
+        let_it_run();
+        agent.kill()?;
+        thread::sleep(
+            (first.between[1] + drain + Duration::from_millis(200)).saturating_duration_since(Instant::now()),
+        );
+        first.still_wait().context("nobody is there to reset them")?;
+        agent.start()?;
+        let back = Instant::now();
+        first.are_woken(drain, back)?;
+        second.still_wait()?;
+        second.are_woken(drain, back)
     });
 }

@@ -92,6 +92,10 @@ impl Core {
         }
         self.leaving.renumber(new_number);
         self.drains.renumber(new_number);
+        // They are kept by name, and by that nothing is new unless a member is gone.
+        if self.kept_drains.members().into_iter().all(|member| new_number(member).is_some()) {
+            self.kept_drains.renumber(new_number);
+        }
         let orders = self.orders();
         self.orders = self.carried_orders(&service, members);
         let old = std::mem::replace(&mut self.service, service);

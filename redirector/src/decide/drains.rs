@@ -113,7 +113,7 @@ impl Drains {
     }
 
     /// The members that were left.
-    fn members(&self) -> BTreeSet<MemberId> {
+    pub(super) fn members(&self) -> BTreeSet<MemberId> {
         self.0.iter().filter_map(|waiting| waiting.drain.from).collect()
     }
 
