@@ -187,13 +187,13 @@ fn drain_left(agent: &Agent) -> Result<Option<Duration>> {
 /// Only the drain of the newest switch went on: what the one before had left stayed for ever.
 #[test]
 fn two_drains_go_on_to_their_ends() {
-    let drain = Duration::from_secs(6);
+    let drain = Duration::from_secs(12);
     Scenario::new(Offloads::On).lab(|lab| lab.members(3)).run(|lab| {
         let mut agent =
-            lab.agent(&lab.config().service_line("on_failback = \"drain\"\ndrain_timeout = \"6s\""))?;
+            lab.agent(&lab.config().service_line("on_failback = \"drain\"\ndrain_timeout = \"12s\""))?;
         agent.wait_active("m1", START)?;
         let first = leave(lab, &agent, "m1", "m2")?;
-        thread::sleep(Duration::from_millis(1500));
+        thread::sleep(Duration::from_secs(3));
         let second = leave(lab, &agent, "m2", "m3")?;
         let_it_run();
         agent.kill()?;
@@ -216,19 +216,19 @@ fn two_drains_go_on_to_their_ends() {
 
 #[test]
 fn a_drain_that_ends_while_no_agent_runs_ends_with_the_next_one_and_no_other_does() {
-    let drain = Duration::from_secs(4);
+    let drain = Duration::from_secs(10);
     Scenario::new(Offloads::On).lab(|lab| lab.members(3)).run(|lab| {
         let mut agent =
-            lab.agent(&lab.config().service_line("on_failback = \"drain\"\ndrain_timeout = \"4s\""))?;
+            lab.agent(&lab.config().service_line("on_failback = \"drain\"\ndrain_timeout = \"10s\""))?;
         agent.wait_active("m1", START)?;
         let first = leave(lab, &agent, "m1", "m2")?;
-        thread::sleep(Duration::from_secs(3));
+        // For as long an agent may take to start.
+        thread::sleep(Duration::from_secs(7));
         let second = leave(lab, &agent, "m2", "m3")?;
         let_it_run();
         agent.kill()?;
-        thread::sleep(
-            (first.between[1] + drain + Duration::from_millis(200)).saturating_duration_since(Instant::now()),
-        );
+        let over = first.between[1] + drain + Duration::from_millis(200);
+        thread::sleep(over.saturating_duration_since(Instant::now()));
         first.still_wait().context("nobody is there to reset them")?;
         agent.start()?;
         let back = Instant::now();
