@@ -76,7 +76,7 @@ impl Extent {
                 &["packets", "--skip", "fuzz"],
                 &["clsact"],
                 &["redirect", "--skip", "checks_log_in"],
-                &["restart"],
+                &["restart", "--skip", "drain"],
                 &["failover", "crash", "black_hole", "demoted_members_are_reset_too"],
                 &["flows"],
             ],

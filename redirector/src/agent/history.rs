@@ -6,9 +6,8 @@
 //! Deadlines are kept by the time of day, so that they go on while no agent runs. Nothing here outlives a boot: without the maps
 //! there is no epoch that a record could be of.
 //!
-//! A version before drains were written down wrote the same records without [`Record::policy`] and [`Record::drains`], and takes no
-//! notice of them. So either version can follow on the other: the older one knows of the newest switch, and leaves out the rest
-//! when it writes.
+//! A version before drains were written down wrote the same records without [`Record::drains`], and takes no notice of them.
+//! So either version can follow on the other: the older one knows of the newest switch, and leaves out the rest when it writes.
 
 use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
@@ -18,7 +17,7 @@ use super::clock::Clock;
 use crate::{
     decide::{Drain, Draining, ResumedSwitch, Spread, Switch},
     kept::{self, Writer},
-    model::{Epoch, FlowPolicy, MemberId, Service, SwitchKind},
+    model::{Epoch, MemberId, Service, SwitchKind},
 };
 
 /// A switch as it is kept.
@@ -30,9 +29,6 @@ struct Record {
     reason: String,
     /// RFC 3339.
     at: String,
-    /// `None`: an earlier version made the switch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    policy: Option<FlowPolicy>,
     /// Those under way, of this switch and of earlier ones, as they began. `None`: an earlier version wrote this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     drains: Option<Vec<Kept>>,
@@ -86,7 +82,6 @@ impl History {
             kind: record.kind,
             reason: record.reason.clone(),
             age: now.duration_since(at).unwrap_or_default(),
-            policy: record.policy,
             drains: record.drains.as_ref().map(|drains| drains.iter().map(resumed).collect()),
         })
     }
@@ -103,7 +98,6 @@ impl History {
             kind: switch.kind,
             reason: switch.reason.clone(),
             at: humantime::format_rfc3339_millis(at).to_string(),
-            policy: Some(switch.policy),
             drains: Some(drains),
         };
         self.records.insert(service.name.clone(), record);
@@ -143,7 +137,7 @@ mod tests {
     use std::{env, fs, path::PathBuf, process, time::Duration};
 
     use super::*;
-    use crate::decide::Time;
+    use crate::{decide::Time, model::FlowPolicy};
 
     const M1: Option<MemberId> = Some(MemberId(0));
     const M2: Option<MemberId> = Some(MemberId(1));
@@ -187,9 +181,7 @@ mod tests {
     }
 
     fn resumed(history: &History, service: &Service, epoch: u32) -> Vec<Draining> {
-        let resumed = history.resume(service, Epoch(epoch), Clock).unwrap();
-        assert_eq!(resumed.policy, Some(FlowPolicy::Drain));
-        resumed.drains.unwrap()
+        history.resume(service, Epoch(epoch), Clock).unwrap().drains.unwrap()
     }
 
     #[test]
@@ -235,7 +227,7 @@ mod tests {
         two_drains(&mut history, ahead, ahead);
         history.record(&three(), &switch(Some(MemberId(2)), 0, 7, FlowPolicy::Keep), SystemTime::now());
         let next = history.resume(&three(), Epoch(7), Clock).unwrap();
-        assert_eq!((next.policy, next.drains.map(|drains| drains.len())), (Some(FlowPolicy::Keep), Some(2)));
+        assert_eq!(next.drains.map(|drains| drains.len()), Some(2));
         // Of switches before this boot, say: their drains are nobody's.
         history.record(&three(), &switch(None, 0, 1, FlowPolicy::Keep), SystemTime::now());
         let first = history.resume(&three(), Epoch(1), Clock).unwrap();
@@ -265,12 +257,12 @@ mod tests {
         let mut history = History::read(&dir);
         let read = history.resume(&three(), Epoch(6), Clock).unwrap();
         assert_eq!((read.from, read.kind, read.reason.as_str()), (M2, SwitchKind::Failback, "as it was"));
-        assert_eq!((read.policy, read.drains), (None, None));
+        assert_eq!(read.drains, None);
         // What the core made of it.
         let ahead = Clock.now() + Duration::from_secs(3600);
         history.drains(&three(), &[draining(6, M2, ahead)], Clock);
         let read = history.resume(&three(), Epoch(6), Clock).unwrap();
-        assert_eq!((read.policy, read.drains.map(|drains| drains.len())), (None, Some(1)));
+        assert_eq!(read.drains.map(|drains| drains.len()), Some(1));
 
         two_drains(&mut history, ahead, ahead);
         drop(history);

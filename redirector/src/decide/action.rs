@@ -179,9 +179,8 @@ pub struct ResumedSwitch {
     pub reason: String,
     /// How long ago.
     pub age: Duration,
-    /// [`Switch::policy`]. `None`: a version that did not write it down; it is what the service would do now.
-    pub policy: Option<FlowPolicy>,
-    /// What the newest [`Action::Drains`] said, of this switch and those before. A deadline may have passed. `None`: a version
-    /// that did not write it down; this switch has drained if that is its policy, and nothing is known of those before.
+    /// What the newest [`Action::Drains`] said, of this switch and those before. A deadline may have passed. `None`: the earlier
+    /// agent was of a version that did not write it down. Then this switch has done what it would do now, and nothing is known of
+    /// those before.
     pub drains: Option<Vec<Draining>>,
 }

@@ -17,34 +17,28 @@ impl Core {
         if let Some(active) = active {
             self.standing = Standing::Active(active);
         }
-        let Some(ResumedSwitch { from, kind, reason, age, policy, drains }) = last else {
+        let Some(ResumedSwitch { from, kind, reason, age, drains }) = last else {
             return;
         };
         if kind != SwitchKind::Manual {
             self.hold_until = self.now + self.service.failback.hold_down.saturating_sub(age);
         }
-        let policy = policy.unwrap_or_else(|| self.policy(from, kind));
+        let policy = self.policy(from, kind);
         let over = self.spread_over(from, kind, policy);
         match drains {
-            Some(drains) => self.resume_drains(drains, floor, policy),
-            None if floor < epoch => self.resume_newest_drain(from, kind, policy, age),
+            Some(drains) => self.resume_drains(drains, floor),
+            None if floor < epoch => self.resume_newest_drain(from, kind, age),
             None => {}
         }
         let at = self.now.ago(age);
         self.last = Some(Switch { from, to: active, epoch, policy, over, kind, reason, borne: None, at });
     }
 
-    /// Goes on with all drains. `policy` is that of the newest switch.
-    fn resume_drains(&mut self, mut drains: Vec<Draining>, floor: Epoch, policy: FlowPolicy) {
+    /// Goes on with all drains. A switch that is on record and does not drain has reset or kept its flows already.
+    fn resume_drains(&mut self, mut drains: Vec<Draining>, floor: Epoch) {
         self.kept_drains = Drains::resumed(drains.clone());
         // The earlier agent died between a floor and the record of it.
         drains.retain(|draining| draining.drain.epoch > floor && draining.drain.epoch <= self.epoch);
-        let ends_later = drains.iter().any(|draining| draining.drain.epoch == self.epoch);
-        if policy == FlowPolicy::Reset && floor < self.epoch && !ends_later {
-            // Or between the decision and the floor, which is above all that drains.
-            self.actions.push_back(Action::RaiseFloor { epoch: self.epoch });
-            return;
-        }
         self.drains = Drains::resumed(drains);
         for Draining { deadline, drain } in self.drains.list() {
             if drain.spread == Spread::UnderWay {
@@ -54,14 +48,8 @@ impl Core {
     }
 
     /// Without a record of drains: goes on with that of the newest switch, as the service would have it now.
-    fn resume_newest_drain(
-        &mut self,
-        from: Option<MemberId>,
-        kind: SwitchKind,
-        policy: FlowPolicy,
-        age: Duration,
-    ) {
-        let epoch = self.epoch;
+    fn resume_newest_drain(&mut self, from: Option<MemberId>, kind: SwitchKind, age: Duration) {
+        let (epoch, policy) = (self.epoch, self.policy(from, kind));
         let over = self.spread_over(from, kind, policy);
         let rest_of = |whole: Duration| whole.saturating_sub(age);
         match policy {

@@ -175,7 +175,6 @@ fn the_next_agent_ends_it_too() {
         kind: SwitchKind::Failback,
         reason: String::new(),
         age: s(1),
-        policy: None,
         drains: None,
     };
     let resumed = Resumed { active: Some(DUBLIN), epoch: Epoch(7), floor: Epoch(6), last: Some(last) };

@@ -197,17 +197,17 @@ fn combine() -> impl Strategy<Value = Combine> {
 
 fn resumed(members: usize, reset_over: Duration) -> impl Strategy<Value = Resumed> {
     let kinds = vec![SwitchKind::Initial, SwitchKind::Failover, SwitchKind::Failback, SwitchKind::Manual];
-    let flows = (option::of(flow_policy()), option::of(draining(members, reset_over)));
-    let last = (option::of(0..members), select(kinds), 0_u64..8000, flows).prop_map(
-        |(from, kind, age, (policy, drains))| ResumedSwitch {
-            from: from.map(MemberId),
-            kind,
-            reason: String::new(),
-            age: Duration::from_millis(age),
-            policy,
-            drains,
-        },
-    );
+    let drains = option::of(draining(members, reset_over));
+    let last =
+        (option::of(0..members), select(kinds), 0_u64..8000, drains).prop_map(|(from, kind, age, drains)| {
+            ResumedSwitch {
+                from: from.map(MemberId),
+                kind,
+                reason: String::new(),
+                age: Duration::from_millis(age),
+                drains,
+            }
+        });
     (option::of(0..members), 1_u32..9, 0_u32..9, option::of(last)).prop_map(|(active, epoch, floor, last)| {
         let active = active.map(MemberId);
         Resumed { active, epoch: Epoch(epoch), floor: Epoch(floor.min(epoch)), last }

@@ -17,26 +17,19 @@ fn on_dublin() -> Resumed {
 
 /// The same, with what a version that did not write down drains has left of the switch.
 fn after(kind: SwitchKind, age: Duration, floor: u32) -> Resumed {
-    let last = ResumedSwitch {
-        from: Some(PARIS),
-        kind,
-        reason: "as it was".to_owned(),
-        age,
-        policy: None,
-        drains: None,
-    };
+    let last = ResumedSwitch { from: Some(PARIS), kind, reason: "as it was".to_owned(), age, drains: None };
     Resumed { floor: Epoch(floor), last: Some(last), ..on_dublin() }
 }
 
 /// The same, with these drains under way: when they end, in seconds after the start of the world.
-fn draining(policy: FlowPolicy, floor: u32, drains: &[(u32, Option<MemberId>, u64, Spread)]) -> Resumed {
+fn draining(floor: u32, drains: &[(u32, Option<MemberId>, u64, Spread)]) -> Resumed {
     let draining = |(epoch, from, left, spread): &(u32, Option<MemberId>, u64, Spread)| Draining {
         deadline: Time(s(3600)) + s(*left),
         drain: Drain { epoch: Epoch(*epoch), from: *from, spread: *spread },
     };
     let mut resumed = after(SwitchKind::Manual, s(5), floor);
     let last = resumed.last.as_mut().unwrap();
-    (last.policy, last.drains) = (Some(policy), Some(drains.iter().map(draining).collect()));
+    last.drains = Some(drains.iter().map(draining).collect());
     resumed
 }
 
@@ -184,7 +177,7 @@ fn a_resumed_service_refuses_only_when_all_are_known_to_be_down() {
 #[test]
 fn all_drains_go_on_to_their_deadlines() {
     let drains = [(5, Some(OSLO), 8, Spread::No), (6, Some(PARIS), 20, Spread::No)];
-    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Drain, 0, &drains)));
+    let mut world = World::resumed(with_oslo(10), Some(draining(0, &drains)));
     let start = world.now;
     assert_eq!((world.floors(), kept(&world)), (vec![], None), "as it was");
     world.is(PARIS, NeverProbed).run(s(60));
@@ -196,43 +189,34 @@ fn all_drains_go_on_to_their_deadlines() {
 fn drains_that_ended_meanwhile_end_at_once_and_the_others_go_on() {
     let drains =
         [(4, Some(OSLO), 0, Spread::No), (5, Some(DUBLIN), 0, Spread::No), (6, None, 20, Spread::No)];
-    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Drain, 0, &drains)));
+    let mut world = World::resumed(with_oslo(10), Some(draining(0, &drains)));
     let start = world.now;
     assert_eq!((world.floors(), kept(&world)), (vec![(start, Epoch(5))], Some(vec![6])));
     world.is(PARIS, NeverProbed).run(s(60));
     assert_eq!(world.floors(), [(start, Epoch(5)), (start + s(20), Epoch(6))]);
 }
 
-/// A later switch may have kept, and what drains goes on. A reload that changes policies touches no drain; nor does a restart.
+/// One that kept or reset leaves what is on record, and nothing else. A reload that changes policies touches no drain; nor does a
+/// restart.
 #[test]
 fn what_drains_does_not_hang_on_the_newest_switch() {
     let drains = [(5, Some(OSLO), 8, Spread::No)];
     let service = Service { on_failback: FlowPolicy::Reset, drain_timeout: s(1), ..with_oslo(10) };
-    let mut world = World::resumed(service, Some(draining(FlowPolicy::Keep, 0, &drains)));
+    let mut world = World::resumed(service, Some(draining(0, &drains)));
     let start = world.now;
     world.is(PARIS, NeverProbed).run(s(60));
     assert_eq!(world.floors(), [(start + s(8), Epoch(5))]);
-    assert_eq!(world.view().last.unwrap().policy, FlowPolicy::Keep);
 }
 
 #[test]
 fn drains_below_the_floor_are_over() {
     let drains =
         [(4, Some(OSLO), 8, Spread::No), (5, Some(DUBLIN), 9, Spread::No), (6, None, 20, Spread::No)];
-    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Drain, 5, &drains)));
+    let mut world = World::resumed(with_oslo(10), Some(draining(5, &drains)));
     let start = world.now;
     assert_eq!(kept(&world), Some(vec![6]));
     world.is(PARIS, NeverProbed).run(s(60));
     assert_eq!(world.floors(), [(start + s(20), Epoch(6))]);
-}
-
-#[test]
-fn a_reset_that_was_cut_short_ends_what_drains() {
-    let drains = [(5, Some(OSLO), 8, Spread::No)];
-    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Reset, 0, &drains)));
-    let start = world.now;
-    world.is(PARIS, NeverProbed).run(s(60));
-    assert_eq!((world.floors(), kept(&world)), (vec![(start, Epoch(6))], Some(vec![])));
 }
 
 /// Those at the end of one drain have begun, those of the next one are to come; nothing ends before its time for the other.
@@ -240,7 +224,7 @@ fn a_reset_that_was_cut_short_ends_what_drains() {
 fn spread_resets_go_on_with_what_is_left_of_them() {
     let service = Service { reset_over: s(10), ..with_oslo(10) };
     let drains = [(5, Some(OSLO), 6, Spread::UnderWay), (6, Some(PARIS), 4, Spread::AtEnd)];
-    let mut world = World::resumed(service, Some(draining(FlowPolicy::Drain, 0, &drains)));
+    let mut world = World::resumed(service, Some(draining(0, &drains)));
     let start = world.now;
     world.run(s(60));
     let spread = |from, epoch, over| Action::Spread { from, epoch: Epoch(epoch), over };
@@ -257,7 +241,7 @@ fn spread_resets_go_on_with_what_is_left_of_them() {
 fn a_member_that_is_active_again_is_not_spread() {
     let service = Service { reset_over: s(10), ..orders() };
     let drains = [(4, Some(DUBLIN), 3, Spread::UnderWay), (6, Some(PARIS), 20, Spread::No)];
-    let mut world = World::resumed(service, Some(draining(FlowPolicy::Drain, 0, &drains)));
+    let mut world = World::resumed(service, Some(draining(0, &drains)));
     let start = world.now;
     world.is(PARIS, NeverProbed).run(s(60));
     assert!(!world.done.iter().any(|(_, action)| matches!(action, Action::Spread { .. })));
@@ -267,7 +251,7 @@ fn a_member_that_is_active_again_is_not_spread() {
 #[test]
 fn members_that_are_down_end_their_drains_whoever_began_them() {
     let drains = [(5, Some(OSLO), 600, Spread::No), (6, Some(PARIS), 600, Spread::No)];
-    let mut world = World::resumed(with_oslo(10), Some(draining(FlowPolicy::Drain, 0, &drains)));
+    let mut world = World::resumed(with_oslo(10), Some(draining(0, &drains)));
     world.is(PARIS, Dead).is(OSLO, Dead).run(s(60));
     let ended: Vec<_> = (world.done.iter())
         .filter_map(|(_, action)| match action {
@@ -307,7 +291,6 @@ fn two_switches_and_a_restart_end_as_without_it() {
         kind: SwitchKind::Manual,
         reason: String::new(),
         age: s(5),
-        policy: Some(FlowPolicy::Drain),
         drains,
     };
     let (active, epoch) = (world.core.active(), world.core.epoch());

@@ -55,7 +55,6 @@ fn the_next_agent_goes_on_with_what_is_left_of_it() {
         kind: SwitchKind::Manual,
         reason: String::new(),
         age: ms(500),
-        policy: None,
         drains: None,
     };
     let resumed = Resumed { active: Some(DUBLIN), epoch: Epoch(7), floor: Epoch(6), last: Some(last) };

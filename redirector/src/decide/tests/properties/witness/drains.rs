@@ -11,32 +11,21 @@ use crate::{
 /// What an earlier agent had not finished.
 pub(super) fn resumed_drains(service: &Service, resumed: &Resumed) -> Vec<(MemberId, Epoch)> {
     let Some(last) = &resumed.last else { return Vec::new() };
-    let policy = last.policy.unwrap_or(match (last.kind, last.from) {
-        (SwitchKind::Initial, _) | (_, None) => FlowPolicy::Keep,
-        (SwitchKind::Failover, _) => service.on_failover,
-        (SwitchKind::Failback | SwitchKind::Manual, _) => service.on_failback,
-    });
     let Some(drains) = &last.drains else {
-        return newest_drain(service, resumed, last, policy).into_iter().collect();
+        return newest_drain(service, resumed, last).into_iter().collect();
     };
     let is_known = |epoch: Epoch| epoch > resumed.floor && epoch <= resumed.epoch;
-    let drains: Vec<_> =
-        drains.iter().map(|draining| draining.drain).filter(|drain| is_known(drain.epoch)).collect();
-    // Its reset was cut short.
-    let is_due = policy == FlowPolicy::Reset && resumed.floor < resumed.epoch;
-    if is_due && drains.iter().all(|drain| drain.epoch < resumed.epoch) {
-        return Vec::new();
-    }
-    drains.into_iter().filter_map(|drain| Some((drain.from?, drain.epoch))).collect()
+    let drains = drains.iter().map(|draining| draining.drain).filter(|drain| is_known(drain.epoch));
+    drains.filter_map(|drain| Some((drain.from?, drain.epoch))).collect()
 }
 
 /// As far as a version knew it that did not write down drains.
-fn newest_drain(
-    service: &Service,
-    resumed: &Resumed,
-    last: &ResumedSwitch,
-    policy: FlowPolicy,
-) -> Option<(MemberId, Epoch)> {
+fn newest_drain(service: &Service, resumed: &Resumed, last: &ResumedSwitch) -> Option<(MemberId, Epoch)> {
+    let policy = match last.kind {
+        SwitchKind::Initial => FlowPolicy::Keep,
+        SwitchKind::Failover => service.on_failover,
+        SwitchKind::Failback | SwitchKind::Manual => service.on_failback,
+    };
     let is_spread = last.kind != SwitchKind::Failover && !service.reset_over.is_zero();
     let ends_later = policy == FlowPolicy::Drain || policy == FlowPolicy::Reset && is_spread;
     let drain = (last.from?, resumed.epoch);
@@ -73,7 +62,6 @@ impl Witness {
             kind: SwitchKind::Manual,
             reason: String::new(),
             age: Duration::ZERO,
-            policy: Some(FlowPolicy::Keep),
             drains: Some(self.kept_drains.clone()),
         };
         let View { active, epoch, .. } = *after;
