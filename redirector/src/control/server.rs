@@ -44,9 +44,9 @@ use self::{
 };
 pub use self::{
     listener::{Listener, bind, remove_abandoned},
-    places::MAX_FOLLOWERS,
+    places::{MAX_FOLLOWERS, Place},
 };
-pub(super) use self::{places::Place, refusal::Refusal};
+pub(super) use self::refusal::Refusal;
 use super::{
     ErrorText,
     access::{Access, Peer, Who},
@@ -82,10 +82,15 @@ const CHUNKS: usize = 4;
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the agent's loop is asked. Dropping a `reply` tells the client that the agent is stopping.
+///
+/// What costs much has a `place`, which whoever works the answer out drops at its end and no sooner: a client that leaves
+/// ends the wait for the answer, and not the work.
 #[derive(Debug)]
 pub enum Request {
     /// The state of all services.
     Status {
+        /// Among those who count.
+        place: Place,
         /// Where to.
         reply: oneshot::Sender<Status>,
     },
@@ -95,6 +100,8 @@ pub enum Request {
         filter: Filter,
         /// At most so many.
         limit: u64,
+        /// Among those who list.
+        place: Place,
         /// Where the lines go.
         lines: mpsc::Sender<Bytes>,
         /// Whether there is what the filter names.
@@ -111,6 +118,8 @@ pub enum Request {
     Totals {
         /// Which ones.
         filter: Filter,
+        /// Among those who count.
+        place: Place,
         /// Where to.
         reply: oneshot::Sender<Result<Totals, ErrorText>>,
     },
@@ -288,8 +297,8 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
     }
     match asked {
         Asked::Status(service) => {
-            let _alone = count(agent).await?;
-            let mut status = ask(agent, |reply| Request::Status { reply }).await?;
+            let place = count(agent).await?;
+            let mut status = ask(agent, |reply| Request::Status { place, reply }).await?;
             if let Some(name) = service {
                 status = only(status, name)?;
             }
@@ -304,8 +313,8 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
         Asked::Events => events::answer(query, agent).await,
         Asked::Totals => {
             let filter = Filter::from_query(query, |_, _| Ok(false)).map_err(Refusal::wrong_query)?;
-            let _alone = count(agent).await?;
-            let totals = ask(agent, |reply| Request::Totals { filter, reply }).await?;
+            let place = count(agent).await?;
+            let totals = ask(agent, |reply| Request::Totals { filter, place, reply }).await?;
             Ok(json(StatusCode::OK, &totals.map_err(Refusal::unknown_name)?))
         }
     }
@@ -323,12 +332,13 @@ async fn flows(query: &str, agent: &Agent) -> Result<Response<Body>, Refusal> {
     let filter = filter.map_err(Refusal::wrong_query)?;
     let place = list(agent).await?;
     let (lines, chunks) = mpsc::channel(CHUNKS);
-    ask(agent, |reply| Request::Flows { filter, limit, lines, reply })
+    let reading = Place::clone(&place);
+    ask(agent, |reply| Request::Flows { filter, limit, place, lines, reply })
         .await?
         .map_err(Refusal::unknown_name)?;
     let frames = ReceiverStream::new(chunks).map(move |chunk| {
-        // It is given back when the last chunk is gone.
-        let _reading = &place;
+        // It is given back when the last chunk is gone, and the list ended.
+        let _reading = &reading;
         Ok(Frame::data(chunk))
     });
     Ok(lines_of_json(StreamBody::new(frames).boxed_unsync()))

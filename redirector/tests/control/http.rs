@@ -1,10 +1,14 @@
 //! Requests and their answers.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use redirector::control::{
     ErrorDocument,
     client::{self, ClientError},
+    server::{Place, Request},
     status::{Status, VERSION},
 };
 use tokio::{
@@ -112,6 +116,33 @@ async fn a_client_that_leaves_before_the_answer_harms_nobody() {
         stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     }
     client::status(agent.socket(), None).await.unwrap();
+}
+
+/// Whoever asks for counts and leaves, again and again, used to have as many of them made at a time as there were clients:
+/// an agent goes on counting for nobody.
+#[tokio::test]
+async fn clients_that_leave_do_not_have_more_counted_at_a_time() {
+    let counted: Arc<Mutex<Vec<Place>>> = Arc::default();
+    let listed: Arc<Mutex<Vec<Place>>> = Arc::default();
+    let (counts, lists) = (Arc::clone(&counted), Arc::clone(&listed));
+    let agent = Agent::start_with(move |request| match request {
+        Request::Status { place, .. } | Request::Totals { place, .. } => counts.lock().unwrap().push(place),
+        Request::Flows { place, .. } => lists.lock().unwrap().push(place),
+        other => panic!("{other:?}"),
+    });
+    for number in 0..60 {
+        let path = ["/v1/status", "/v1/flows/totals", "/v1/flows"][number % 3];
+        let mut stream = UnixStream::connect(agent.socket()).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // None of them became free within the time that one waits for it.
+    let (code, document) = refused(&agent, "GET", "/v1/status").await;
+    assert_eq!((code.as_str(), document.error.message.as_str()), ("503", "4 others count flows"));
+    assert_eq!((counted.lock().unwrap().len(), listed.lock().unwrap().len()), (4, 4));
+    counted.lock().unwrap().clear();
+    refused(&agent, "GET", "/v1/status").await;
+    assert_eq!(counted.lock().unwrap().len(), 1, "the places were not given back");
 }
 
 #[tokio::test]

@@ -166,7 +166,7 @@ async fn those_who_stay_do_not_keep_operators_out() {
         Request::Totals { reply, .. } => {
             drop(reply.send(Ok(Totals { version: VERSION, flows: 0, totals: Vec::new() })));
         }
-        Request::Status { reply } => drop(reply.send(status_of(two_services()))),
+        Request::Status { reply, .. } => drop(reply.send(status_of(two_services()))),
         Request::Operate { service, asked, reply, .. } => drop(reply.send(Ok(answer(service, &asked)))),
         other => panic!("{other:?}"),
     });
