@@ -36,6 +36,7 @@ use tokio::{
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
+pub(super) use self::refusal::Refusal;
 use self::{
     limit::Limit,
     operate::{Denials, Path as OperatorPath},
@@ -46,7 +47,6 @@ pub use self::{
     listener::{Listener, bind, remove_abandoned},
     places::{MAX_FOLLOWERS, Place},
 };
-pub(super) use self::refusal::Refusal;
 use super::{
     ErrorText,
     access::{Access, Peer, Who},
