@@ -160,7 +160,7 @@ fn a_route_taken_away_behind_another_comes_back(scenario: Scenario) {
 }
 
 /// A host that has learnt the routes of the internet, and a rule that leads the VIP elsewhere: each change of the network had the
-/// agent read all of them. With 50 000 of them that took it 150 to 200 ms, of which now some are the kernel's and hardly any its own.
+/// agent read all of them. With 50 000 of them that took it 150 to 200 ms.
 fn a_large_routing_table_is_not_read_at_each_change(scenario: Scenario) {
     const ROUTES: u32 = 50_000;
     scenario.run(|lab| {
