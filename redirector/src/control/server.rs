@@ -75,6 +75,9 @@ pub const OPERATOR_TIME: Duration = Duration::from_secs(40);
 /// How long a reload may take: names are looked up, as slowly as the host's resolver does, and one waits for another.
 pub const RELOAD_TIME: Duration = Duration::from_secs(120);
 
+/// The longest head of a request, in bytes. A longer one is refused (431), and nobody holds more of the agent's memory.
+const LONGEST_HEAD: usize = 16 * 1024;
+
 /// Chunks of a list that may wait for the client to read them.
 const CHUNKS: usize = 4;
 
@@ -237,6 +240,7 @@ async fn client(stream: UnixStream, peer: Peer, agent: Agent) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIME)
+        .max_buf_size(LONGEST_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
