@@ -29,6 +29,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -74,6 +75,9 @@ pub const OPERATOR_TIME: Duration = Duration::from_secs(40);
 
 /// How long a reload may take: names are looked up, as slowly as the host's resolver does, and one waits for another.
 pub const RELOAD_TIME: Duration = Duration::from_secs(120);
+
+/// How long a client that is turned away may take to ask.
+const DOOR_TIME: Duration = Duration::from_millis(200);
 
 /// The longest head of a request, in bytes. A longer one is refused (431), and nobody holds more of the agent's memory.
 const LONGEST_HEAD: usize = 16 * 1024;
@@ -169,14 +173,15 @@ pub async fn serve(listener: Listener, access: Access, agent: mpsc::Sender<Reque
             accepted = listener.socket.accept(), if places.operators.has_room() => match accepted {
                 Ok((stream, _)) => {
                     let Some(peer) = peer(&stream, &access) else { continue };
-                    let places = places.of(access.may_operate(&peer));
-                    let Some(place) = places.connection() else {
-                        too_many(&stream);
+                    let theirs = places.of(access.may_operate(&peer));
+                    let Some(place) = theirs.connection() else {
+                        let place = places.turned_away();
+                        clients.spawn(turn_away(stream, place));
                         continue;
                     };
                     let agent = Agent {
                         requests: agent.clone(),
-                        places: places.clone(),
+                        places: theirs.clone(),
                         limit: Limit::new(CLIENT_TIME),
                         denials: Arc::clone(&denials),
                         access: Arc::clone(&access),
@@ -201,8 +206,9 @@ fn peer(stream: &UnixStream, access: &Access) -> Option<Peer> {
     access.peer(stream).inspect_err(|error| tracing::debug!(%error, "control socket: peer")).ok()
 }
 
-/// Turns a client away without a task for it.
-fn too_many(stream: &UnixStream) {
+/// Turns a client away. With a place it has a moment to ask: an answer before that is none to most clients, and one that writes
+/// to a closed connection hears of that only.
+async fn turn_away(mut stream: UnixStream, place: Option<Place>) {
     const BODY: &str = "{\"version\":1,\"error\":{\"message\":\"too many connections of users who may only read\",\
                         \"next\":\"repeat\"}}\n";
     let length = BODY.len();
@@ -210,8 +216,18 @@ fn too_many(stream: &UnixStream) {
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
          Connection: close\r\n\r\n{BODY}"
     );
+    if place.is_some() {
+        let _asked = timeout(DOOR_TIME, stream.read(&mut [0; 1024])).await;
+    }
     // A client that does not read it has gone, or never listened.
     let _unsaid = stream.try_write(answer.as_bytes());
+    if place.is_some() {
+        let rest = async {
+            stream.shutdown().await?;
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+        };
+        let _heard = timeout(DOOR_TIME, rest).await;
+    }
 }
 
 /// The way to the agent's loop.

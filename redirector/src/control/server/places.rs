@@ -21,6 +21,9 @@ const OTHERS: usize = 48;
 /// Connections at a time of those who may operate, by far more than may follow events.
 const OPERATORS: usize = 64;
 
+/// Connections at a time that are being turned away.
+const TURNED_AWAY: usize = 8;
+
 /// Lists of flows at a time: their clients may be slow to read them.
 pub(super) const MAX_LISTS: usize = 4;
 
@@ -31,17 +34,27 @@ pub(super) const MAX_COUNTS: usize = 4;
 pub(super) struct AllPlaces {
     pub(super) operators: Places,
     others: Places,
+    turned_away: Arc<Semaphore>,
 }
 
 impl AllPlaces {
     pub(super) fn of(&self, may_operate: bool) -> &Places {
         if may_operate { &self.operators } else { &self.others }
     }
+
+    /// To be told at leisure that there is no place; `None`: it must be done at once.
+    pub(super) fn turned_away(&self) -> Option<Place> {
+        Arc::clone(&self.turned_away).try_acquire_owned().ok().map(Place::new)
+    }
 }
 
 impl Default for AllPlaces {
     fn default() -> Self {
-        Self { operators: Places::new(OPERATORS), others: Places::new(OTHERS) }
+        Self {
+            operators: Places::new(OPERATORS),
+            others: Places::new(OTHERS),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
+        }
     }
 }
 
