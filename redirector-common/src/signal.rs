@@ -176,7 +176,7 @@ pub struct Pulse {
     /// When each was reported last.
     pub reported_at: [u32; Signal::ALL.len()],
 
-    /// How often each was seen since it was reported last.
+    /// How often each was seen since it was reported last; [`Pulse::errors_unreported`] has it of [`Signal::ErrorReply`].
     pub unreported: [u32; Signal::ALL.len()],
     /// Which errors were reported since the tick that [`Pulse::reported_at`] has of [`Signal::ErrorReply`]: a bit for each.
     pub errors_reported: u32,
@@ -188,8 +188,10 @@ pub struct Pulse {
 
     /// How often each [`ErrorReply`] was seen: in at most one reply of a flow in a tick.
     pub errors: [u32; ErrorReply::ALL.len()],
+    /// How often each was seen since it was reported last. Counted without a lock, and no further than it goes.
+    pub errors_unreported: [u16; ErrorReply::ALL.len()],
     /// Fills the line.
-    pub reserved_errors: [u32; 6],
+    pub reserved_errors: u32,
 }
 
 impl Pulse {
@@ -242,7 +244,7 @@ pub struct Report {
     pub slot: u32,
     /// Number of the [`Signal`].
     pub signal: u32,
-    /// How many there were of this member and signal since the last report.
+    /// How many there were of this member and signal (of error replies: this error) since the last report.
     pub count: u32,
     /// Number of the [`ErrorReply`], for that signal; else 0.
     pub error: u32,

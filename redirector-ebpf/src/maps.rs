@@ -20,7 +20,7 @@ use redirector_common::{
 use crate::{inject::List, kernel};
 
 mod pulses;
-pub use pulses::{count_answer, pulse, report};
+pub use pulses::{Words, count_answer, pulse, report};
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_NOEXIST: u64 = 1;

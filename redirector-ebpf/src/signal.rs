@@ -9,7 +9,11 @@ use redirector_common::{
     signal::{Report, Signal},
 };
 
-use crate::{kernel, maps, settings};
+use crate::{
+    kernel,
+    maps::{self, Words},
+    settings,
+};
 
 /// Counts a signal, and reports it unless one of this kind and member (of error replies: the same error) was reported a moment ago:
 /// then the next one says how many there were.
@@ -17,29 +21,19 @@ use crate::{kernel, maps, settings};
 pub fn raise(flow: &Flow, client_side: &Tuple, signal: Signal, since: u32, error: u32) {
     let Some(pulse) = maps::pulse(flow.member) else { return };
     let now = kernel::ticks();
-    let (reported_at, unreported) = (pulse.reported_at(signal), pulse.unreported(signal));
+    let reported_at = pulse.reported_at(signal);
     pulse.counts(signal).add(1);
     let is_recent = now.wrapping_sub(reported_at.get()) < settings::REPORT_EVERY.load();
-    let is_told = match signal {
-        Signal::ErrorReply => {
-            // Another error is other news.
-            let (reported, this) = (pulse.errors_reported(), 1 << (error & 31));
-            let told = if is_recent { reported.get() } else { 0 };
-            reported.set(told | this);
-            told & this != 0
-        }
-        _ => is_recent,
+    let count = match signal {
+        Signal::ErrorReply => errors_to_tell(pulse, error, is_recent),
+        _ => signals_to_tell(pulse, signal, is_recent),
     };
-    if is_told {
-        unreported.add(1);
+    if count == 0 {
         return;
     }
-    // Two processors in the same moment report twice; no count is lost but what one adds right now.
-    let mut count = 1;
+    // Two processors in the same moment report twice.
     if !is_recent {
         reported_at.set(now);
-        count = unreported.get().wrapping_add(1);
-        unreported.set(0);
     }
     maps::report(|| Report {
         client_side: *client_side,
@@ -52,6 +46,37 @@ pub fn raise(flow: &Flow, client_side: &Tuple, signal: Signal, since: u32, error
         count,
         error,
     });
+}
+
+/// How many signals of a kind are told now, with this one; 0: the next report does. No count is lost but what another processor
+/// adds right now.
+#[inline(always)]
+fn signals_to_tell(pulse: Words, signal: Signal, is_recent: bool) -> u32 {
+    let unreported = pulse.unreported(signal);
+    if is_recent {
+        unreported.add(1);
+        return 0;
+    }
+    let count = unreported.get().wrapping_add(1);
+    unreported.set(0);
+    count
+}
+
+/// The same of an error: another one than those that were reported is other news, and each is counted for itself.
+#[inline(always)]
+fn errors_to_tell(pulse: Words, error: u32, is_recent: bool) -> u32 {
+    let (reported, this) = (pulse.errors_reported(), 1 << (error & 31));
+    let told = if is_recent { reported.get() } else { 0 };
+    reported.set(told | this);
+    // For the verifier: there is no other number.
+    let Some(unreported) = pulse.errors_unreported(error) else { return 1 };
+    let count = unreported.get();
+    if told & this != 0 {
+        unreported.set(count.saturating_add(1));
+        return 0;
+    }
+    unreported.set(0);
+    u32::from(count) + 1
 }
 
 /// A client sends something again that was carried before.

@@ -14,6 +14,7 @@
 pub mod answers;
 mod clock;
 mod cores;
+mod counting;
 mod flows;
 mod heartbeats;
 mod history;
@@ -428,40 +429,11 @@ impl Agent {
 
     fn on_request(&mut self, request: Request) {
         match request {
-            Request::Status { reply } => {
-                let now = self.clock.now();
-                let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
-                let count = self.datapath.counter();
-                let (config, clock) = (Arc::clone(&self.config), self.clock);
-                let board = self.lookouts.board().clone();
-                // Counting reads the whole flow table.
-                tokio::task::spawn_blocking(move || {
-                    // Who has gone away meanwhile costs nothing more.
-                    if reply.is_closed() {
-                        return;
-                    }
-                    match count() {
-                        Ok(counts) => {
-                            let _gone = reply.send(report::status(&config, &views, &counts, &board, clock));
-                        }
-                        Err(error) => tracing::error!("cannot read the maps: {error:#}"),
-                    }
-                });
+            Request::Status { place, reply } => self.count_for_status(place, reply),
+            Request::Flows { filter, limit, place, lines, reply } => {
+                self.list_flows(filter, limit, place, lines, reply);
             }
-            Request::Flows { filter, limit, lines, reply } => {
-                let known = flows::known(&self.config, &filter);
-                let is_known = known.is_ok();
-                // The client may have gone away meanwhile.
-                let _gone = reply.send(known);
-                if is_known {
-                    let (list, config) = (self.datapath.list(), Arc::clone(&self.config));
-                    tokio::task::spawn_blocking(move || {
-                        if let Err(error) = flows::list(&list, &config, &filter, limit, &lines) {
-                            tracing::error!("cannot read the flow table: {error:#}");
-                        }
-                    });
-                }
-            }
+            Request::Totals { filter, place, reply } => self.count_totals(filter, place, reply),
             Request::Operate { service, asked, who, reply } => self.on_operate(service, asked, who, reply),
             // The run loop's own.
             Request::Reload { reply, .. } => drop(reply),
@@ -469,24 +441,6 @@ impl Agent {
             Request::Denied(operation) => self.put_on_record(operation),
             Request::Events { selection, reply } => {
                 let _gone = reply.send(self.subscribe(selection));
-            }
-            Request::Totals { filter, reply } => {
-                let (list, config) = (self.datapath.list(), Arc::clone(&self.config));
-                if let Err(unknown) = flows::known(&config, &filter) {
-                    let _gone = reply.send(Err(unknown));
-                    return;
-                }
-                tokio::task::spawn_blocking(move || {
-                    if reply.is_closed() {
-                        return;
-                    }
-                    match flows::totals(&list, &config, &filter) {
-                        Ok(totals) => {
-                            let _gone = reply.send(Ok(totals));
-                        }
-                        Err(error) => tracing::error!("cannot read the flow table: {error:#}"),
-                    }
-                });
             }
         }
     }

@@ -151,7 +151,7 @@ impl Core {
             flaps: vec![Flap::default(); members],
             rejected: vec![None; members],
             vetoed: vec![None; members],
-            seen: vec![Seen::default(); members],
+            seen: service.members.iter().map(|member| Seen::of(&member.checks)).collect(),
             asks: 0,
             standing: Standing::Choosing { until: Some(now + service.initial_timeout) },
             epoch: Epoch::default(),

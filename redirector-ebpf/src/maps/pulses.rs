@@ -58,6 +58,26 @@ impl Word {
     }
 }
 
+/// Half a word of a pulse, accessed in the same way.
+#[derive(Clone, Copy)]
+pub struct Half(*mut u16);
+
+impl Half {
+    /// What it says now.
+    #[inline(always)]
+    pub fn get(self) -> u16 {
+        // SAFETY: as in [`Word::get`].
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Writes it.
+    #[inline(always)]
+    pub fn set(self, value: u16) {
+        // SAFETY: as in [`Word::get`].
+        unsafe { self.0.write_volatile(value) }
+    }
+}
+
 /// The pulse of a member.
 #[derive(Clone, Copy)]
 pub struct Words(*mut Pulse);
@@ -84,6 +104,16 @@ macro_rules! words {
 impl Words {
     words!(sent asked heard answered rtt_us rtt_min_us samples connect_us connected failed failed_in_a_row errors_reported);
     words!(counts: Signal, reported_at: Signal, unreported: Signal, errors: ErrorReply,);
+
+    /// See [`Pulse::errors_unreported`]; `None`: no error has this number.
+    #[inline(always)]
+    pub fn errors_unreported(self, number: u32) -> Option<Half> {
+        if number >= ErrorReply::ALL.len() as u32 {
+            return None;
+        }
+        // SAFETY: there is a half for each.
+        Some(Half(unsafe { (&raw mut (*self.0).errors_unreported).cast::<u16>().add(number as usize) }))
+    }
 }
 
 /// The pulse of a member.

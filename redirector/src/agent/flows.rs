@@ -42,7 +42,8 @@ impl Wanted<'_> {
     }
 }
 
-/// Writes the flows that `filter` means as lines, at most `limit` of them, and the end. Ends early when nobody reads any more.
+/// Writes the flows that `filter` means as lines, at most `limit` of them, and the end. Ends early when nobody reads any more,
+/// also while nothing is found.
 pub(super) fn list(
     flows: &FlowList,
     config: &Config,
@@ -53,8 +54,10 @@ pub(super) fn list(
     let wanted = Wanted { filter, service: service_id(config, filter) };
     let mut text = Vec::with_capacity(CHUNK + 1024);
     let mut matched = 0;
-    let mut nobody_reads = false;
     flows.for_each(|flow| {
+        if lines.is_closed() {
+            return Break(());
+        }
         if !wanted.has(flow, config) {
             return Continue(());
         }
@@ -65,17 +68,22 @@ pub(super) fn list(
         write_line(&mut text, &status(flow, config));
         if text.len() >= CHUNK {
             let chunk = std::mem::replace(&mut text, Vec::with_capacity(CHUNK + 1024));
-            nobody_reads = lines.blocking_send(chunk.into()).is_err();
+            let _nobody_reads = lines.blocking_send(chunk.into());
         }
-        if nobody_reads { Break(()) } else { Continue(()) }
+        Continue(())
     })?;
     write_line(&mut text, &ListEnd { matched });
     let _nobody_reads = lines.blocking_send(text.into());
     Ok(())
 }
 
-/// Counts the flows that `filter` means.
-pub(super) fn totals(flows: &FlowList, config: &Config, filter: &Filter) -> anyhow::Result<Totals> {
+/// Counts the flows that `filter` means; fewer of them, once nobody waits for it any more.
+pub(super) fn totals(
+    flows: &FlowList,
+    config: &Config,
+    filter: &Filter,
+    nobody_waits: &dyn Fn() -> bool,
+) -> anyhow::Result<Totals> {
     #[derive(Default)]
     struct Count {
         flows: u64,
@@ -86,6 +94,9 @@ pub(super) fn totals(flows: &FlowList, config: &Config, filter: &Filter) -> anyh
     let wanted = Wanted { filter, service: service_id(config, filter) };
     let mut counts: HashMap<(Option<ServiceId>, Option<MemberId>, State), Count> = HashMap::new();
     flows.for_each(|flow| {
+        if nobody_waits() {
+            return Break(());
+        }
         if wanted.has(flow, config) {
             let count = counts.entry((flow.service(), flow.member(), flow.state())).or_default();
             count.flows += 1;

@@ -43,7 +43,7 @@ impl Agent {
                     self.cores.iter().zip(&self.config.services).filter(|(core, _)| core.active().is_none());
                 let _gone = reply.send(without.map(|(_, service)| service.name.clone()).collect());
             }
-            Ask::Scrape { reply } => {
+            Ask::Scrape { turn, reply } => {
                 let now = self.clock.now();
                 let views: Vec<_> = self.cores.iter().map(|core| core.view(now)).collect();
                 let count = self.datapath.counter();
@@ -51,21 +51,24 @@ impl Agent {
                 let board = self.lookouts.board().clone();
                 let (metrics, events) = (self.observer.metrics.clone(), self.observer.events.clone());
                 // Counting reads the whole flow table, and some thousand series are a megabyte of text.
-                tokio::task::spawn_blocking(move || match count() {
-                    Ok(counts) => {
-                        let sample = Sample {
-                            checks: checks(&config, &views),
-                            status: report::status(&config, &views, &counts, &board, clock),
-                            flows: counts.all_flows(),
-                            max_flows: counts.max_flows.into(),
-                            counted_in: counts.counted_in,
-                        };
-                        let _gone = reply.send(exposition::encode(sample, &metrics, &events));
+                tokio::task::spawn_blocking(move || {
+                    match count() {
+                        Ok(counts) => {
+                            let sample = Sample {
+                                checks: checks(&config, &views),
+                                status: report::status(&config, &views, &counts, &board, clock),
+                                flows: counts.all_flows(),
+                                max_flows: counts.max_flows.into(),
+                                counted_in: counts.counted_in,
+                            };
+                            let _gone = reply.send(exposition::encode(sample, &metrics, &events));
+                        }
+                        Err(error) => {
+                            let message = format!("cannot read the maps: {error:#}");
+                            events.emit(Event::Error { service: None, member: None, message });
+                        }
                     }
-                    Err(error) => {
-                        let message = format!("cannot read the maps: {error:#}");
-                        events.emit(Event::Error { service: None, member: None, message });
-                    }
+                    drop(turn);
                 });
             }
         }

@@ -1,11 +1,17 @@
 //! `GET /v1/events`: recent events, and with `follow=true` those that come, for as long as the client stays.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{
     Response, StatusCode,
-    body::{Bytes, Frame},
+    body::{Body as Pieces, Bytes, Frame, SizeHint},
 };
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -15,6 +21,9 @@ use crate::telemetry::{Line, Selection, Subscription, events::Since};
 
 /// Lines that wait for the client to read them. The stream itself holds those that do not fit, up to a bound.
 const LINES: usize = 16;
+
+/// Recent lines that are sent together.
+const TOGETHER: usize = 64;
 
 /// The answer to such a request.
 pub(super) async fn answer(query: &str, agent: &Agent) -> Result<Response<Body>, Refusal> {
@@ -26,13 +35,9 @@ pub(super) async fn answer(query: &str, agent: &Agent) -> Result<Response<Body>,
     let place = if follows { Some(place(agent)?) } else { None };
     let subscription = ask(agent, |reply| Request::Events { selection, reply }).await?;
     let mut subscription = subscription.map_err(Refusal::unknown_name)?;
-    let mut recent = String::new();
-    for line in subscription.take_recent() {
-        recent.push_str(line.text());
-        recent.push('\n');
-    }
+    let recent = Recent(subscription.take_recent());
     let Some(place) = place else {
-        return Ok(lines_of_json(Full::from(recent).boxed_unsync()));
+        return Ok(lines_of_json(recent.boxed_unsync()));
     };
     // From here on the client may take its time.
     agent.limit.lift();
@@ -47,8 +52,46 @@ fn place(agent: &Agent) -> Result<Place, Refusal> {
     })
 }
 
+/// Events of the ring, which has them only once: they become text a few at a time, as their reader takes them. Readers that do
+/// not would hold a megabyte each.
+struct Recent(VecDeque<Arc<Line>>);
+
+impl Iterator for Recent {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let together = self.0.len().min(TOGETHER);
+        let mut text = String::new();
+        for line in self.0.drain(..together) {
+            text.push_str(line.text());
+            text.push('\n');
+        }
+        (!text.is_empty()).then(|| text.into())
+    }
+}
+
+impl Pieces for Recent {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.get_mut().next().map(|text| Ok(Frame::data(text))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|line| line.text().len() as u64 + 1).sum())
+    }
+}
+
 /// What was, then what comes.
-fn follow(recent: String, mut subscription: Subscription, place: Place) -> Body {
+fn follow(recent: Recent, mut subscription: Subscription, place: Place) -> Body {
     let (lines, waiting) = mpsc::channel::<Arc<Line>>(LINES);
     // It ends when the body is dropped, which the connection does when the client is gone.
     tokio::spawn(async move {
@@ -65,7 +108,7 @@ fn follow(recent: String, mut subscription: Subscription, place: Place) -> Body 
             }
         }
     });
-    let recent = tokio_stream::once(Bytes::from(recent)).filter(|recent| !recent.is_empty());
+    let recent = tokio_stream::iter(recent);
     let coming = ReceiverStream::new(waiting).map(|line| Bytes::from(format!("{}\n", line.text())));
     StreamBody::new(recent.chain(coming).map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync()
 }

@@ -29,6 +29,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -36,6 +37,7 @@ use tokio::{
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
+pub(super) use self::refusal::Refusal;
 use self::{
     limit::Limit,
     operate::{Denials, Path as OperatorPath},
@@ -44,9 +46,8 @@ use self::{
 };
 pub use self::{
     listener::{Listener, bind, remove_abandoned},
-    places::MAX_FOLLOWERS,
+    places::{MAX_FOLLOWERS, Place},
 };
-pub(super) use self::{places::Place, refusal::Refusal};
 use super::{
     ErrorText,
     access::{Access, Peer, Who},
@@ -75,6 +76,12 @@ pub const OPERATOR_TIME: Duration = Duration::from_secs(40);
 /// How long a reload may take: names are looked up, as slowly as the host's resolver does, and one waits for another.
 pub const RELOAD_TIME: Duration = Duration::from_secs(120);
 
+/// How long a client that is turned away may take to ask.
+const DOOR_TIME: Duration = Duration::from_millis(200);
+
+/// The longest head of a request, in bytes. A longer one is refused (431), and nobody holds more of the agent's memory.
+const LONGEST_HEAD: usize = 16 * 1024;
+
 /// Chunks of a list that may wait for the client to read them.
 const CHUNKS: usize = 4;
 
@@ -82,10 +89,15 @@ const CHUNKS: usize = 4;
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the agent's loop is asked. Dropping a `reply` tells the client that the agent is stopping.
+///
+/// What costs much has a `place`, which whoever works the answer out drops at its end and no sooner: a client that leaves
+/// ends the wait for the answer, and not the work.
 #[derive(Debug)]
 pub enum Request {
     /// The state of all services.
     Status {
+        /// Among those who count.
+        place: Place,
         /// Where to.
         reply: oneshot::Sender<Status>,
     },
@@ -95,6 +107,8 @@ pub enum Request {
         filter: Filter,
         /// At most so many.
         limit: u64,
+        /// Among those who list.
+        place: Place,
         /// Where the lines go.
         lines: mpsc::Sender<Bytes>,
         /// Whether there is what the filter names.
@@ -111,6 +125,8 @@ pub enum Request {
     Totals {
         /// Which ones.
         filter: Filter,
+        /// Among those who count.
+        place: Place,
         /// Where to.
         reply: oneshot::Sender<Result<Totals, ErrorText>>,
     },
@@ -157,14 +173,15 @@ pub async fn serve(listener: Listener, access: Access, agent: mpsc::Sender<Reque
             accepted = listener.socket.accept(), if places.operators.has_room() => match accepted {
                 Ok((stream, _)) => {
                     let Some(peer) = peer(&stream, &access) else { continue };
-                    let places = places.of(access.may_operate(&peer));
-                    let Some(place) = places.connection() else {
-                        too_many(&stream);
+                    let theirs = places.of(access.may_operate(&peer));
+                    let Some(place) = theirs.connection() else {
+                        let place = places.turned_away();
+                        clients.spawn(turn_away(stream, place));
                         continue;
                     };
                     let agent = Agent {
                         requests: agent.clone(),
-                        places: places.clone(),
+                        places: theirs.clone(),
                         limit: Limit::new(CLIENT_TIME),
                         denials: Arc::clone(&denials),
                         access: Arc::clone(&access),
@@ -189,8 +206,9 @@ fn peer(stream: &UnixStream, access: &Access) -> Option<Peer> {
     access.peer(stream).inspect_err(|error| tracing::debug!(%error, "control socket: peer")).ok()
 }
 
-/// Turns a client away without a task for it.
-fn too_many(stream: &UnixStream) {
+/// Turns a client away. With a place it has a moment to ask: an answer before that is none to most clients, and one that writes
+/// to a closed connection hears of that only.
+async fn turn_away(mut stream: UnixStream, place: Option<Place>) {
     const BODY: &str = "{\"version\":1,\"error\":{\"message\":\"too many connections of users who may only read\",\
                         \"next\":\"repeat\"}}\n";
     let length = BODY.len();
@@ -198,8 +216,18 @@ fn too_many(stream: &UnixStream) {
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
          Connection: close\r\n\r\n{BODY}"
     );
+    if place.is_some() {
+        let _asked = timeout(DOOR_TIME, stream.read(&mut [0; 1024])).await;
+    }
     // A client that does not read it has gone, or never listened.
     let _unsaid = stream.try_write(answer.as_bytes());
+    if place.is_some() {
+        let rest = async {
+            stream.shutdown().await?;
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+        };
+        let _heard = timeout(DOOR_TIME, rest).await;
+    }
 }
 
 /// The way to the agent's loop.
@@ -228,6 +256,7 @@ async fn client(stream: UnixStream, peer: Peer, agent: Agent) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIME)
+        .max_buf_size(LONGEST_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
@@ -288,8 +317,8 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
     }
     match asked {
         Asked::Status(service) => {
-            let _alone = count(agent).await?;
-            let mut status = ask(agent, |reply| Request::Status { reply }).await?;
+            let place = count(agent).await?;
+            let mut status = ask(agent, |reply| Request::Status { place, reply }).await?;
             if let Some(name) = service {
                 status = only(status, name)?;
             }
@@ -304,8 +333,8 @@ async fn route(method: &Method, path: &str, query: &str, agent: &Agent) -> Resul
         Asked::Events => events::answer(query, agent).await,
         Asked::Totals => {
             let filter = Filter::from_query(query, |_, _| Ok(false)).map_err(Refusal::wrong_query)?;
-            let _alone = count(agent).await?;
-            let totals = ask(agent, |reply| Request::Totals { filter, reply }).await?;
+            let place = count(agent).await?;
+            let totals = ask(agent, |reply| Request::Totals { filter, place, reply }).await?;
             Ok(json(StatusCode::OK, &totals.map_err(Refusal::unknown_name)?))
         }
     }
@@ -323,12 +352,13 @@ async fn flows(query: &str, agent: &Agent) -> Result<Response<Body>, Refusal> {
     let filter = filter.map_err(Refusal::wrong_query)?;
     let place = list(agent).await?;
     let (lines, chunks) = mpsc::channel(CHUNKS);
-    ask(agent, |reply| Request::Flows { filter, limit, lines, reply })
+    let reading = Place::clone(&place);
+    ask(agent, |reply| Request::Flows { filter, limit, place, lines, reply })
         .await?
         .map_err(Refusal::unknown_name)?;
     let frames = ReceiverStream::new(chunks).map(move |chunk| {
-        // It is given back when the last chunk is gone.
-        let _reading = &place;
+        // It is given back when the last chunk is gone, and the list ended.
+        let _reading = &reading;
         Ok(Frame::data(chunk))
     });
     Ok(lines_of_json(StreamBody::new(frames).boxed_unsync()))

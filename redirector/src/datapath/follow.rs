@@ -321,7 +321,9 @@ impl Follower {
         wanted: BTreeMap<IpAddr, VipRoute>,
         now: Instant,
     ) -> Result<Option<Instant>> {
-        let mut restored = Vec::new();
+        let device = self.settings.device.index;
+        let (mut restored, mut covered) = (Vec::new(), Vec::new());
+        let (mut routed, mut again) = (None, None);
         for (vip, wanted) in &wanted {
             let found = self.network.vip_route(*vip).await?;
             if found.as_ref() == Some(wanted) {
@@ -329,14 +331,19 @@ impl Follower {
                 self.routed.insert(*vip, *wanted);
                 continue;
             }
-            if self.shadowed.get(vip) == Some(&found)
-                && self.network.has_vip_route(*vip, wanted.device).await?
-            {
-                continue;
+            if self.shadowed.get(vip) == Some(&found) {
+                // Once for all of them.
+                if routed.is_none() {
+                    routed = Some(self.network.vips_routed_into(device).await?);
+                }
+                if routed.as_ref().is_some_and(|routed| routed.contains(vip)) {
+                    continue;
+                }
             }
             let taken_away = self.routed.get(vip) == Some(wanted);
             if taken_away && let Some(later) = self.route_pace.wait_until(now) {
-                return Ok(Some(later));
+                again = Some(later);
+                break;
             }
             self.network.set_vip_route(*vip, wanted).await?;
             if taken_away {
@@ -346,20 +353,34 @@ impl Follower {
             }
             self.routed.insert(*vip, *wanted);
             let now_there = self.network.vip_route(*vip).await?;
-            if now_there.as_ref() == Some(wanted) {
-                continue;
-            }
-            // Taken away already, in between: the event of that comes.
-            if self.network.has_vip_route(*vip, wanted.device).await? {
-                tracing::warn!(
-                    "packets to the VIP {vip} do not reach the VIP device, although it has a route there: another route or \
-                     a rule comes first (`ip route get {vip}`, `ip rule`); remove it"
-                );
-                self.shadowed.insert(*vip, now_there);
+            if now_there.as_ref() != Some(wanted) {
+                covered.push((*vip, now_there));
             }
         }
+        self.shadow(covered).await?;
+        self.tell_restored(&restored, now);
+        Ok(again)
+    }
+
+    /// Other routes come before those of these VIPs, or theirs were taken away already: then the event of that comes.
+    async fn shadow(&mut self, covered: Vec<(IpAddr, Option<VipRoute>)>) -> Result<()> {
+        if covered.is_empty() {
+            return Ok(());
+        }
+        let routed = self.network.vips_routed_into(self.settings.device.index).await?;
+        for (vip, other) in covered.into_iter().filter(|(vip, _)| routed.contains(vip)) {
+            tracing::warn!(
+                "packets to the VIP {vip} do not reach the VIP device, although it has a route there: another route or a \
+                 rule comes first (`ip route get {vip}`, `ip rule`); remove it"
+            );
+            self.shadowed.insert(vip, other);
+        }
+        Ok(())
+    }
+
+    fn tell_restored(&mut self, restored: &[String], now: Instant) {
         if restored.is_empty() {
-            return Ok(None);
+            return;
         }
         let vips = restored.join(", ");
         match self.route_pace.restored(now) {
@@ -372,7 +393,6 @@ impl Follower {
             )),
             Told::Nothing => {}
         }
-        Ok(None)
     }
 }
 

@@ -62,14 +62,19 @@ pub struct RouteTo {
 #[derive(Clone, Debug)]
 pub struct Network {
     handle: Handle,
+    /// For lists that the kernel shall filter: it takes every word of a request seriously here.
+    strict: Handle,
 }
 
 impl Network {
-    /// Opens a netlink socket; needs a tokio runtime, which drives it.
+    /// Opens netlink sockets; needs a tokio runtime, which drives them.
     pub fn connect() -> Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        let (connection, strict, _) = rtnetlink::new_connection_with_strict_check()
+            .context("cannot open a netlink socket that filters (Linux 4.20)")?;
+        tokio::spawn(connection);
+        Ok(Self { handle, strict })
     }
 
     /// The index of a device; `None`: there is none.

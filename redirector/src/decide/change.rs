@@ -182,6 +182,9 @@ impl Core {
         self.flaps = carried(&self.flaps, members, Flap::default());
         self.rejected = carried(&self.rejected, members, None);
         self.seen = carried(&self.seen, members, Seen::default());
+        for (seen, member) in self.seen.iter_mut().zip(&self.service.members) {
+            seen.set_checks(&member.checks);
+        }
         if old.signals != self.service.signals {
             self.seen.iter_mut().for_each(Seen::begin_anew);
         }

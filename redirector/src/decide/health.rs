@@ -178,6 +178,11 @@ impl Health {
         self.deciding().any(|check| check.state() == CheckState::Passing && check.failures > 0)
     }
 
+    /// Whether each of these checks has answered a probe that began at this moment or later.
+    pub(super) fn have_answered_since(&self, moment: Time, checks: &[CheckId]) -> bool {
+        checks.iter().all(|check| self.checks[check.0].has_answered_since(moment))
+    }
+
     /// Why a member that is alive may not be left for this one; `None`: no gate bars it.
     ///
     /// A gate bars when it fails, and until its first verdict: not probed yet, or its first failures are being counted. A gate

@@ -215,6 +215,11 @@ impl Member {
         self.addresses.iter().any(|known| known.health.begins_to_fail())
     }
 
+    /// Whether each of these checks has answered a probe that began at this moment or later, at every address.
+    pub(super) fn have_answered_since(&self, moment: Time, checks: &[CheckId]) -> bool {
+        self.addresses.iter().all(|known| known.health.have_answered_since(moment, checks))
+    }
+
     /// Since when the member has been up without a break; `None`: it is not up.
     pub(super) fn up_since(&self) -> Option<Time> {
         (self.state == MemberState::Up).then_some(self.since)

@@ -14,14 +14,21 @@
 //! * A member that is down is not looked at: nothing new would be learnt. What it shows then is counted and no event, and when
 //!   it comes back nothing waits: what went before has nothing to do with how it is now.
 //!
+//! The first signal that nothing has answered yet is the **alarm**: it is named when the member goes down. It is answered when
+//! the probes that a look makes have found nothing, *all* of them: each check that follows signals, at each address, by a
+//! probe that began after the signal came. The port of a frozen server accepts connections while nobody answers behind it, and
+//! what was asked before the trouble says nothing of it.
+//!
 //! What the traffic was like ([`Core::on_traffic`]) is the business of the [`breaker`](super::breaker).
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Core, Time};
-use crate::model::{Borne, Check, MemberId, MemberState, Signal, SignalKind, Signals, Traffic, Verdict};
+use super::{Action, Core, Time, member::Member};
+use crate::model::{
+    Borne, Check, CheckId, MemberId, MemberState, Signal, SignalKind, Signals, Traffic, Verdict,
+};
 
 /// No more often is the same kind of a member an event.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -32,10 +39,10 @@ pub(super) struct Seen {
     /// Those that were seen, in the order of [`SignalKind`]. Each error is a kind of its own.
     kinds: Vec<Kind>,
     looked_at: Option<Time>,
-    /// When a probe passed last while no check had begun to fail.
-    well_at: Option<Time>,
-    /// The first signal since then that was looked at.
+    /// Of those that were looked at and are not answered the first.
     alarm: Option<Alarm>,
+    /// The checks that answer a look. Kept here because what a check asks, which says so, is not recorded.
+    followers: Vec<CheckId>,
     /// Whether the member was down when it was looked at last.
     was_down: bool,
 }
@@ -60,6 +67,8 @@ pub(super) struct Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Alarm {
     kind: SignalKind,
+    /// When the signal came.
+    at: Time,
     /// When the trouble began, as the traffic saw it.
     began: Time,
 }
@@ -109,8 +118,8 @@ impl Kind {
         (self.waiting > 0).then(|| self.looked_at.map_or(Time::default(), |at| at + self.wait))
     }
 
-    /// What waits to be looked at, when it came, and when its trouble began; it is looked at now.
-    fn look(&mut self, now: Time, rhythm: Rhythm) -> Option<(Time, Alarm)> {
+    /// What waits to be looked at; it is looked at now.
+    fn look(&mut self, now: Time, rhythm: Rhythm) -> Option<Alarm> {
         if self.waiting == 0 {
             return None;
         }
@@ -119,7 +128,7 @@ impl Kind {
         self.wait = if quiet { rhythm.fast } else { (self.wait * 2).clamp(rhythm.fast, rhythm.normal) };
         self.looked_at = Some(now);
         self.waiting = 0;
-        Some((at, Alarm { kind: newest.kind, began: at.ago(newest.ago) }))
+        Some(Alarm { kind: newest.kind, at, began: at.ago(newest.ago) })
     }
 
     /// When there is an event; `None`: there is nothing to tell. What waits is told when it is looked at.
@@ -139,6 +148,25 @@ impl Kind {
 }
 
 impl Seen {
+    /// Of a member with these checks nothing was seen yet.
+    pub(super) fn of(checks: &[Check]) -> Self {
+        let mut seen = Self::default();
+        seen.set_checks(checks);
+        seen
+    }
+
+    /// The checks are others now. Where none follows signals, those that decide answer them in their own time.
+    pub(super) fn set_checks(&mut self, checks: &[Check]) {
+        let which = |is: fn(&Check) -> bool| {
+            let numbered = checks.iter().enumerate().filter(move |(_, check)| is(check));
+            numbered.map(|(number, _)| CheckId(number)).collect::<Vec<_>>()
+        };
+        self.followers = which(Check::follows_signals);
+        if self.followers.is_empty() {
+            self.followers = which(|check| check.effect.decides());
+        }
+    }
+
     fn note(&mut self, now: Time, signal: Signal, is_down: bool) {
         let place = self.kinds.binary_search_by_key(&signal.kind, |kind| kind.newest.1.kind);
         let place = place.unwrap_or_else(|place| {
@@ -164,15 +192,17 @@ impl Seen {
         self.kinds.iter()
     }
 
-    /// Whatever waits is looked at now. `acts`: by probes.
-    fn look(&mut self, now: Time, rhythm: Rhythm, acts: bool) {
+    /// Whatever waits is looked at now. `acts`: by probes; `is_answered`: what came at this moment was looked at before.
+    fn look(&mut self, now: Time, rhythm: Rhythm, acts: bool, is_answered: impl Fn(&Self, Time) -> bool) {
         self.looked_at = Some(now);
-        for kind in &mut self.kinds {
-            let looked = kind.look(now, rhythm).filter(|_| acts);
-            // A probe that has passed since it came has looked before.
-            let news = looked.filter(|(at, _)| self.well_at.is_none_or(|well| well < *at));
-            self.alarm = self.alarm.or(news.map(|(_, alarm)| alarm));
-        }
+        let looked: Vec<_> = self.kinds.iter_mut().filter_map(|kind| kind.look(now, rhythm)).collect();
+        let news = looked.into_iter().filter(|alarm| acts && !is_answered(self, alarm.at));
+        self.alarm = self.alarm.or(news.min_by_key(|alarm| alarm.began));
+    }
+
+    /// Whether probes that began since have found nothing, or no more than was known: none of them counts failures.
+    fn is_answered(&self, member: &Member, since: Time) -> bool {
+        !member.begins_to_fail() && member.have_answered_since(since, &self.followers)
     }
 
     /// A member that went down is not looked at any more, and one that is back is another story.
@@ -229,16 +259,17 @@ impl Core {
     /// What a probe has found of the signals before it: something that was not known, or nothing.
     pub(super) fn weigh_signals(&mut self, member: MemberId, verdict: Verdict, doubt_begins: bool) {
         let seen = &mut self.seen[member.0];
+        let health = &self.members[member.0];
         match verdict {
-            // Another check may be counting failures still. One that fails for good has had its say.
-            Verdict::Pass if !self.members[member.0].begins_to_fail() => {
-                seen.well_at = Some(self.now);
-                seen.alarm = None;
-            }
             Verdict::Fail if doubt_begins => {
                 seen.kinds.iter_mut().for_each(|kind| kind.wait = Duration::ZERO);
             }
-            Verdict::Pass | Verdict::Fail | Verdict::Inconclusive => {}
+            Verdict::Fail => {}
+            // What took a member down is named until it is back.
+            Verdict::Pass | Verdict::Inconclusive if health.state() == MemberState::Down => {}
+            Verdict::Pass | Verdict::Inconclusive => {
+                seen.alarm = seen.alarm.filter(|alarm| !seen.is_answered(health, alarm.at));
+            }
         }
     }
 
@@ -279,7 +310,8 @@ impl Core {
                 self.actions.push_back(Action::Look { member });
             }
             let rhythm = Rhythm::of(&self.service.members[member.0].checks);
-            self.seen[member.0].look(self.now, rhythm, acts);
+            let health = &self.members[member.0];
+            self.seen[member.0].look(self.now, rhythm, acts, |seen, at| seen.is_answered(health, at));
         }
         if self.service.signals != Signals::Off {
             for signal in self.seen[member.0].kinds.iter_mut().filter_map(|kind| kind.tell(self.now)) {

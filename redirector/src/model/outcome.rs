@@ -241,6 +241,15 @@ impl ProbeOutcome {
         }
     }
 
+    /// How long the probe took, as far as the outcome tells: zero when an error ended it.
+    #[must_use]
+    pub fn took(&self) -> Duration {
+        match self {
+            Self::Passed { latency } => *latency,
+            Self::Failed(failure) | Self::Inconclusive(failure) => failure.waited(),
+        }
+    }
+
     /// What this outcome says about the member.
     #[must_use]
     pub fn verdict(&self) -> Verdict {

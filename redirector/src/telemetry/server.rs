@@ -29,7 +29,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -69,6 +69,8 @@ pub enum Ask {
     },
     /// All metrics as text.
     Scrape {
+        /// Dropped when the work has ended, and no sooner: a client that leaves ends the wait for it only.
+        turn: OwnedSemaphorePermit,
         /// Where to.
         reply: oneshot::Sender<String>,
     },
@@ -105,7 +107,7 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
 /// Serves until it is dropped; that ends all connections.
 pub async fn serve(listener: TcpListener, agent: mpsc::Sender<Ask>) {
     let mut clients = JoinSet::new();
-    let agent = Agent { asks: agent, scraped: Arc::default() };
+    let agent = Agent { asks: agent, scraped: Arc::default(), turn: Arc::new(Semaphore::new(1)) };
     loop {
         tokio::select! {
             Some(_) = clients.join_next() => {}
@@ -129,6 +131,8 @@ struct Agent {
     asks: mpsc::Sender<Ask>,
     /// The newest scrape and when it was made. Held while one is made.
     scraped: Arc<Mutex<Option<(Instant, Bytes)>>>,
+    /// Whose scrape is being made, also when nobody waits for it any more.
+    turn: Arc<Semaphore>,
 }
 
 /// One connection, one request.
@@ -172,7 +176,7 @@ async fn metrics(agent: &Agent) -> Response<Full<Bytes>> {
     let fresh = scraped.as_ref().filter(|(at, _)| at.elapsed() < FRESH).map(|(_, text)| text.clone());
     let text = match fresh {
         Some(text) => text,
-        None => match ask(agent, SCRAPE_TIME, |reply| Ask::Scrape { reply }).await {
+        None => match scrape(agent).await {
             Ok(text) => scraped.insert((Instant::now(), text.into())).1.clone(),
             Err(why) => return why,
         },
@@ -181,6 +185,13 @@ async fn metrics(agent: &Agent) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT_TYPE));
     response
+}
+
+async fn scrape(agent: &Agent) -> Result<String, Response<Full<Bytes>>> {
+    let turn = timeout(SCRAPE_TIME, Arc::clone(&agent.turn).acquire_owned()).await;
+    // Nobody closes the semaphore.
+    let Ok(Ok(turn)) = turn else { return Err(late(SCRAPE_TIME)) };
+    ask(agent, SCRAPE_TIME, |reply| Ask::Scrape { turn, reply }).await
 }
 
 async fn healthz(agent: &Agent) -> Response<Full<Bytes>> {
@@ -207,7 +218,6 @@ async fn ask<T>(
     within: Duration,
     question: impl FnOnce(oneshot::Sender<T>) -> Ask,
 ) -> Result<T, Response<Full<Bytes>>> {
-    let unavailable = |text: String| plain(StatusCode::SERVICE_UNAVAILABLE, text);
     let (reply, answer) = oneshot::channel();
     let asked = timeout(within, async {
         agent.asks.send(question(reply)).await.ok()?;
@@ -216,13 +226,17 @@ async fn ask<T>(
     match asked.await {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => {
-            Err(unavailable("the agent is stopping, or cannot read its maps; look at its log\n".into()))
+            let text = "the agent is stopping, or cannot read its maps; look at its log\n";
+            Err(plain(StatusCode::SERVICE_UNAVAILABLE, text.into()))
         }
-        Err(_) => {
-            let within = humantime::format_duration(within);
-            Err(unavailable(format!("the agent gave no answer within {within}; look at its log\n")))
-        }
+        Err(_) => Err(late(within)),
     }
+}
+
+fn late(within: Duration) -> Response<Full<Bytes>> {
+    let within = humantime::format_duration(within);
+    let text = format!("the agent gave no answer within {within}; look at its log\n");
+    plain(StatusCode::SERVICE_UNAVAILABLE, text)
 }
 
 fn plain(code: StatusCode, text: String) -> Response<Full<Bytes>> {

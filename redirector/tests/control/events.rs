@@ -89,6 +89,21 @@ async fn recent_events_are_lines_of_json() {
     assert!(curl(&agent, "POST", "/v1/events").await.0.starts_with("http/1.1 405"));
 }
 
+/// More than are sent together, and no word about how they are.
+#[tokio::test]
+async fn many_recent_events_come_whole_and_in_order() {
+    let directory = TempDir::new();
+    let (agent, ring) = agent(&directory);
+    (0..1000).for_each(|epoch| ring.emit(drained("orders", epoch)));
+    let (head, body) = curl(&agent, "GET", "/v1/events").await;
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+    assert_eq!(epochs(&body), (0..1000).collect::<Vec<_>>());
+    let mut follower = follow(&agent, "&since=1h").await;
+    for epoch in 0..1000 {
+        assert_eq!(next(&mut follower).await.event, drained("orders", epoch));
+    }
+}
+
 #[tokio::test]
 async fn the_verb_shows_lines_for_people_and_for_scripts() {
     let directory = TempDir::new();

@@ -61,8 +61,8 @@ fn agent() -> Agent {
         | Request::Reload { .. }
         | Request::Events { .. }
         | Request::Denied(_) => panic!("nobody asks"),
-        Request::Totals { filter, reply } => drop(reply.send(known(&filter).map(|()| totals()))),
-        Request::Flows { filter, limit, lines, reply } => {
+        Request::Totals { filter, reply, .. } => drop(reply.send(known(&filter).map(|()| totals()))),
+        Request::Flows { filter, limit, lines, reply, .. } => {
             reply.send(known(&filter)).expect("the server waits");
             let flows = ["10.1.0.2:40000", "10.1.0.2:40001"].map(flow);
             for flow in flows.iter().take(usize::try_from(limit).unwrap_or(usize::MAX)) {

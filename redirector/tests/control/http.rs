@@ -1,11 +1,15 @@
 //! Requests and their answers.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use redirector::control::{
     ErrorDocument,
     client::{self, ClientError},
-    status::{Status, VERSION},
+    server::{CLIENT_TIME, Place, Request},
+    status::{ServiceState, Status, VERSION},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{Agent, socket_in, status_of, temp::TempDir, two_services};
+use crate::{Agent, service, socket_in, status_of, temp::TempDir, two_services};
 
 /// What `curl -i -X METHOD` shows: the head and the body.
 pub async fn curl(agent: &Agent, method: &str, path: &str) -> (String, String) {
@@ -104,6 +108,49 @@ async fn a_client_that_hangs_or_sends_garbage_is_alone_with_it() {
     }
 }
 
+/// Used to be kept, up to 400 KB of each.
+#[tokio::test]
+async fn a_head_without_an_end_is_refused() {
+    let agent = Agent::start(two_services());
+    let mut stream = UnixStream::connect(agent.socket()).await.unwrap();
+    stream.write_all(b"GET /v1/status?").await.unwrap();
+    // The agent closes before it has read much; what lies in the socket (some 100 KB) it has not.
+    let mut sent = 0;
+    let more = [b'a'; 1024];
+    while sent < 1024 && timeout(Duration::from_secs(5), stream.write_all(&more)).await.unwrap().is_ok() {
+        sent += 1;
+    }
+    assert!(sent < 300, "it reads {sent} KB");
+    let mut answer = Vec::new();
+    let _reset = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    client::status(agent.socket(), None).await.unwrap();
+}
+
+/// It asks for everything, and reads nothing: it is left to itself, and the others are served.
+#[tokio::test]
+async fn clients_that_do_not_read_are_alone_with_it() {
+    let name = |number| format!("orders-{number}");
+    let many: Vec<_> = (0..5000).map(|number| service(&name(number), ServiceState::Ok)).collect();
+    let agent = Agent::start(many);
+    let mut deaf = Vec::new();
+    for _ in 0..32 {
+        let mut stream = UnixStream::connect(agent.socket()).await.unwrap();
+        stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        deaf.push(stream);
+    }
+    let status = client::status(agent.socket(), Some("orders-7")).await.unwrap();
+    assert_eq!(names(&status), ["orders-7"]);
+    // Their time ends, in the middle of the answer.
+    tokio::time::sleep(CLIENT_TIME + Duration::from_secs(1)).await;
+    for mut stream in deaf {
+        let mut answer = Vec::new();
+        let read = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "the connection is still there");
+        assert!(answer.len() < 1_000_000, "{} bytes", answer.len());
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_before_the_answer_harms_nobody() {
     let agent = Agent::start(two_services());
@@ -112,6 +159,33 @@ async fn a_client_that_leaves_before_the_answer_harms_nobody() {
         stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     }
     client::status(agent.socket(), None).await.unwrap();
+}
+
+/// Whoever asks for counts and leaves, again and again, used to have as many of them made at a time as there were clients:
+/// an agent goes on counting for nobody.
+#[tokio::test]
+async fn clients_that_leave_do_not_have_more_counted_at_a_time() {
+    let counted: Arc<Mutex<Vec<Place>>> = Arc::default();
+    let listed: Arc<Mutex<Vec<Place>>> = Arc::default();
+    let (counts, lists) = (Arc::clone(&counted), Arc::clone(&listed));
+    let agent = Agent::start_with(move |request| match request {
+        Request::Status { place, .. } | Request::Totals { place, .. } => counts.lock().unwrap().push(place),
+        Request::Flows { place, .. } => lists.lock().unwrap().push(place),
+        other => panic!("{other:?}"),
+    });
+    for number in 0..60 {
+        let path = ["/v1/status", "/v1/flows/totals", "/v1/flows"][number % 3];
+        let mut stream = UnixStream::connect(agent.socket()).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // None of them became free within the time that one waits for it.
+    let (code, document) = refused(&agent, "GET", "/v1/status").await;
+    assert_eq!((code.as_str(), document.error.message.as_str()), ("503", "4 others count flows"));
+    assert_eq!((counted.lock().unwrap().len(), listed.lock().unwrap().len()), (4, 4));
+    counted.lock().unwrap().clear();
+    refused(&agent, "GET", "/v1/status").await;
+    assert_eq!(counted.lock().unwrap().len(), 1, "the places were not given back");
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ struct Agent {
 impl Agent {
     fn start(services: Vec<ServiceStatus>) -> Self {
         Self::start_with(move |request| {
-            let Request::Status { reply } = request else { panic!("{request:?}") };
+            let Request::Status { reply, .. } = request else { panic!("{request:?}") };
             reply.send(status_of(services.clone())).expect("the server waits");
         })
     }

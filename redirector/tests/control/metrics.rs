@@ -60,7 +60,7 @@ fn healthy(without: &[&str]) -> impl FnMut(Ask) + Send + use<> {
     move |ask| match ask {
         Ask::Alive { reply } => drop(reply.send(())),
         Ask::Ready { reply } => drop(reply.send(without.clone())),
-        Ask::Scrape { reply } => drop(reply.send("# EOF\n".into())),
+        Ask::Scrape { reply, .. } => drop(reply.send("# EOF\n".into())),
     }
 }
 
@@ -120,10 +120,11 @@ async fn a_storm_of_scrapes_is_one_scrape() {
     let count = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&count);
     let agent = Metrics::start("127.0.0.1:0", move |ask| {
-        let Ask::Scrape { reply } = ask else { panic!("{ask:?}") };
+        let Ask::Scrape { turn, reply } = ask else { panic!("{ask:?}") };
         let number = counted.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(turn);
             let _gone = reply.send(format!("# scrape {number}\n"));
         });
     });
@@ -141,6 +142,24 @@ async fn a_storm_of_scrapes_is_one_scrape() {
     assert!(f64::from(scrapes) <= most, "{scrapes} scrapes in {:?}", start.elapsed());
     tokio::time::sleep(FRESH).await;
     assert_eq!(agent.ask("GET", "/metrics").await.1, format!("# scrape {scrapes}\n"));
+}
+
+/// Nor must scrapers that leave: the agent goes on with what they have asked for.
+#[tokio::test]
+async fn a_scraper_that_leaves_has_nothing_more_made_at_a_time() {
+    let mut made = Vec::new();
+    let count = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&count);
+    let agent = Metrics::start("127.0.0.1:0", move |ask| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        made.push(ask);
+    });
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(agent.address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(count.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ fn agent(access: Access) -> (Agent, Arc<Mutex<Heard>>) {
             reply.send(result).expect("the server waits");
         }
         Request::Denied(operation) => log.lock().expect("no panic").denied.push(operation),
-        Request::Status { reply } => drop(reply.send(status_of(two_services()))),
+        Request::Status { reply, .. } => drop(reply.send(status_of(two_services()))),
         Request::Flows { .. }
         | Request::Totals { .. }
         | Request::Explain { .. }
@@ -254,7 +254,7 @@ async fn an_answer_that_comes_late_is_waited_for() {
     let mut held = None;
     let agent = Agent::start_with(move |request| match request {
         Request::Operate { service, asked, reply, .. } => held = Some((answer(service, &asked), reply)),
-        Request::Status { reply } => {
+        Request::Status { reply, .. } => {
             drop(reply.send(status_of(vec![service("orders", ServiceState::Ok)])));
             if let Some((answer, reply)) = held.take() {
                 reply.send(Ok(answer)).expect("the client waits");

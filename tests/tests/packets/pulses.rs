@@ -321,6 +321,47 @@ fn each_error_is_reported_for_itself() {
     });
 }
 
+/// Those of an error that were not reported are told with the next of that error: they used to be told with the next of any.
+#[test]
+fn each_error_is_counted_for_itself() {
+    both(|bench| {
+        let clients = ["client", "client:2", "neighbour"];
+        for client in clients {
+            bench.sent(&format!("{client} > vip SYN seq=100"));
+            bench.came("member > port SYN ACK seq=500 ack=101");
+            bench.sent(&format!("{client} > vip ACK seq=101 ack=501"));
+        }
+        let read_only = "-READONLY_You_cannot_write_against_a_replica.";
+        let loading = "-LOADING_Redis_is_loading_the_dataset_in_memory";
+        let frames = clients.map(|client| {
+            bench.sent(&format!("{client} > vip ACK seq=101 ack=501"));
+            build(&format!("member > port PSH ACK seq=501 ack=101 says={read_only}"), &bench.names)
+        });
+        // Within the time of one report: it is tried again if the machine was busy elsewhere.
+        let untold = |bench: &Bench| bench.pulse(MEMBER).errors_unreported;
+        let told_once = (0..20).any(|_| {
+            bench.wait();
+            bench.reports();
+            bench.come_quickly(&frames);
+            bench.reports().len() == 1 && untold(bench)[ErrorReply::ReadOnly as usize] == 2
+        });
+        assert!(told_once, "{:?}", untold(bench));
+        let mut next = 501 + read_only.len() + 2;
+        for (text, error, count) in [
+            (loading, ErrorReply::Loading, 1),
+            (read_only, ErrorReply::ReadOnly, 3),
+            (loading, ErrorReply::Loading, 1),
+        ] {
+            bench.wait();
+            bench.came(&format!("member > port PSH ACK seq={next} ack=101 says={text}"));
+            next += text.len() + 2;
+            let [report] = bench.reports()[..] else { panic!("not one report of {text}") };
+            assert_eq!((report.error_reply(), report.count), (Some(error), count));
+        }
+        assert_eq!(untold(bench), [0; ErrorReply::ALL.len()]);
+    });
+}
+
 /// A member that is full or loading says so at once: in the tick of its answer to the SYN, on a short way.
 #[test]
 fn the_first_reply_of_a_flow_is_looked_at() {

@@ -8,8 +8,9 @@ use tokio::{
     time::timeout,
 };
 
-/// A place that is taken, until this is dropped.
-pub(in super::super) type Place = OwnedSemaphorePermit;
+/// A place that is taken, until the last clone of this is dropped: whatever is done for a client holds one, also when the
+/// client has left.
+pub type Place = Arc<OwnedSemaphorePermit>;
 
 /// Clients at a time that follow events, without a limit on their time: so many who may operate, and so many others.
 pub const MAX_FOLLOWERS: usize = 16;
@@ -19,6 +20,9 @@ const OTHERS: usize = 48;
 
 /// Connections at a time of those who may operate, by far more than may follow events.
 const OPERATORS: usize = 64;
+
+/// Connections at a time that are being turned away.
+const TURNED_AWAY: usize = 8;
 
 /// Lists of flows at a time: their clients may be slow to read them.
 pub(super) const MAX_LISTS: usize = 4;
@@ -30,17 +34,27 @@ pub(super) const MAX_COUNTS: usize = 4;
 pub(super) struct AllPlaces {
     pub(super) operators: Places,
     others: Places,
+    turned_away: Arc<Semaphore>,
 }
 
 impl AllPlaces {
     pub(super) fn of(&self, may_operate: bool) -> &Places {
         if may_operate { &self.operators } else { &self.others }
     }
+
+    /// To be told at leisure that there is no place; `None`: it must be done at once.
+    pub(super) fn turned_away(&self) -> Option<Place> {
+        Arc::clone(&self.turned_away).try_acquire_owned().ok().map(Place::new)
+    }
 }
 
 impl Default for AllPlaces {
     fn default() -> Self {
-        Self { operators: Places::new(OPERATORS), others: Places::new(OTHERS) }
+        Self {
+            operators: Places::new(OPERATORS),
+            others: Places::new(OTHERS),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
+        }
     }
 }
 
@@ -71,21 +85,25 @@ impl Places {
 
     /// For a connection; `None`: none is free.
     pub(super) fn connection(&self) -> Option<Place> {
-        Arc::clone(&self.connections).try_acquire_owned().ok()
+        Arc::clone(&self.connections).try_acquire_owned().ok().map(Place::new)
     }
 
     /// For somebody who follows events; `None`: none is free.
     pub(in super::super) fn follower(&self) -> Option<Place> {
-        Arc::clone(&self.followers).try_acquire_owned().ok()
+        Arc::clone(&self.followers).try_acquire_owned().ok().map(Place::new)
     }
 
-    /// For a list of flows, as long as its client reads it; `None`: none became free within this time.
+    /// For a list of flows, as long as it is made or its client reads it; `None`: none became free within this time.
     pub(super) async fn list(&self, within: Duration) -> Option<Place> {
-        timeout(within, Arc::clone(&self.lists).acquire_owned()).await.ok()?.ok()
+        free_within(within, &self.lists).await
     }
 
     /// For any other answer that needs the whole flow table, until it is there.
     pub(super) async fn count(&self, within: Duration) -> Option<Place> {
-        timeout(within, Arc::clone(&self.counts).acquire_owned()).await.ok()?.ok()
+        free_within(within, &self.counts).await
     }
+}
+
+async fn free_within(time: Duration, places: &Arc<Semaphore>) -> Option<Place> {
+    timeout(time, Arc::clone(places).acquire_owned()).await.ok()?.ok().map(Place::new)
 }

@@ -11,7 +11,8 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         route::{
-            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteScope,
+            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+            RouteScope, RouteType,
         },
     },
 };
@@ -80,50 +81,78 @@ impl Network {
             .with_context(|| format!("cannot route the VIP {vip} to the VIP device"))
     }
 
-    /// Whether a VIP has a route into the VIP device, be it the one that packets take or not.
-    pub async fn has_vip_route(&self, vip: IpAddr, device: u32) -> Result<bool> {
-        let routes = self.routes_to_single_addresses().await?;
-        Ok(routes.contains(&SingleRoute { to: vip, device: Some(device) }))
+    /// The VIPs that have a route into the VIP device, be it the one that packets take or not.
+    pub async fn vips_routed_into(&self, device: u32) -> Result<HashSet<IpAddr>> {
+        self.main_routes(Some(device), |route| destination(&route)).await
     }
 
     /// Removes routes into the VIP device that belong to no VIP any more.
     pub async fn remove_other_routes(&self, device: u32, vips: &HashSet<IpAddr>) -> Result<()> {
-        let routes = self.main_routes().await?;
-        for route in routes.into_iter().filter(|route| device_of(route) == Some(device)) {
-            if destination(&route).is_some_and(|vip| !vips.contains(&vip)) {
-                self.handle
-                    .route()
-                    .del(route)
-                    .execute()
-                    .await
-                    .context("cannot remove the route of an old VIP")?;
-            }
+        let other = |route| destination(&route).is_some_and(|vip| !vips.contains(&vip)).then_some(route);
+        let others: Vec<_> = self.main_routes(Some(device), other).await?;
+        for route in others {
+            self.handle
+                .route()
+                .del(route)
+                .execute()
+                .await
+                .context("cannot remove the route of an old VIP")?;
         }
         Ok(())
     }
 
-    /// The routes that stand where a VIP's route would stand.
+    /// The routes that stand where a VIP's route would stand. Reads the whole routing table.
     pub async fn routes_to_single_addresses(&self) -> Result<Vec<SingleRoute>> {
-        let single =
-            |route: &RouteMessage| Some(SingleRoute { to: destination(route)?, device: device_of(route) });
-        Ok(self.main_routes().await?.iter().filter_map(single).collect())
+        let single = |route| Some(SingleRoute { to: destination(&route)?, device: device_of(&route) });
+        self.main_routes(None, single).await
     }
 
-    /// Every route of the main table, where VIP routes are.
-    async fn main_routes(&self) -> Result<Vec<RouteMessage>> {
-        let mut found = Vec::new();
-        for request in
-            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
-            let mut routes = Box::pin(self.handle.route().get(request).execute());
-            while let Some(route) = routes.try_next().await.context("cannot list the routes")? {
-                if route.header.table == RouteHeader::RT_TABLE_MAIN {
-                    found.push(route);
+    /// What `keep` makes of the routes of the main table, where VIP routes are: of all, or of those that lead into one device.
+    ///
+    /// A host may have a million routes. Those into one device the kernel finds itself: it walks over the others a thousand
+    /// times quicker than it would tell of them.
+    async fn main_routes<T, R: Default + Extend<T>>(
+        &self,
+        device: Option<u32>,
+        keep: impl Fn(RouteMessage) -> Option<T>,
+    ) -> Result<R> {
+        let mut kept = R::default();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut routes = Box::pin(self.strict.route().get(every_route(family, device)).execute());
+            loop {
+                match routes.try_next().await {
+                    // What was asked for is looked at once more: where the kernel does not know an IP version, it tells of all others.
+                    Ok(Some(route)) => {
+                        let is_meant = route.header.address_family == family
+                            && route.header.table == RouteHeader::RT_TABLE_MAIN
+                            && device.is_none_or(|device| device_of(&route) == Some(device));
+                        kept.extend(is_meant.then(|| keep(route)).flatten());
+                    }
+                    Ok(None) => break,
+                    // There is no such table as long as it has no route; or no such device any more.
+                    Err(rtnetlink::Error::NetlinkError(error))
+                        if matches!(-error.raw_code(), libc::ENOENT | libc::ENODEV) =>
+                    {
+                        break;
+                    }
+                    Err(error) => return Err(error).context("cannot list the routes"),
                 }
             }
         }
-        Ok(found)
+        Ok(kept)
     }
+}
+
+/// Asks for the routes of the main table: of each kind, whoever made them.
+fn every_route(family: AddressFamily, device: Option<u32>) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    request.header.protocol = RouteProtocol::Unspec;
+    request.header.scope = RouteScope::Universe;
+    request.header.kind = RouteType::Unspec;
+    request.attributes.extend(device.map(RouteAttribute::Oif));
+    request
 }
 
 /// The one address that a route leads to; `None` for a prefix, which is not ours.

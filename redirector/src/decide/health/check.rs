@@ -50,6 +50,8 @@ pub(in crate::decide) struct CheckHealth {
     /// What made it fail, and how long that was borne; meaningless while it does not.
     borne: Option<(TroubleKind, Duration)>,
     newest: Option<ProbeOutcome>,
+    /// When the probe of the newest outcome began; of one that was answered with an error: when it ended.
+    began: Option<Time>,
     /// The newest failure that counted.
     failure: Option<Failure>,
 }
@@ -82,6 +84,7 @@ impl CheckHealth {
             clocks: Clocks::default(),
             borne: None,
             newest: None,
+            began: None,
             failure: None,
         }
     }
@@ -95,6 +98,7 @@ impl CheckHealth {
             clocks: self.clocks,
             borne: self.borne,
             newest: self.newest.clone(),
+            began: self.began,
             failure: self.failure.clone(),
             ..Self::unknown(check)
         }
@@ -102,11 +106,18 @@ impl CheckHealth {
 
     pub(super) fn on_outcome(&mut self, now: Time, outcome: &ProbeOutcome) {
         self.newest = Some(outcome.clone());
+        self.began = Some(now.ago(outcome.took()));
         match (outcome.verdict(), outcome) {
             (Verdict::Pass, _) => self.on_pass(),
             (Verdict::Fail, ProbeOutcome::Failed(failure)) => self.on_failure(now, failure),
             _ => {}
         }
+    }
+
+    /// Whether a probe that began at this moment or later has ended. A check that fails has had its say: it need not say it
+    /// once more.
+    pub(super) fn has_answered_since(&self, moment: Time) -> bool {
+        self.state == CheckState::Failing || self.began.is_some_and(|began| began >= moment)
     }
 
     fn on_pass(&mut self) {

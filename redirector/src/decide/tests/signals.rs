@@ -1,11 +1,13 @@
 //! Signals: when probers look, what is told of it, and what a signal cannot do.
 
+use std::time::Duration;
+
 use super::world::*;
 use crate::{
     decide::Action,
     model::{
-        Borne, Combine, Effect, MemberId, MemberState, RedisErrorKind, ServiceState, Signal, SignalKind,
-        Signals, SwitchKind, TroubleKind,
+        Borne, Cause, Check, CheckId, CheckKind, Combine, Effect, Failure, Lag, MemberId, MemberState, Phase,
+        ProbeOutcome, RedisErrorKind, ServiceState, Signal, SignalKind, Signals, SwitchKind, TroubleKind,
     },
 };
 
@@ -275,8 +277,117 @@ fn what_a_probe_has_answered_is_not_named_later() {
     }
     let waits = world.core.next_deadline().unwrap().since(world.now);
     assert!(waits > ms(10), "{waits:?}");
-    world.probe(PARIS, &pass()).is(PARIS, Dead).run(s(5));
+    world.run(ms(1)).probe(PARIS, &pass()).is(PARIS, Dead).run(s(5));
     assert_eq!(borne(&world, PARIS).signal, None);
+}
+
+/// Nobody is probed but by the test, and `checks` are the members'.
+fn by_hand(checks: Vec<Check>) -> World {
+    let mut world = World::settled(with_checks(orders(), checks));
+    for member in [PARIS, DUBLIN] {
+        world.is(member, NeverProbed);
+        (0..world.core.service.checks.len()).for_each(|check| at(&mut world, member, 0, check, &pass()));
+    }
+    world.assert_state(PARIS, MemberState::Up);
+    world.run(s(1));
+    world
+}
+
+/// A probe of an address ends now.
+fn at(world: &mut World, member: MemberId, number: u8, check: usize, outcome: &ProbeOutcome) {
+    let (now, address) = (world.now, address(member, number));
+    world.core.on_probe(now, member, address, CheckId(check), outcome);
+    world.drain_actions();
+}
+
+fn took(latency: Duration) -> ProbeOutcome {
+    ProbeOutcome::Passed { latency }
+}
+
+fn check_of(kind: CheckKind, name: &str) -> Check {
+    Check { name: name.to_owned(), ..Check::of(kind) }
+}
+
+/// The kernel of a frozen server goes on accepting connections: that used to clear the alarm.
+#[test]
+fn a_check_that_cannot_tell_does_not_clear_the_alarm() {
+    let mut world = by_hand(vec![check_of(CheckKind::Ping, "ping"), check_of(CheckKind::Tcp, "tcp")]);
+    world.signal(PARIS, SignalKind::Stalled).run(ms(1));
+    at(&mut world, PARIS, 0, 1, &pass());
+    let after = s(1);
+    let stalled = ProbeOutcome::Failed(Failure { phase: Phase::Command, cause: Cause::TimedOut(after) });
+    for _ in 0..3 {
+        world.run(after);
+        at(&mut world, PARIS, 0, 0, &stalled);
+        at(&mut world, PARIS, 0, 1, &pass());
+    }
+    let borne = borne(&world, PARIS);
+    assert_eq!((borne.trouble, borne.signal), (TroubleKind::Stall, Some(SignalKind::Stalled)));
+}
+
+/// What asks somebody else about the member says nothing of its traffic, and is not waited for.
+#[test]
+fn a_check_that_follows_no_signal_neither_clears_the_alarm_nor_keeps_it() {
+    let lag = CheckKind::Lag(Lag { tolerance: ms(100), extended: true, of: None });
+    let lag = Check { effect: Effect::Gate, ..check_of(lag, "lag") };
+    let http = Check { kind: lag.kind.clone(), ..check_of(CheckKind::Tcp, "http") };
+    let checks = vec![check_of(CheckKind::Ping, "ping"), lag, http];
+    for answers in [true, false] {
+        let mut world = by_hand(checks.clone());
+        world.signal(PARIS, SignalKind::Reset).run(ms(1));
+        for check in if answers { 0..1 } else { 1..3 } {
+            at(&mut world, PARIS, 0, check, &pass());
+        }
+        world.run(s(1));
+        (0..3).for_each(|_| at(&mut world, PARIS, 0, 0, &fail()));
+        assert_eq!(borne(&world, PARIS).signal, (!answers).then_some(SignalKind::Reset));
+    }
+}
+
+/// A long way: what was asked before the member died is answered after the kernel has seen it die.
+#[test]
+fn a_probe_that_began_before_the_signal_does_not_clear_the_alarm() {
+    for (began_before, named) in [(ms(50), Some(SignalKind::Silent)), (ms(5), None)] {
+        let mut world = by_hand(vec![check()]);
+        world.signal(PARIS, SignalKind::Silent).run(ms(10));
+        at(&mut world, PARIS, 0, 0, &took(began_before));
+        world.run(ms(100));
+        (0..3).for_each(|_| at(&mut world, PARIS, 0, 0, &fail()));
+        assert_eq!(borne(&world, PARIS).signal, named, "{began_before:?}");
+    }
+}
+
+/// The other address of the same member answers first.
+#[test]
+fn one_address_does_not_answer_for_another() {
+    let mut world = by_hand(vec![check()]);
+    world.has(PARIS, &[address(PARIS, 0), address(PARIS, 1)]).is(PARIS, NeverProbed);
+    (0..2).for_each(|number| at(&mut world, PARIS, number, 0, &pass()));
+    world.run(s(1)).signal(PARIS, SignalKind::Unreachable).run(ms(1));
+    at(&mut world, PARIS, 1, 0, &pass());
+    for _ in 0..3 {
+        world.run(ms(50));
+        (0..2).for_each(|number| at(&mut world, PARIS, number, 0, &fail()));
+    }
+    assert_eq!(borne(&world, PARIS).signal, Some(SignalKind::Unreachable));
+}
+
+/// Two kinds that waited are looked at together: the one that saw the trouble first is named.
+#[test]
+fn of_several_signals_the_one_whose_trouble_began_first_is_named() {
+    let mut world = by_hand(vec![check()]);
+    world.signal(PARIS, SignalKind::Retransmitted);
+    at(&mut world, PARIS, 0, 0, &took(Duration::ZERO));
+    world.run(ms(1));
+    for (kind, ago) in [(SignalKind::Refused, ms(5)), (SignalKind::Silent, ms(100))] {
+        let now = world.now;
+        world.core.on_signal(now, PARIS, &Signal { kind, ago, count: 1 });
+    }
+    world.run(ms(100));
+    assert_eq!(world.looks(PARIS).len(), 2, "each was looked at by itself");
+    (0..3).for_each(|_| at(&mut world, PARIS, 0, 0, &fail()));
+    let borne = borne(&world, PARIS);
+    assert_eq!((borne.signal, borne.signalled), (Some(SignalKind::Silent), Some(ms(200))));
 }
 
 #[test]

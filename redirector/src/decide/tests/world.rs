@@ -346,6 +346,8 @@ impl World {
                     continue;
                 }
                 let outcome = match probed.condition {
+                    // It was asked for at this very moment.
+                    Alive if probed.asked => Some(ProbeOutcome::Passed { latency: Duration::ZERO }),
                     Alive => Some(pass()),
                     Dead => Some(fail()),
                     WrongPassword => Some(inconclusive()),
@@ -371,7 +373,7 @@ impl World {
         }
     }
 
-    fn drain_actions(&mut self) {
+    pub(super) fn drain_actions(&mut self) {
         while let Some(action) = self.core.poll_action() {
             if let Action::Pace { member, address, pace } = action {
                 let all = &mut self.members[member.0];

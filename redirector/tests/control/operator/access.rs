@@ -7,6 +7,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::Path,
     thread,
+    time::Duration,
 };
 
 use redirector::{
@@ -140,6 +141,34 @@ async fn readers_do_not_keep_operators_out() {
     drop(held);
 }
 
+/// Who is turned away is told so, also when the agent has done with them before they have asked.
+#[tokio::test]
+async fn who_is_turned_away_is_told_why() {
+    let (agent, _heard) = agent(root_only());
+    open_to_all(&agent);
+    let socket = agent.socket().to_owned();
+    let told = tokio::task::spawn_blocking(move || {
+        as_user(1000, 1000, &[], move || {
+            let held: Vec<_> = (0..48).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let told =
+                (0..50).map(|_| runtime.block_on(client::status(&socket, None)).unwrap_err().to_string());
+            let mut told: Vec<_> = told.collect();
+            let mut late = UnixStream::connect(&socket).unwrap();
+            thread::sleep(Duration::from_millis(50));
+            late.write_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("somebody reads it");
+            let mut answer = String::new();
+            late.read_to_string(&mut answer).expect("and answers");
+            told.push(answer);
+            drop(held);
+            told
+        })
+    });
+    let Some(told) = told.await.unwrap() else { return };
+    let wrong: Vec<_> = told.iter().filter(|told| !told.contains("who may only read")).collect();
+    assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), told.len(), wrong[0]);
+}
+
 /// Asks, and reads the first words of the answer only.
 fn begin(socket: &Path, path: &str) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(socket).expect("the agent listens");
@@ -166,7 +195,7 @@ async fn those_who_stay_do_not_keep_operators_out() {
         Request::Totals { reply, .. } => {
             drop(reply.send(Ok(Totals { version: VERSION, flows: 0, totals: Vec::new() })));
         }
-        Request::Status { reply } => drop(reply.send(status_of(two_services()))),
+        Request::Status { reply, .. } => drop(reply.send(status_of(two_services()))),
         Request::Operate { service, asked, reply, .. } => drop(reply.send(Ok(answer(service, &asked)))),
         other => panic!("{other:?}"),
     });

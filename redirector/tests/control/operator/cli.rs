@@ -110,13 +110,13 @@ fn leaving(active_for: u32, flows_for: u32) -> Agent {
             let answer = Answer { left: Some(left), ..answer(service, &asked) };
             reply.send(Ok(answer)).expect("the client waits");
         }
-        Request::Status { reply } => {
+        Request::Status { reply, .. } => {
             looks += 1;
             let mut orders = service("orders", ServiceState::Ok);
             orders.active = Some(if looks <= active_for { "paris" } else { "dublin" }.into());
             drop(reply.send(status_of(vec![orders])));
         }
-        Request::Totals { filter, reply } => {
+        Request::Totals { filter, reply, .. } => {
             assert_eq!(
                 (filter.service.as_deref(), filter.member.as_deref()),
                 (Some("orders"), Some("paris"))
