@@ -57,6 +57,7 @@ mod choice;
 mod command;
 pub mod detection;
 mod drains;
+mod early_end;
 mod explain;
 mod flap;
 mod health;
@@ -104,6 +105,8 @@ pub struct Core {
     flaps: Vec<Flap>,
     /// When each member failed a round last.
     rejected: Vec<Option<Time>>,
+    /// When the active member was heard again that had begun to fail together with each of the others.
+    heard_again: Vec<Option<Time>>,
     /// What hooks said against each member last.
     vetoed: Vec<Option<Vetoed>>,
     /// What the traffic of each member has shown.
@@ -147,6 +150,7 @@ impl Core {
             answers: vec![Answers::default(); members],
             flaps: vec![Flap::default(); members],
             rejected: vec![None; members],
+            heard_again: vec![None; members],
             vetoed: vec![None; members],
             seen: vec![Seen::default(); members],
             asks: 0,

@@ -177,6 +177,7 @@ impl Core {
         self.told = carried(&self.told, members, MemberState::Unknown);
         self.flaps = carried(&self.flaps, members, Flap::default());
         self.rejected = carried(&self.rejected, members, None);
+        self.heard_again = carried(&self.heard_again, members, None);
         self.seen = carried(&self.seen, members, Seen::default());
         if old.signals != self.service.signals {
             self.seen.iter_mut().for_each(Seen::begin_anew);

@@ -11,7 +11,8 @@
 //! | *late* | the agent was not scheduled | leaving a member that went down since, until a probe has failed that began since |
 //!
 //! A blackout does not count as flapping either.
-//! Doubt and lateness delay the early end of a drain in the same way, for the member that is drained and down ([`Core::end_drains_of_the_dead`]).
+//! Doubt and lateness delay the early end of a drain in the same way, for the member that is drained and down; that waits for more
+//! than this: [`early_end`](super::early_end).
 
 use std::time::Duration;
 
@@ -138,7 +139,9 @@ impl Core {
     }
 
     fn all_in_doubt(&self, active: MemberId) -> Option<Doubt> {
-        let mut up = self.candidates().filter(|member| self.is_up(*member)).peekable();
+        // The standing one is another than `active` when that one is drained.
+        let others = self.candidates().chain(self.standing.active());
+        let mut up = others.filter(|member| self.is_up(*member)).peekable();
         up.peek()?;
         up.all(|member| self.fails_with(member, active)).then(|| Doubt {
             why: "every other member began to fail with it, as when this host is cut off: one of them must answer"
