@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     decide::{ResumedSwitch, Switch},
     kept::{self, Writer},
-    model::{Epoch, MemberId, Service, SwitchKind},
+    model::{Epoch, FlowPolicy, MemberId, Service, SwitchKind},
 };
 
 /// A switch as it is kept.
@@ -19,6 +19,9 @@ struct Record {
     epoch: u32,
     from: Option<String>,
     kind: SwitchKind,
+    /// What became of the flows of `from`; earlier agents did not write it down.
+    #[serde(default)]
+    policy: Option<FlowPolicy>,
     reason: String,
     /// RFC 3339.
     at: String,
@@ -48,6 +51,7 @@ impl History {
         Some(ResumedSwitch {
             from: record.from.as_ref().and_then(member).map(MemberId),
             kind: record.kind,
+            policy: record.policy,
             reason: record.reason.clone(),
             // A clock that was set back makes the switch a new one.
             age: SystemTime::now().duration_since(at).unwrap_or_default(),
@@ -60,6 +64,7 @@ impl History {
             epoch: switch.epoch.0,
             from: switch.from.map(|member| service.members[member.0].name.clone()),
             kind: switch.kind,
+            policy: Some(switch.policy),
             reason: switch.reason.clone(),
             at: humantime::format_rfc3339_millis(at).to_string(),
         };

@@ -13,14 +13,15 @@ impl Core {
         if let Some(active) = active {
             self.standing = Standing::Active(active);
         }
-        let Some(ResumedSwitch { from, kind, reason, age }) = last else {
+        let Some(ResumedSwitch { from, kind, policy, reason, age }) = last else {
             return;
         };
         let rest_of = |whole: Duration| whole.saturating_sub(age);
         if kind != SwitchKind::Manual {
             self.hold_until = self.now + rest_of(self.service.failback.hold_down);
         }
-        let policy = self.policy(from, kind);
+        // No verdict says by now whether the member that was left lived then.
+        let policy = policy.unwrap_or_else(|| self.policy(from, kind));
         let over = self.spread_over(from, kind, policy);
         if floor < epoch {
             match policy {

@@ -300,8 +300,13 @@ fn a_member_that_is_active_again_is_left_by_a_failover() {
 
 #[test]
 fn the_next_agent_ends_it_too() {
-    let last =
-        ResumedSwitch { from: Some(PARIS), kind: SwitchKind::Failback, reason: String::new(), age: s(1) };
+    let last = ResumedSwitch {
+        from: Some(PARIS),
+        kind: SwitchKind::Failback,
+        policy: None,
+        reason: String::new(),
+        age: s(1),
+    };
     let resumed = Resumed { active: Some(DUBLIN), epoch: Epoch(7), floor: Epoch(6), last: Some(last) };
     let service = Service { drain_timeout: s(600), ..orders() };
     let mut world = World::resumed(service, Some(resumed));

@@ -197,13 +197,15 @@ fn combine() -> impl Strategy<Value = Combine> {
 
 fn resumed(members: usize) -> impl Strategy<Value = Resumed> {
     let kinds = vec![SwitchKind::Initial, SwitchKind::Failover, SwitchKind::Failback, SwitchKind::Manual];
-    let last =
-        (option::of(0..members), select(kinds), 0_u64..8000).prop_map(|(from, kind, age)| ResumedSwitch {
+    let last = (option::of(0..members), select(kinds), option::of(flow_policy()), 0_u64..8000).prop_map(
+        |(from, kind, policy, age)| ResumedSwitch {
             from: from.map(MemberId),
             kind,
+            policy,
             reason: String::new(),
             age: Duration::from_millis(age),
-        });
+        },
+    );
     (option::of(0..members), 1_u32..9, 0_u32..9, option::of(last)).prop_map(|(active, epoch, floor, last)| {
         let active = active.map(MemberId);
         Resumed { active, epoch: Epoch(epoch), floor: Epoch(floor.min(epoch)), last }

@@ -50,8 +50,13 @@ fn a_failover_in_the_middle_ends_it() {
 
 #[test]
 fn the_next_agent_goes_on_with_what_is_left_of_it() {
-    let last =
-        ResumedSwitch { from: Some(PARIS), kind: SwitchKind::Manual, reason: String::new(), age: ms(500) };
+    let last = ResumedSwitch {
+        from: Some(PARIS),
+        kind: SwitchKind::Manual,
+        policy: None,
+        reason: String::new(),
+        age: ms(500),
+    };
     let resumed = Resumed { active: Some(DUBLIN), epoch: Epoch(7), floor: Epoch(6), last: Some(last) };
     let start = Time(s(3600));
     let known = [offered(&[address(PARIS, 0)]), offered(&[address(DUBLIN, 0)])];

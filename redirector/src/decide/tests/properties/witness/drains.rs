@@ -11,11 +11,11 @@ use crate::{
 /// What an earlier agent had not finished.
 pub(super) fn resumed_drain(service: &Service, resumed: &Resumed) -> Option<(MemberId, Epoch)> {
     let last = resumed.last.as_ref()?;
-    let policy = match last.kind {
+    let policy = last.policy.unwrap_or(match last.kind {
         SwitchKind::Initial => FlowPolicy::Keep,
         SwitchKind::Failover => service.on_failover,
         SwitchKind::Failback | SwitchKind::Manual => service.on_failback,
-    };
+    });
     let is_spread = last.kind != SwitchKind::Failover && !service.reset_over.is_zero();
     let ends_later = policy == FlowPolicy::Drain || policy == FlowPolicy::Reset && is_spread;
     let drain = (last.from?, resumed.epoch);
