@@ -2,12 +2,8 @@
 //!
 //! The agent sends a segment of a flow's client out of the VIP device, where the programs take it like any other. Its
 //! control bits are SYN and RST at once: no host sends that, it has no meaning in RFC 9293, and netfilter takes it for
-//! invalid. There are two kinds:
-//!
-//! * With data it is a list of [`Target`]s and carries out an [`Order`]: for many flows with one packet, because a switch makes
-//!   a hundred thousand of them wait.
-//! * Without data, the member of the flow with these ends is to be. Sequence and acknowledgement number are the two
-//!   halves of its incarnation. The programs make these out of a list.
+//! invalid. Its data is a list of [`Target`]s for an [`Order`]: many flows in one packet, because a switch makes a hundred
+//! thousand of them wait.
 //!
 //! [`Flow::incarnation`] names one entry: the flow that took its place meanwhile is not touched. Half of that is a random
 //! number that nobody but this host knows, as with the sequence numbers of a reset: who can send such a segment and does not
@@ -16,7 +12,7 @@
 //! [`Flow::incarnation`]: crate::flow::Flow::incarnation
 
 use crate::{
-    addr::{Port, Tuple},
+    addr::Tuple,
     build,
     packet::{ETHERNET, Flags, IPV4, IPV6, PROTOCOL_TCP, Segment, TCP},
     reset,
@@ -24,22 +20,13 @@ use crate::{
 
 const ASKS: u8 = Flags::SYN | Flags::RST;
 
-/// What a segment asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// Something to be done with what it lists.
-    All(Order),
-    /// A reset for the member of its flow, if that has this incarnation.
-    Member(u64),
-}
-
 /// What is to be done with the flows of a list.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Reset their clients. No further control bit stands for it.
     ResetClients = 0,
-    /// Reset their members: PSH.
+    /// Reset their members, and remove each whose client is known to have no socket any more: PSH.
     ResetMembers = 1,
     /// Remove them, both halves: URG.
     Forget = 2,
@@ -66,13 +53,11 @@ impl Order {
 /// What a segment asks for; `None`: it is an ordinary one.
 #[inline(always)]
 #[must_use]
-pub const fn asked_for(segment: &Segment) -> Option<Ask> {
-    if segment.flags.0 & (ASKS | Flags::ACK | Flags::FIN) != ASKS {
-        None
-    } else if segment.data() > 0 {
-        Some(Ask::All(Order::of(segment.flags.0)))
+pub const fn asked_for(segment: &Segment) -> Option<Order> {
+    if segment.flags.0 & (ASKS | Flags::ACK | Flags::FIN) == ASKS && segment.data() > 0 {
+        Some(Order::of(segment.flags.0))
     } else {
-        Some(Ask::Member(joined([segment.sequence, segment.acknowledged])))
+        None
     }
 }
 
@@ -84,25 +69,55 @@ pub struct Target {
     pub client_side: Tuple,
     /// Its incarnation, the low half first.
     pub incarnation: [u32; 2],
+    /// Where its client's socket is, if it is there.
+    pub home: Home,
 }
 
 impl Target {
     /// A flow by what names exactly one.
     #[must_use]
-    pub const fn new(client_side: Tuple, incarnation: u64) -> Self {
-        Self { client_side, incarnation: [incarnation as u32, (incarnation >> 32) as u32] }
+    pub const fn new(client_side: Tuple, incarnation: u64, home: Home) -> Self {
+        Self { client_side, incarnation: [incarnation as u32, (incarnation >> 32) as u32], home }
     }
 
     /// As the flow table has it.
     #[inline(always)]
     #[must_use]
     pub const fn incarnation(&self) -> u64 {
-        joined(self.incarnation)
+        let [low, high] = self.incarnation;
+        (high as u64) << 32 | low as u64
     }
 }
 
-const fn joined([low, high]: [u32; 2]) -> u64 {
-    (high as u64) << 32 | low as u64
+/// The network namespace that a client's socket is in, as `bpf_skc_lookup_tcp` wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home(i32);
+
+impl Home {
+    /// The agent's own.
+    pub const HERE: Self = Self(-1);
+    /// On another machine, or behind a translation: who asks for its socket learns nothing.
+    pub const UNKNOWN: Self = Self(i32::MIN);
+
+    /// The one that the agent's has this number for (`RTM_GETNSID`); it is not negative.
+    #[must_use]
+    pub const fn beside(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// For the kernel; `None`: unknown.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> Option<i32> {
+        if self.0 == Self::UNKNOWN.0 { None } else { Some(self.0) }
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
 }
 
 /// Flows of one list at most. A program handles one and hands the packet on to itself for the next, which the kernel allows
@@ -115,53 +130,20 @@ const HEADERS: usize = ETHERNET + IPV6 + TCP;
 pub const TARGET: usize = size_of::<Target>();
 
 /// A frame and its length.
-pub type Frame<const N: usize> = ([u8; N], usize);
-
-/// The TCP header that asks for the member of a flow to be reset, as words in network byte order.
-#[inline(always)]
-#[must_use]
-pub const fn header(flow: &Target) -> [u32; 5] {
-    let [low, high] = flow.incarnation;
-    let mut header = reset::header(&flow.client_side, reset::Numbers { sequence: low, acknowledged: None });
-    header[2] = high.to_be();
-    header[3] |= u32::from_ne_bytes([0, Flags::SYN, 0, 0]);
-    header
-}
-
-/// The frame that asks for the member of a flow to be reset.
-#[must_use]
-pub fn for_member(flow: &Target) -> Frame<HEADERS> {
-    request(flow, &header(flow), 0)
-}
+pub type Frame = ([u8; HEADERS + MOST * TARGET], usize);
 
 /// The frame that gives an order for these flows: at least one, and at most [`MOST`], all with the first one's version of IP.
 #[must_use]
-pub fn for_all(flows: &[Target], order: Order) -> Frame<{ HEADERS + MOST * TARGET }> {
+pub fn for_all(flows: &[Target], order: Order) -> Frame {
     debug_assert!(!flows.is_empty() && flows.len() <= MOST);
-    let mut tcp = header(&flows[0]);
-    tcp[3] |= u32::from_ne_bytes([0, order.flags(), 0, 0]);
-    let (mut frame, mut at) = request(&flows[0], &tcp, flows.len() * TARGET);
-    for flow in flows {
-        let Tuple { near, far, near_port, far_port } = flow.client_side;
-        let ports = [near_port, far_port].map(Port::wire).map(u16::to_ne_bytes);
-        let words = near.0.iter().chain(&far.0).copied().chain([u32::from_ne_bytes([
-            ports[0][0],
-            ports[0][1],
-            ports[1][0],
-            ports[1][1],
-        ])]);
-        for word in words.chain(flow.incarnation) {
-            frame[at..at + 4].copy_from_slice(&word.to_ne_bytes());
-            at += 4;
-        }
-    }
-    (frame, at)
-}
-
-/// The headers of a request, before `data` bytes.
-fn request<const N: usize>(flow: &Target, tcp: &[u32], data: usize) -> Frame<N> {
-    let ends = &flow.client_side;
-    let mut frame = [0; N];
+    let ends = &flows[0].client_side;
+    let v4 = ends.near.is_v4();
+    let mut tcp = reset::header(ends, reset::Numbers { sequence: 0, acknowledged: None });
+    tcp[3] |= u32::from_ne_bytes([0, Flags::SYN | order.flags(), 0, 0]);
+    let length = reset::LENGTH + (flows.len() * TARGET) as u16;
+    let mut frame = [0; HEADERS + MOST * TARGET];
+    // The addresses of the link layer are nobody's: the frame goes no further than to the program.
+    frame[12..ETHERNET].copy_from_slice(&if v4 { [0x08, 0x00] } else { [0x86, 0xdd] });
     let mut at = ETHERNET;
     let mut put = |words: &[u32]| {
         for word in words {
@@ -169,16 +151,18 @@ fn request<const N: usize>(flow: &Target, tcp: &[u32], data: usize) -> Frame<N> 
             at += 4;
         }
     };
-    let v4 = ends.near.is_v4();
-    let length = reset::LENGTH + data as u16;
     if v4 {
         put(&build::ipv4_header(ends, 0, PROTOCOL_TCP, length)[..IPV4 / 4]);
     } else {
         put(&build::ipv6_header(ends, PROTOCOL_TCP, length));
     }
-    put(tcp);
-    // The addresses of the link layer are nobody's: the frame goes no further than to the program.
-    frame[12..ETHERNET].copy_from_slice(&if v4 { [0x08, 0x00] } else { [0x86, 0xdd] });
+    put(&tcp);
+    for Target { client_side: Tuple { near, far, near_port, far_port }, incarnation, home } in flows {
+        let [[a, b], [c, d]] = [near_port, far_port].map(|port| port.wire().to_ne_bytes());
+        put(&near.0);
+        put(&far.0);
+        put(&[u32::from_ne_bytes([a, b, c, d]), incarnation[0], incarnation[1], home.0.cast_unsigned()]);
+    }
     (frame, at)
 }
 
@@ -200,19 +184,9 @@ mod tests {
                 IPV6,
             ),
         ];
-        ends.map(|(near, far, header)| (Target::new(Tuple::between(near, far), INCARNATION), header))
-    }
-
-    #[test]
-    fn a_request_for_a_member_carries_the_tuple_and_the_incarnation() {
-        for (target, header) in targets() {
-            let (frame, length) = for_member(&target);
-            assert_eq!(length, ETHERNET + header + TCP);
-            let tcp = &frame[ETHERNET + header..length];
-            assert_eq!(tcp[..4], [0x9c, 0x40, 0x18, 0xeb], "40000 to 6379");
-            assert_eq!(tcp[4..12], [0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67]);
-            assert_eq!(tcp[12..14], [0x50, Flags::SYN | Flags::RST]);
-        }
+        ends.map(|(near, far, header)| {
+            (Target::new(Tuple::between(near, far), INCARNATION, Home::beside(5)), header)
+        })
     }
 
     #[test]
@@ -224,7 +198,8 @@ mod tests {
                 assert_eq!(data.len(), count * TARGET);
                 for target in data.chunks(TARGET) {
                     assert_eq!(target[32..36], [0x9c, 0x40, 0x18, 0xeb], "the ports, as a packet has them");
-                    assert_eq!(target[36..], INCARNATION.to_ne_bytes());
+                    assert_eq!(target[36..44], INCARNATION.to_ne_bytes());
+                    assert_eq!(target[44..], 5_i32.to_ne_bytes());
                 }
                 let total = u16::from_be_bytes(if target.client_side.near.is_v4() {
                     [frame[ETHERNET + 2], frame[ETHERNET + 3]]
@@ -251,10 +226,10 @@ mod tests {
             fragment: 0,
             id: 0,
         };
-        assert_eq!(asked_for(&segment(ASKS, 0)), Some(Ask::Member(INCARNATION)));
         for order in [Order::ResetClients, Order::ResetMembers, Order::Forget] {
-            assert_eq!(asked_for(&segment(ASKS | order.flags(), 44)), Some(Ask::All(order)));
+            assert_eq!(asked_for(&segment(ASKS | order.flags(), TARGET as u32)), Some(order));
         }
+        assert_eq!(asked_for(&segment(ASKS, 0)), None, "a list of nothing");
         assert!(Flags(ASKS).is_reset() && !Flags(ASKS).is_open(), "it goes the way of rare segments");
         let (syn, rst, ack, fin) = (Flags::SYN, Flags::RST, Flags::ACK, Flags::FIN);
         for flags in [syn, rst, ack, syn | ack, rst | ack, fin | ack, ASKS | ack, ASKS | fin] {

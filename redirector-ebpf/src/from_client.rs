@@ -4,7 +4,7 @@
 
 use redirector_common::{
     flow::{Flow, Step, Way, on_client_segment},
-    inject::{Ask, asked_for},
+    inject::{Order, asked_for},
     layout::Continuation,
     outcome::Outcome,
     packet::{Segment, translate},
@@ -35,7 +35,7 @@ enum Plan {
     /// Answer with a reset to both ends.
     ResetBoth(&'static Flow),
     /// Do what the agent asks for.
-    Inject(Ask),
+    Inject(Order),
     /// Open a flow in the place of a stale one.
     Replace(&'static mut Flow),
 }
@@ -71,15 +71,14 @@ pub fn handle<H: Hook>(hook: &mut H, segment: &Segment) -> Verdict<H> {
         Plan::Refuse(outcome) => hook.refuse(outcome),
         Plan::ResetBoth(flow) => reset::both(hook, segment, &segment.ends, flow, Sender::Client),
         Plan::Replace(flow) => reset::replaced(hook, segment, flow),
-        Plan::Inject(Ask::All(order)) => inject::all(hook, segment, order),
-        Plan::Inject(Ask::Member(incarnation)) => inject::member(hook, segment, incarnation),
+        Plan::Inject(order) => inject::take(hook, segment, order),
     }
 }
 
 #[inline(always)]
 fn decide<H: Hook>(hook: &H, segment: &Segment) -> Plan {
-    if let Some(ask) = asked_for(segment).filter(|_| hook.is_of_this_host()) {
-        return Plan::Inject(ask);
+    if let Some(order) = asked_for(segment).filter(|_| hook.is_of_this_host()) {
+        return Plan::Inject(order);
     }
     if let Some(flow) = maps::flow(&segment.ends) {
         let stale = flow.is_stale(&maps::standing(flow));

@@ -14,6 +14,13 @@ use redirector_common::{
 
 use crate::maps;
 
+/// Where a copy goes on the way to a member.
+pub struct Next {
+    pub route: Route,
+    /// The link-layer addresses of the neighbour and of the device, as an Ethernet header begins; where there is none: zeros.
+    pub link: [u32; 3],
+}
+
 /// A packet at one of the hooks.
 pub trait Hook: Packet + Sized {
     /// What a program returns.
@@ -44,6 +51,9 @@ pub trait Hook: Packet + Sized {
 
     /// Sends a copy the way of [`Hook::to_client`] and keeps the packet.
     fn copy_to_client(&mut self);
+
+    /// Sends a copy the way of [`Hook::to_member`] and keeps the packet.
+    fn copy_to_member(&mut self, next: &Next);
 
     /// Sends a copy out of the VIP device, as clients do, and keeps the packet.
     fn copy_to_vip(&mut self);
@@ -77,6 +87,16 @@ pub trait Hook: Packet + Sized {
             Way::Neighbour | Way::Plain => self.route(&flow.member_side, v6),
         }
     }
+
+    /// As [`Hook::route_of`], with what a copy needs: nothing looks for its neighbour on the way out. `None` also where that is
+    /// not known.
+    fn next_of(&self, flow: &Flow, v6: bool) -> Option<Next>;
+
+    /// Whether a socket has these ends, with the far one its peer, in a network namespace that [`Home::number`] names. One that
+    /// listens for anybody, or only waits for late segments (TIME-WAIT), is none.
+    ///
+    /// [`Home::number`]: redirector_common::inject::Home::number
+    fn has_socket(&self, ends: &Tuple, v6: bool, home: i32) -> bool;
 
     /// Whether the packet was made on this host, in this network namespace.
     fn is_of_this_host(&self) -> bool;

@@ -6,9 +6,8 @@
 use core::hint::black_box;
 
 use redirector_common::{
-    addr::Tuple,
     flow::Flow,
-    inject::{MOST, Order, TARGET, Target, header},
+    inject::{MOST, Order, TARGET, Target},
     layout::Continuation,
     outcome::Outcome,
     packet::{Parsed, Segment, TCP},
@@ -22,7 +21,7 @@ use crate::{
     log, maps,
 };
 
-/// A list that is being worked off. The packet that brought it becomes one reset after the other.
+/// A list that is being worked off. The packet that brought it becomes one reset after the other, and a copy of each is sent.
 #[repr(C)]
 pub struct List {
     targets: [Target; MOST],
@@ -33,26 +32,9 @@ pub struct List {
     done: u32,
 }
 
-/// Turns a request into the reset of a flow's member.
-#[inline(always)]
-pub fn member<H: Hook>(hook: &mut H, request: &Segment, incarnation: u64) -> Verdict<H> {
-    let Some(flow) = maps::flow(&request.ends).filter(|flow| flow.incarnation == incarnation) else {
-        return Verdict::drop(Outcome::ResetDropped, None);
-    };
-    let member = Some(flow.member);
-    let Some(route) = hook.route_of(flow, request.v6) else {
-        return Verdict::drop(Outcome::DroppedNoRoute, member);
-    };
-    log::reset(hook.context(), &request.ends, Outcome::ResetMember);
-    match hook.become_reset(request, &flow.member_side, for_member(flow)) {
-        Some(()) => Verdict { outcome: Outcome::ResetMember, member, action: hook.to_member(&route) },
-        None => Verdict::drop(Outcome::DroppedKernel, member),
-    }
-}
-
 /// Takes a list out of its packet, and hands that on to the program that works it off.
 #[inline(always)]
-pub fn all<H: Hook>(hook: &mut H, request: &Segment, order: Order) -> Verdict<H> {
+pub fn take<H: Hook>(hook: &mut H, request: &Segment, order: Order) -> Verdict<H> {
     let Some(list) = maps::list() else { return Verdict::drop(Outcome::DroppedKernel, None) };
     // One less than there are: from "not none" Linux 6.1 does not learn "at least one". The compiler knows these bounds, and would
     // not say them to the verifier.
@@ -80,26 +62,18 @@ pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     };
     let is_last = number + 1 >= list.count;
     list.done = number + 1;
-    let ends = &target.client_side;
-    let of_this_version = ends.near.is_v4() != packet.v6;
-    let flow = maps::flow(ends).filter(|flow| of_this_version && flow.incarnation == target.incarnation());
+    let of_this_version = target.client_side.near.is_v4() != packet.v6;
+    let flow = maps::flow(&target.client_side)
+        .filter(|flow| of_this_version && flow.incarnation == target.incarnation());
     let verdict = match flow {
         None => Verdict::drop(Outcome::ResetDropped, None),
-        Some(flow) if list.order == Order::Forget as u32 => forget(target, flow),
-        Some(flow) if list.order == Order::ResetClients as u32 => client(hook, &packet, ends, flow, is_last),
-        Some(_) => {
-            // A request for this one, which goes the way of all packets to the VIP from the start: a program can send a copy to
-            // a device, but to no neighbour.
-            if hook.become_segment(&packet, ends, &header(target)).is_none() {
-                Verdict::drop(Outcome::DroppedKernel, None)
-            } else if is_last {
-                return hook.continue_in(Continuation::FromClient);
-            } else {
-                hook.copy_to_vip();
-                // Counted there.
-                return hook.continue_in(Continuation::Inject);
-            }
+        Some(flow) if list.order == Order::Forget as u32 => {
+            let member = flow.member;
+            forget(target, flow);
+            Verdict::drop(Outcome::Forgotten, Some(member))
         }
+        Some(flow) if list.order == Order::ResetClients as u32 => client(hook, &packet, target, flow),
+        Some(flow) => member(hook, &packet, target, flow),
     };
     if is_last {
         return verdict;
@@ -108,27 +82,45 @@ pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     hook.continue_in(Continuation::Inject)
 }
 
+/// Sends the client its reset.
 #[inline(always)]
-fn forget<H: Hook>(target: &Target, flow: &mut Flow) -> Verdict<H> {
-    let (member, member_side) = (flow.member, flow.member_side);
-    half_open::on_end(flow, target.client_side.near);
-    maps::remove(&target.client_side, &member_side, target.incarnation());
-    Verdict::drop(Outcome::Forgotten, Some(member))
-}
-
-/// Sends the client its reset: a copy of the packet, or the last one the packet itself.
-#[inline(always)]
-fn client<H: Hook>(hook: &mut H, packet: &Segment, ends: &Tuple, flow: &Flow, is_last: bool) -> Verdict<H> {
-    let member = Some(flow.member);
+fn client<H: Hook>(hook: &mut H, packet: &Segment, target: &Target, flow: &Flow) -> Verdict<H> {
+    let (ends, member) = (&target.client_side, Some(flow.member));
     log::reset(hook.context(), ends, Outcome::ResetClient);
     if hook.become_reset(packet, &ends.reversed(), for_client(flow)).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    let action = if is_last {
-        hook.to_client()
-    } else {
-        hook.copy_to_client();
-        H::DROP
+    hook.copy_to_client();
+    Verdict::drop(Outcome::ResetClient, member)
+}
+
+/// Sends the member its reset. If the client's socket is gone, nobody needs the flow any more.
+#[inline(always)]
+fn member<H: Hook>(hook: &mut H, packet: &Segment, target: &Target, flow: &mut Flow) -> Verdict<H> {
+    let (member, member_side) = (Some(flow.member), flow.member_side);
+    log::reset(hook.context(), &target.client_side, Outcome::ResetMember);
+    let (numbers, next) = (for_member(flow), hook.next_of(flow, packet.v6));
+    let outcome = match next {
+        None => Outcome::DroppedNoRoute,
+        Some(next) => match hook.become_reset(packet, &member_side, numbers) {
+            None => Outcome::DroppedKernel,
+            Some(()) => {
+                hook.copy_to_member(&next);
+                Outcome::ResetMember
+            }
+        },
     };
-    Verdict { outcome: Outcome::ResetClient, member, action }
+    let home = target.home.number();
+    if home.is_some_and(|home| !hook.has_socket(&target.client_side, packet.v6, home)) {
+        forget(target, flow);
+        maps::count(Outcome::Forgotten, member, hook.length());
+    }
+    Verdict::drop(outcome, member)
+}
+
+#[inline(always)]
+fn forget(target: &Target, flow: &mut Flow) {
+    let member_side = flow.member_side;
+    half_open::on_end(flow, target.client_side.near);
+    maps::remove(&target.client_side, &member_side, target.incarnation());
 }

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{bindings::__sk_buff, helpers, programs::TcContext};
 use redirector_common::{
-    addr::Tuple,
+    addr::{Addr, Tuple},
     flow::Route,
     inject::{MOST, TARGET, Target},
     packet::IPV4,
@@ -47,6 +47,19 @@ const REDIR_NEIGH: i32 = 20;
 /// (which has forwarding on for this purpose). `None`: there is none.
 #[inline(always)]
 pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple, v6: bool, flags: u32) -> Option<Route> {
+    fib_lookup_with_link(skb, device, ends, v6, flags).map(|(route, _)| route)
+}
+
+/// As [`fib_lookup`]; with the link-layer addresses of the neighbour and of the device, as an Ethernet header begins, if they are
+/// known and `flags` do not say to pass them over.
+#[inline(always)]
+pub fn fib_lookup_with_link(
+    skb: *mut __sk_buff,
+    device: u32,
+    ends: &Tuple,
+    v6: bool,
+    flags: u32,
+) -> Option<(Route, Option<[u32; 3]>)> {
     const SUCCESS: i64 = 0;
     const NO_NEIGHBOUR: i64 = 7;
     const FRAGMENTATION_NEEDED: i64 = 8;
@@ -81,7 +94,11 @@ pub fn fib_lookup(skb: *mut __sk_buff, device: u32, ends: &Tuple, v6: bool, flag
     if !matches!(answer, SUCCESS | NO_NEIGHBOUR | FRAGMENTATION_NEEDED) {
         return None;
     }
-    Some(Route { family: u32::from(lookup.family), next_hop: lookup.destination, device: lookup.ifindex })
+    let route =
+        Route { family: u32::from(lookup.family), next_hop: lookup.destination, device: lookup.ifindex };
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (lookup.destination_mac, lookup.source_mac);
+    let link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
+    Some((route, (answer != NO_NEIGHBOUR).then_some(link)))
 }
 
 /// Leaves by the device of `route`, with the link-layer address of its next hop (Linux 5.10).
@@ -235,6 +252,43 @@ pub fn socket_cookie(skb: *mut __sk_buff) -> u64 {
     }
     // SAFETY: `skb` is the context that the program was given.
     unsafe { helpers::generated::bpf_get_socket_cookie(skb.cast()) }
+}
+
+/// Whether a TCP socket has these ends, its peer the far one, in the network namespace that the packet's has this number for; a
+/// negative one: in the packet's own. One that listens or only waits for late segments is none (Linux 5.2).
+#[inline(always)]
+pub fn has_socket(skb: *mut __sk_buff, ends: &Tuple, v6: bool, namespace: i32) -> bool {
+    const TIME_WAIT: u32 = 6;
+    const CLOSE: u32 = 7;
+    const LISTEN: u32 = 10;
+
+    let [[i, j], [k, l]] = [ends.far_port, ends.near_port].map(|port| port.wire().to_ne_bytes());
+    let ports = u32::from_ne_bytes([i, j, k, l]);
+    // `struct bpf_sock_tuple`: addresses and ports as a packet of the peer has them.
+    let (Addr([a, b, c, d]), Addr([e, f, g, h])) = (ends.far, ends.near);
+    let (v4, v6) = ([d, h, ports], v6.then_some([a, b, c, d, e, f, g, h, ports]));
+    let (tuple, size) = match &v6 {
+        Some(v6) => (v6.as_ptr(), size_of_val(v6)),
+        None => (v4.as_ptr(), size_of_val(&v4)),
+    };
+    // SAFETY: the structure is the kernel's in its form for that version, and its size is given.
+    let socket = unsafe {
+        helpers::generated::bpf_skc_lookup_tcp(
+            skb.cast(),
+            tuple.cast_mut().cast(),
+            size as u32,
+            u64::from(namespace.cast_unsigned()),
+            0,
+        )
+    };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: not null; it is released below.
+    let state = unsafe { (&raw const (*socket).state).read_volatile() };
+    // SAFETY: found above, and not released yet.
+    let _always_zero = unsafe { helpers::generated::bpf_sk_release(socket.cast()) };
+    !matches!(state, TIME_WAIT | CLOSE | LISTEN)
 }
 
 /// Ticks of the kernel, the low half of its jiffies. The verifier makes one load of it: no call.

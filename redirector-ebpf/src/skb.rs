@@ -5,7 +5,7 @@ use redirector_common::{
     addr::Tuple,
     build,
     checksum::{Delta, Sum},
-    flow::{Route, Way},
+    flow::{Flow, Route, Way},
     icmp::is_error,
     inject::{MOST, Target},
     layout::{Continuation, Side},
@@ -19,7 +19,7 @@ use redirector_common::{
 };
 
 use crate::{
-    hook::{Hook, Verdict},
+    hook::{Hook, Next, Verdict},
     kernel, maps, settings,
 };
 
@@ -163,7 +163,10 @@ impl<const START: usize> Hook for Skb<START> {
             Way::Neighbour => kernel::redirect_to_neighbour(route),
             Way::Plain => kernel::redirect_plainly(route.device),
             Way::Local if route.device == 0 => self.to_client(),
-            Way::Local => self.enter_at(route.device),
+            Way::Local => match self.address_to_loopback() {
+                Some(()) => kernel::redirect_to_ingress(route.device),
+                None => Self::DROP,
+            },
         }
     }
 
@@ -179,6 +182,24 @@ impl<const START: usize> Hook for Skb<START> {
     fn copy_to_client(&mut self) {
         if self.address_to_device().is_some() {
             kernel::clone_to_ingress(self.ctx.skb.skb, settings::VIP_DEVICE.load());
+        }
+    }
+
+    #[inline(always)]
+    fn copy_to_member(&mut self, next: &Next) {
+        let (skb, device) = (self.ctx.skb.skb, next.route.device);
+        match next.route.way() {
+            Way::Neighbour | Way::Plain => {
+                if kernel::store(skb, 0, &next.link).is_some() {
+                    kernel::clone_to_egress(skb, device);
+                }
+            }
+            Way::Local if device == 0 => self.copy_to_client(),
+            Way::Local => {
+                if self.address_to_loopback().is_some() {
+                    kernel::clone_to_ingress(skb, device);
+                }
+            }
         }
     }
 
@@ -263,6 +284,25 @@ impl<const START: usize> Hook for Skb<START> {
     }
 
     #[inline(always)]
+    fn next_of(&self, flow: &Flow, v6: bool) -> Option<Next> {
+        let none = [0; 3];
+        if flow.route.way() == Way::Local {
+            return Some(Next { route: flow.route, link: none });
+        }
+        let device = settings::VIP_DEVICE.load();
+        let (route, link) = kernel::fib_lookup_with_link(self.ctx.skb.skb, device, &flow.member_side, v6, 0)?;
+        if maps::is_l3(route.device) {
+            return Some(Next { route: Route::plain(route.device), link: none });
+        }
+        link.map(|link| Next { route, link })
+    }
+
+    #[inline(always)]
+    fn has_socket(&self, ends: &Tuple, v6: bool, home: i32) -> bool {
+        kernel::has_socket(self.ctx.skb.skb, ends, v6, home)
+    }
+
+    #[inline(always)]
     fn is_of_this_host(&self) -> bool {
         kernel::received_by(&self.ctx) == 0
     }
@@ -318,14 +358,11 @@ impl<const START: usize> Skb<START> {
         kernel::store(skb, START as u32, header)
     }
 
-    /// To the ingress of a device whose Ethernet address is all zeros: the loopback device.
+    /// The loopback device's address is all zeros.
     #[inline(always)]
-    fn enter_at(&mut self, device: u32) -> i32 {
-        let addressed = self.store(0, 0_u32).and_then(|()| self.store(4, 0_u16));
-        match addressed {
-            Some(()) => kernel::redirect_to_ingress(device),
-            None => <Self as Hook>::DROP,
-        }
+    fn address_to_loopback(&mut self) -> Option<()> {
+        self.store(0, 0_u32)?;
+        self.store(4, 0_u16)
     }
 
     /// Without the device's own address as destination the stack takes the packet for somebody else's.

@@ -19,6 +19,8 @@ use std::{
 mod bench;
 #[path = "packets/choice.rs"]
 mod choice;
+#[path = "packets/devices.rs"]
+mod devices;
 #[path = "packets/forms.rs"]
 mod forms;
 #[path = "packets/frame.rs"]

@@ -101,7 +101,7 @@ fn flows(agent: &Agent) -> Result<u64> {
     Ok(members.filter_map(|member| member["flows"].as_u64()).sum())
 }
 
-/// Their sockets are destroyed where they are. A namespace that cannot be found is not entered: its clients are sent resets.
+/// Also in a namespace that cannot be found, where nobody can look whether they heard it.
 fn containers(scenario: Scenario) {
     scenario.run(|lab| {
         let [entered, unknown] = [lab.container("c1")?, lab.container("c2")?];
@@ -112,6 +112,22 @@ fn containers(scenario: Scenario) {
             (&entered, ErrorKind::ConnectionReset),
             (&unknown, ErrorKind::ConnectionReset),
         ];
+        woken_and_forgotten(lab, &agent, &hosts)
+    });
+}
+
+/// Their sockets are destroyed where they are.
+#[test]
+fn clients_whose_firewall_loses_resets() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let container = lab.container("c1")?;
+        let _process = process(&container)?;
+        let agent = agent(lab, &lab.config())?;
+        let aborted = ErrorKind::ConnectionAborted;
+        let hosts = [(lab.app(), aborted), (&container, aborted)];
+        for (host, _) in hosts {
+            host.nft("table inet deaf { chain c { type filter hook input priority 0; tcp flags & rst == rst drop; }; }")?;
+        }
         woken_and_forgotten(lab, &agent, &hosts)
     });
 }

@@ -15,8 +15,6 @@ use std::{
 use anyhow::{Context as _, Result};
 use redirector_common::inject::{MOST, Order, Target, for_all};
 
-use super::flows::Named;
-
 /// How long an uplink may take to send what is queued there, before a pass gives up and leaves the rest to the next one.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -57,7 +55,7 @@ impl Injector {
 
     /// Gives the programs an order for flows. Returns how many of them they were given: the first ones. A list has one version of
     /// IP: where the other one begins, a new list does.
-    pub(super) fn send(&self, flows: &[Named], order: Order) -> io::Result<usize> {
+    pub(super) fn send(&self, flows: &[Target], order: Order) -> io::Result<usize> {
         // SAFETY: the name ends with NUL and lives until the call has returned.
         let device = unsafe { libc::if_nametoindex(self.device.as_ptr()) };
         if device == 0 {
@@ -66,8 +64,7 @@ impl Injector {
         let versions = flows.chunk_by(|a, b| a.client_side.near.is_v4() == b.client_side.near.is_v4());
         let mut sent = 0;
         for list in versions.flat_map(|version| version.chunks(MOST)) {
-            let targets = list.iter().map(|flow| Target::new(flow.client_side, flow.incarnation));
-            let (frame, length) = for_all(&targets.collect::<Vec<_>>(), order);
+            let (frame, length) = for_all(list, order);
             match self.send_frame(device, &frame[..length]) {
                 Ok(()) => sent += list.len(),
                 Err(error) if sent == 0 => return Err(error),

@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use redirector_common::inject::Home;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use self::links::Links;
@@ -23,6 +24,8 @@ use super::sweep::Crew;
 /// A network namespace that clients are in.
 #[derive(Debug)]
 pub(super) struct Namespace {
+    /// What programs know it by.
+    pub(super) home: Home,
     /// Its addresses.
     pub(super) addresses: HashSet<IpAddr>,
     /// For the sockets in it. As long as it is open the namespace cannot go: not to be kept.
@@ -50,35 +53,37 @@ pub(super) fn beside(addresses: &HashSet<IpAddr>) -> Result<Vec<Namespace>> {
             && let Ok(Some(number)) = here.number_of(file.as_fd())
             && numbers.remove(&number)
         {
-            entrances.push(file);
+            entrances.push((Home::beside(number), file));
         }
     }
     let entered = thread::Builder::new().name("namespaces".into()).spawn({
         let addresses = addresses.clone();
         // The thread ends in the last namespace that it entered.
-        move || entrances.iter().filter_map(|entrance| try_enter(entrance, &addresses)).collect()
+        move || {
+            entrances.iter().filter_map(|(home, entrance)| try_enter(*home, entrance, &addresses)).collect()
+        }
     });
     let entered = entered.context("cannot start a thread; check the limits on processes and memory")?;
     Ok(entered.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
 /// One that cannot be entered does not bar the others.
-fn try_enter(entrance: &File, addresses: &HashSet<IpAddr>) -> Option<Namespace> {
-    enter(entrance, addresses).unwrap_or_else(|error| {
+fn try_enter(home: Home, entrance: &File, addresses: &HashSet<IpAddr>) -> Option<Namespace> {
+    enter(home, entrance, addresses).unwrap_or_else(|error| {
         tracing::warn!("clients in another network namespace are sent resets instead: {error:#}");
         None
     })
 }
 
 /// Moves this thread into a namespace; `None`: none of the addresses is in it.
-fn enter(entrance: &File, addresses: &HashSet<IpAddr>) -> Result<Option<Namespace>> {
+fn enter(home: Home, entrance: &File, addresses: &HashSet<IpAddr>) -> Result<Option<Namespace>> {
     move_into_link_name_space(entrance.as_fd(), Some(LinkNameSpaceType::Network))
         .context("cannot enter a network namespace (CAP_SYS_ADMIN)")?;
     let inside = Links::open()?.addresses()?;
     if inside.is_disjoint(addresses) {
         return Ok(None);
     }
-    Ok(Some(Namespace { addresses: inside, crew: Crew::open()? }))
+    Ok(Some(Namespace { home, addresses: inside, crew: Crew::open()? }))
 }
 
 /// Files that may stand for network namespaces: those that were given names, and those of processes.

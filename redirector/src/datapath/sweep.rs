@@ -181,7 +181,12 @@ impl Work {
         };
         let next = over + 1;
         let is_last = next >= PASSES.len();
-        let waiting = self.pass(switch, over > 0, if is_last { Left::Go } else { Left::Stay });
+        let then = match over {
+            0 => Left::Stay,
+            _ if is_last => Left::Go,
+            _ => Left::Doubted,
+        };
+        let waiting = self.pass(switch, over > 0, then);
         let goes_on = !is_last || (waiting && self.ender.asks() && next < MOST_PASSES);
         self.passes = goes_on.then_some((switch, next));
         if !goes_on {

@@ -1,6 +1,6 @@
 //! The programs, loaded in a network namespace of their own and run packet by packet with `BPF_PROG_TEST_RUN`.
 
-use std::{collections::HashMap as StdMap, fs, net::SocketAddr, os::fd::OwnedFd};
+use std::{collections::HashMap as StdMap, net::SocketAddr, os::fd::OwnedFd};
 
 use aya::{
     Ebpf,
@@ -18,16 +18,19 @@ use redirector_common::{
     addr::{Addr, Port, Tuple},
     decision::Decision,
     flow::{Flow, Stub, Way},
-    inject::{MOST, Order, Target, for_all, for_member},
+    inject::{Home, MOST, Order, Target, for_all},
     layout::{FragmentKey, Fragments, SLOTS, Service, Slot, SourceKey, VipKey, slot_index},
     outcome::{Count, Outcome, counter_index},
     rate::Rate,
     signal::Pulse,
 };
-use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use rtnetlink::LinkUnspec;
+use rustix::net::RecvFlags;
 
-use super::frame::{Names, build, describe, describe_ip, is_tcp};
+use super::{
+    devices::{client_socket, forget_gateways, socket_beside, tap, uplink},
+    frame::{Names, build, describe, describe_ip, is_tcp},
+};
 
 /// Ids of the one service and its two members.
 const SERVICE: u16 = 0;
@@ -54,7 +57,7 @@ pub struct Seen {
     pub outcome: &'static str,
     /// The packet as it left the program; `unchanged` when not a byte differs.
     pub packet: String,
-    /// What else entered the stack through the VIP device.
+    /// What else entered the stack through the VIP device, or left by the uplink.
     pub copy: Option<String>,
 }
 
@@ -67,11 +70,12 @@ pub struct Bench {
     /// Whose packet was the last one to a VIP.
     sender: String,
     device: u32,
+    uplink: u32,
     pub v6: bool,
     epoch: u32,
     has_route: bool,
-    /// Hears what `bpf_clone_redirect` sends.
-    tap: OwnedFd,
+    /// These hear what `bpf_clone_redirect` sends, by the VIP device and the uplink.
+    taps: [OwnedFd; 2],
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -81,11 +85,10 @@ impl Bench {
         // SAFETY: no other thread shares what is unshared.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET).unwrap() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let device = runtime.block_on(async {
+        let (device, uplink) = runtime.block_on(async {
             let device =
                 Network::connect().unwrap().ensure_device("redirector0", false).await.unwrap().device;
-            uplink().await;
-            device
+            (device, uplink().await)
         });
         // 5 and 10 in the table, which has room for 64 flows.
         let half_open = HalfOpen { per_source: max_flows / 12, per_service: max_flows / 6 };
@@ -114,16 +117,17 @@ impl Bench {
         table::<Addr, u32>(&mut programs, "vip_addrs_v4")
             .insert(Addr::from(names["vip"].ip()), 1, 0)
             .unwrap();
-        let tap = tap(device.index);
+        let taps = [device.index, uplink].map(tap);
         let mut bench = Self {
             programs,
             names,
             sender: "client".to_owned(),
             device: device.index,
+            uplink,
             v6,
             epoch: 0,
             has_route: true,
-            tap,
+            taps,
             _runtime: runtime,
         };
         bench.renew();
@@ -188,8 +192,7 @@ impl Bench {
 
     /// The device that leads to the members has no Ethernet header.
     pub fn lead_over_a_tunnel(&mut self) {
-        let uplink = rustix::net::netdevice::name_to_index(&self.tap, "up0").unwrap();
-        table::<u32, u32>(&mut self.programs, "l3_devices_v4").insert(uplink, 1, 0).unwrap();
+        table::<u32, u32>(&mut self.programs, "l3_devices_v4").insert(self.uplink, 1, 0).unwrap();
     }
 
     /// The way to the member that the only flow keeps.
@@ -352,36 +355,40 @@ impl Bench {
         self.run(INGRESS, words)
     }
 
-    /// The only flow, or one whose incarnation differs in these bits.
-    fn target(&mut self, wrong: u64) -> Target {
-        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v4");
-        let (client_side, flow) = flows.iter().next().unwrap().unwrap();
-        Target::new(client_side, flow.incarnation ^ wrong)
+    /// The gateway's link-layer address is not known any more.
+    pub fn forget_gateways(&mut self) {
+        self.has_route = false;
+        self._runtime.block_on(forget_gateways(self.uplink));
     }
 
-    /// The only flow's member is to be reset, or that of one whose incarnation differs in these bits, as lists become one by one.
-    pub fn asked_for_member(&mut self, wrong: u64) -> Seen {
-        let (frame, length) = for_member(&self.target(wrong));
-        self.asked(&frame[..length])
+    /// The client's socket, in this network namespace.
+    pub fn client_socket(&mut self) -> OwnedFd {
+        self.has_route = false;
+        client_socket(self.names["client"], self.names["vip"])
     }
 
-    fn asked(&mut self, frame: &[u8]) -> Seen {
-        let (verdict, out, outcome) = self.run_frame(EGRESS, frame).unwrap();
-        let packet = if out == frame { "unchanged".into() } else { describe(&out, &self.names) };
-        Seen { verdict, outcome, packet, copy: self.heard() }
+    /// The same in a network namespace beside this one, which this one has the number 0 for. It ends with the socket.
+    pub fn client_socket_beside(&mut self) -> OwnedFd {
+        let (client, vip) = (self.names["client"], self.names["vip"]);
+        self._runtime.block_on(socket_beside(client, vip))
     }
 
     /// The agent lists the only flow, once for each of these: with an incarnation that differs in these bits. What all the
     /// packets were that came of it, and how often each outcome was counted.
-    pub fn asked_for(&mut self, wrong: &[u64], order: Order) -> (Verdict, Vec<String>, Counted) {
-        let targets: Vec<_> = wrong.iter().map(|wrong| self.target(*wrong)).collect();
+    pub fn asked_for(&mut self, wrong: &[u64], order: Order) -> (Vec<String>, Counted) {
+        self.asked_at(Home::UNKNOWN, wrong, order)
+    }
+
+    /// The same, with the client's socket in this network namespace, as far as the agent knows.
+    pub fn asked_at(&mut self, home: Home, wrong: &[u64], order: Order) -> (Vec<String>, Counted) {
+        let flows = table::<Tuple, Flow>(&mut self.programs, "flows_v4");
+        let (client_side, flow) = flows.iter().next().unwrap().unwrap();
+        let target = |wrong: &u64| Target::new(client_side, flow.incarnation ^ wrong, home);
+        let targets: Vec<_> = wrong.iter().map(target).collect();
         let (frame, length) = for_all(&targets, order);
-        let (verdict, out, counted) = self.run_counted(EGRESS, &frame[..length]).unwrap();
-        let mut packets = self.all_heard();
-        if verdict == Verdict::Redirect {
-            packets.push(describe(&out, &self.names));
-        }
-        (verdict, packets, counted)
+        let (verdict, _, counted) = self.run_counted(EGRESS, &frame[..length]).unwrap();
+        assert_eq!(verdict, Verdict::Drop, "a list ends with the program");
+        (self.all_heard(), counted)
     }
 
     /// Runs a frame through a program: the verdict, the frame afterwards, and the outcome. `None`: the kernel takes no
@@ -477,10 +484,12 @@ impl Bench {
         let (mut buffer, mut heard) = ([0; 2048], Vec::new());
         // What came in is handled before the call that sent it returns, but for the backlog of another processor.
         for _ in 0..2 {
-            while let Ok((length, _)) = rustix::net::recv(&self.tap, &mut buffer[..], RecvFlags::DONTWAIT) {
-                // The device's own multicast reports pass here too.
-                if is_tcp(&buffer[..length]) {
-                    heard.push(describe(&buffer[..length], &self.names));
+            for tap in &self.taps {
+                while let Ok((length, _)) = rustix::net::recv(tap, &mut buffer[..], RecvFlags::DONTWAIT) {
+                    // The devices' own multicast reports pass here too.
+                    if is_tcp(&buffer[..length]) {
+                        heard.push(describe(&buffer[..length], &self.names));
+                    }
                 }
             }
             if !heard.is_empty() {
@@ -552,58 +561,4 @@ fn clear<K: aya::Pod, V: aya::Pod>(programs: &mut Ebpf, name: &str) {
     let mut map = table::<K, V>(programs, name);
     let keys: Vec<K> = map.keys().filter_map(Result::ok).collect();
     keys.iter().for_each(|key| map.remove(key).unwrap());
-}
-
-/// A device and a gateway towards the members, so that the routing table has an answer.
-async fn uplink() {
-    let (connection, handle, _) = rtnetlink::new_connection().unwrap();
-    tokio::spawn(connection);
-    handle.link().add(LinkVeth::new("up0", "up1").build()).execute().await.unwrap();
-    for name in ["up0", "up1"] {
-        fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0").unwrap();
-        handle.link().set(LinkUnspec::new_with_name(name).up().build()).execute().await.unwrap();
-    }
-    let mut links = Box::pin(handle.link().get().match_name("up0").execute());
-    let index = tokio_stream::StreamExt::try_next(&mut links).await.unwrap().unwrap().header.index;
-    handle.address().add(index, "10.1.0.2".parse().unwrap(), 24).execute().await.unwrap();
-    handle.address().add(index, "fd00:1::2".parse().unwrap(), 64).execute().await.unwrap();
-    let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-        .destination_prefix("10.2.0.0".parse().unwrap(), 16)
-        .gateway("10.1.0.1".parse().unwrap())
-        .build();
-    handle.route().add(v4).execute().await.unwrap();
-    let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-        .destination_prefix("fd00:2::".parse().unwrap(), 32)
-        .gateway("fd00:1::1".parse().unwrap())
-        .build();
-    handle.route().add(v6).execute().await.unwrap();
-}
-
-/// A packet socket that hears what enters through a device.
-fn tap(device: u32) -> OwnedFd {
-    let every_protocol = rustix::net::Protocol::from_raw(
-        std::num::NonZero::new(u32::from((libc::ETH_P_ALL as u16).to_be())).unwrap(),
-    );
-    let socket = rustix::net::socket_with(
-        AddressFamily::PACKET,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(every_protocol),
-    )
-    .unwrap();
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: device as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let length = size_of_val(&address) as u32;
-    // SAFETY: the address is a whole `sockaddr_ll`, as its family says.
-    let bound =
-        unsafe { libc::bind(std::os::fd::AsRawFd::as_raw_fd(&socket), (&raw const address).cast(), length) };
-    assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
-    socket
 }

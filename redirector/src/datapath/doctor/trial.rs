@@ -21,7 +21,7 @@ use aya::{
 use redirector_common::{
     addr::{Addr, Port},
     decision::Decision,
-    inject::Order,
+    inject::{Home, Order, Target},
     layout::{Slot, VipKey, slot_index},
     outcome::Outcome,
 };
@@ -29,7 +29,6 @@ use rtnetlink::LinkUnspec;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::super::{
-    flows::Named,
     inject::Injector,
     maps::Maps,
     network::{Device, Network, VipRoute},
@@ -195,10 +194,16 @@ async fn device() -> Result<Device> {
     let network = Network::connect()?;
     let device = network.ensure_device(VIP_DEVICE, false).await?.device;
     let uplink = network.ensure_device(UPLINK, false).await?.device;
+    let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    tokio::spawn(connection);
     let families = [Connection::V4, Connection::V6].into_iter().take(if has_ipv6() { 2 } else { 1 });
     for connection in families {
+        let member = connection.member().ip();
         let route = VipRoute { device: uplink.index, source: None, mtu: 1500 };
-        network.set_vip_route(connection.member().ip(), &route).await?;
+        network.set_vip_route(member, &route).await?;
+        // Nobody answers there who could be asked for it.
+        let neighbour = handle.neighbours().add(uplink.index, member).link_layer_address(&[2, 0, 0, 0, 0, 1]);
+        neighbour.execute().await.context("cannot add a neighbour")?;
     }
     Ok(device)
 }
@@ -239,15 +244,15 @@ fn request(programs: &mut Ebpf, maps: &Maps) -> Result<()> {
         tc::qdisc_add_clsact(VIP_DEVICE).context("cannot add a clsact qdisc")?;
         program.attach(VIP_DEVICE, TcAttachType::Egress).context("cannot attach a program")?;
     }
-    let mut named = None;
+    let mut target = None;
     maps.flows.for_each(|client_side, flow| {
-        named = Some(Named { client_side: *client_side, incarnation: flow.incarnation });
+        target = Some(Target::new(*client_side, flow.incarnation, Home::UNKNOWN));
     })?;
-    let named = named.context("the connection that was carried has left no flow")?;
+    let target = target.context("the connection that was carried has left no flow")?;
     let injector = Injector::open(VIP_DEVICE)?;
     let sent = injector
-        .send(&[named], Order::ResetClients)
-        .and_then(|sent| Ok((sent, injector.send(&[named], Order::ResetMembers)?)));
+        .send(&[target], Order::ResetClients)
+        .and_then(|sent| Ok((sent, injector.send(&[target], Order::ResetMembers)?)));
     let sent = sent.context("cannot send by the VIP device")?;
     let outcomes = maps.outcomes();
     let resets = |outcome| -> Result<u64> {

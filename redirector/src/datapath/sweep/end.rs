@@ -4,12 +4,16 @@
 //! Where the programs could not be asked, a destroyed socket's own reset frees the member and takes the flow along.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
 };
 
 use anyhow::Result;
-use redirector_common::{addr::Tuple, flow::Flow, inject::Order};
+use redirector_common::{
+    addr::Tuple,
+    flow::Flow,
+    inject::{Home, Order, Target},
+};
 
 use super::{
     super::{
@@ -35,6 +39,8 @@ pub(super) struct Doomed {
     pub(super) member: u16,
     /// Cookie of the client's socket; 0: it is not in this network namespace.
     cookie: u64,
+    /// Where that socket is, as far as is known.
+    home: Home,
     /// Whether the client's socket may be destroyed, wherever it is.
     destroyable: bool,
 }
@@ -42,13 +48,14 @@ pub(super) struct Doomed {
 /// What was done, by member.
 pub(super) type Pass = BTreeMap<u16, SweptFlows>;
 
-/// What becomes of flows when both their ends were reset.
+/// What becomes of flows whose both ends were reset, and whose clients are not known to be gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// They are stale: an end that did not believe its reset answers, and hears an exact one. In the next pass it is made sure
-    /// of the clients.
+    /// They are stale: an end that did not believe its reset answers, and hears an exact one.
     Stay,
-    /// It is made sure at once, and they go: nothing makes them stale, or they had their time.
+    /// The same, for whoever cannot be looked at. Sockets of the others are destroyed, and their flows go.
+    Doubted,
+    /// They go, and sockets that are still there with them: nothing makes them stale, or they had their time.
     Go,
 }
 
@@ -58,7 +65,7 @@ pub(super) struct Ender {
     here: Crew,
     /// `None`: this process may not send packets. Then flows are reset with their next packet.
     injector: Option<Injector>,
-    /// Incarnations of flows whose both ends were reset, and which stayed.
+    /// Incarnations of flows whose both ends were reset, and whose clients cannot be looked at.
     reset: HashSet<u64>,
     /// Incarnations of flows whose clients' sockets were destroyed, if they were there.
     made_sure: HashSet<u64>,
@@ -67,13 +74,13 @@ pub(super) struct Ender {
 /// The flows of one pass.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
-    /// New ones, which nobody was asked for so far.
+    /// Those whose clients are to be asked for next.
     bite: Vec<Doomed>,
     /// Those whose clients were asked for in this pass.
     asked: Vec<Doomed>,
     /// Those that nobody could be asked for.
     unasked: Vec<Doomed>,
-    /// Those whose both ends were reset in an earlier pass.
+    /// Those whose both ends were reset in an earlier pass, and whose clients cannot be looked at.
     earlier: Vec<Doomed>,
 }
 
@@ -91,6 +98,7 @@ impl Ender {
             name: Named { client_side: *client_side, incarnation: flow.incarnation },
             member: flow.member,
             cookie: flow.cookie,
+            home: if flow.cookie == 0 { Home::UNKNOWN } else { Home::HERE },
             destroyable: self.here.one().may_destroy(flow),
         }
     }
@@ -124,13 +132,26 @@ impl Ender {
         found: &mut Pass,
     ) -> Result<()> {
         self.bite(&mut turn)?;
+        // After all clients, for this takes a while.
+        let namespaces = turn.locate(beside);
         let Turn { mut asked, mut unasked, earlier, .. } = turn;
         // After all clients: they wait, members do not. One that connects again meanwhile, with the port of before, has its
-        // member reset by the program.
+        // member reset by the program. Flows whose clients are seen to be gone go with it.
         let too = self.order(asked.iter(), Order::ResetMembers)?;
         unasked.extend(asked.extract_if(.., |flow| too.contains(&flow.name.incarnation)));
-        let now = if then == Left::Go { &asked[..] } else { &[] };
-        let gone = self.make_sure(flows, unasked.iter().chain(&earlier).chain(now), beside)?;
+        let mut doubted = Vec::new();
+        for flow in &asked {
+            let is_within_reach = flow.home != Home::UNKNOWN;
+            if then != Left::Go && !is_within_reach {
+                self.reset.insert(flow.name.incarnation);
+            }
+            let is_looked_at = then == Left::Go || (then == Left::Doubted && is_within_reach);
+            if is_looked_at && flows.has(&flow.name)? {
+                doubted.push(*flow);
+            }
+        }
+        let unsure = unasked.iter().chain(&earlier).chain(&doubted);
+        let gone = self.make_sure(flows, unsure, namespaces.as_ref().map_or(&[], |known| known.as_ref()))?;
         let is_gone = |flow: &&Doomed| gone.contains(&flow.name.incarnation);
         let mut waiting: Vec<_> = unasked.iter().collect();
         let mut over: Vec<_> = Vec::new();
@@ -141,10 +162,9 @@ impl Ender {
             stay.extend(self.order(again.into_iter(), Order::ResetMembers)?);
             let stays = |flow: &&Doomed| stay.contains(&flow.name.incarnation);
             waiting.extend(earlier.iter().filter(stays));
-            over.extend(earlier.iter().chain(now).filter(|flow| !stays(flow)));
+            over.extend(earlier.iter().chain(&doubted).filter(|flow| !stays(flow)));
         } else {
-            over.extend(earlier.iter().filter(is_gone));
-            self.reset.extend(asked.iter().map(|flow| flow.name.incarnation));
+            over.extend(earlier.iter().chain(&doubted).filter(is_gone));
         }
         let left = self.order(over.iter().copied(), Order::Forget)?;
         for flow in over.into_iter().filter(|flow| left.contains(&flow.name.incarnation)) {
@@ -168,28 +188,28 @@ impl Ender {
         let Some(injector) = &self.injector else {
             return Ok(flows.map(|flow| flow.name.incarnation).collect());
         };
-        let mut names: Vec<_> = flows.map(|flow| flow.name).collect();
+        let mut targets: Vec<_> = flows.map(Doomed::target).collect();
         // A list has one version of IP.
-        names.sort_by_key(|name| name.client_side.near.is_v4());
-        let send = |_: &Destroyer, part: &[Named]| {
+        targets.sort_by_key(|target| target.client_side.near.is_v4());
+        let send = |_: &Destroyer, part: &[Target]| {
             let sent = injector.send(part, order).unwrap_or_else(|error| {
                 tracing::warn!(
                     "cannot send resets by the VIP device: {error}; flows are reset with their next packet"
                 );
                 0
             });
-            Ok(part[sent..].iter().map(|name| name.incarnation).collect::<Vec<_>>())
+            Ok(part[sent..].iter().map(Target::incarnation).collect::<Vec<_>>())
         };
-        Ok(self.here.share(&names, send)?.into_iter().flatten().collect())
+        Ok(self.here.share(&targets, send)?.into_iter().flatten().collect())
     }
 
     /// Destroys the sockets of clients that may still have them, once: by the next pass a port may be somebody else's. Returns the
     /// incarnations of flows whose clients are not there any more.
-    fn make_sure<'a, B: AsRef<[Namespace]>>(
+    fn make_sure<'a>(
         &mut self,
         flows: &Flows,
         unsure: impl Iterator<Item = &'a Doomed>,
-        beside: impl FnOnce(&[&Doomed]) -> B,
+        beside: &[Namespace],
     ) -> Result<HashSet<u64>> {
         let is_new = |flow: &&Doomed| flow.destroyable && self.made_sure.insert(flow.name.incarnation);
         let (local, others): (Vec<_>, Vec<_>) = unsure.filter(is_new).partition(|flow| flow.is_local());
@@ -202,22 +222,18 @@ impl Ender {
             );
         }
         let mut gone: HashSet<_> = local.iter().map(|flow| flow.name.incarnation).collect();
-        if !others.is_empty() {
-            for namespace in beside(&others).as_ref() {
-                let is_inside = |flow: &&&Doomed| namespace.addresses.contains(&flow.client());
-                let inside: Vec<_> = others.iter().filter(is_inside).copied().collect();
-                let destroy = |destroyer: &Destroyer, part: &[&Doomed]| destroy_in(destroyer, flows, part);
-                match namespace.crew.share(&inside, destroy) {
-                    Ok(more) => refused.extend(more.concat()),
-                    Err(error) => {
-                        tracing::warn!(
-                            "clients in another network namespace are sent resets only: {error:#}"
-                        );
-                        continue;
-                    }
+        for namespace in beside {
+            let is_inside = |flow: &&&Doomed| namespace.addresses.contains(&flow.client());
+            let inside: Vec<_> = others.iter().filter(is_inside).copied().collect();
+            let destroy = |destroyer: &Destroyer, part: &[&Doomed]| destroy_in(destroyer, flows, part);
+            match namespace.crew.share(&inside, destroy) {
+                Ok(more) => refused.extend(more.concat()),
+                Err(error) => {
+                    tracing::warn!("clients in another network namespace are sent resets only: {error:#}");
+                    continue;
                 }
-                gone.extend(inside.iter().map(|flow| flow.name.incarnation));
             }
+            gone.extend(inside.iter().map(|flow| flow.name.incarnation));
         }
         for incarnation in refused {
             gone.remove(&incarnation);
@@ -242,8 +258,37 @@ impl Doomed {
         self.cookie != 0 && self.destroyable
     }
 
+    fn target(&self) -> Target {
+        Target::new(self.name.client_side, self.name.incarnation, self.home)
+    }
+
     fn client(&self) -> IpAddr {
         self.name.client_side.near.into()
+    }
+}
+
+impl Turn {
+    /// Finds out where clients are that are not in this network namespace.
+    fn locate<B: AsRef<[Namespace]>>(&mut self, beside: impl FnOnce(&[&Doomed]) -> B) -> Option<B> {
+        let all = || self.asked.iter().chain(&self.unasked).chain(&self.earlier);
+        let others: Vec<_> = all().filter(|flow| flow.home == Home::UNKNOWN).collect();
+        if others.is_empty() {
+            return None;
+        }
+        let namespaces = beside(&others);
+        let mut homes = HashMap::new();
+        for namespace in namespaces.as_ref() {
+            for address in &namespace.addresses {
+                // An address of two networks tells neither.
+                homes.entry(*address).and_modify(|home| *home = Home::UNKNOWN).or_insert(namespace.home);
+            }
+        }
+        for flow in self.asked.iter_mut().chain(&mut self.unasked).chain(&mut self.earlier) {
+            if flow.home == Home::UNKNOWN {
+                flow.home = homes.get(&flow.client()).copied().unwrap_or_default();
+            }
+        }
+        Some(namespaces)
     }
 }
 
