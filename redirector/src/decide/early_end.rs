@@ -8,7 +8,7 @@
 //! |---|---|
 //! | a failover from it would be doubted ([`suspicion`](super::suspicion)): the agent was late, or whoever is up began to fail with it | that doubt ends |
 //! | the active member was not heard since the failures began | it has answered: it is asked when they begin |
-//! | the active member began to fail with it, and was heard again | a probe that began since has failed: it is asked at once |
+//! | it began to fail with the active member, or while that one failed, and that one was heard again | a probe that began since has failed: it is asked at once |
 //! | it answers again, and is not up yet | it fails again |
 //!
 //! All of this ends a window after both were known, the one to be down and the other to be up. A member that is drained and dies
@@ -71,9 +71,10 @@ impl Core {
 
     fn hear_again(&mut self, heard: MemberId, failed_since: Time) {
         let window = self.window();
-        let about_then = |at: Time| at.since(failed_since) <= window && failed_since.since(at) <= window;
+        // Who began to fail much earlier than the active member had died before.
+        let not_before = |at: Time| failed_since.since(at) <= window;
         for other in (0..self.members.len()).map(MemberId).filter(|other| *other != heard) {
-            if self.answers[other.0].failures().any(about_then) {
+            if self.answers[other.0].failures().any(not_before) {
                 self.heard_again[other.0] = Some(self.now);
                 if self.is_down(other) && self.may_end_early(other) {
                     self.actions.push_back(Action::Round { member: other });

@@ -221,6 +221,19 @@ fn a_probe_that_was_under_way_in_a_cut_ends_no_drain() {
     assert_eq!(ended(&world), []);
 }
 
+/// It was down for a reason of its own before the cut.
+#[test]
+fn a_cut_while_the_active_member_is_down_ends_no_drain() {
+    let mut world = World::settled(Service { drain_timeout: s(600), ..orders() });
+    world.order(&Command::Drain { member: PARIS, force: true }).unwrap();
+    world.is(DUBLIN, Dead).run(s(60)).is(PARIS, Dead).run(s(5));
+    world.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).probe(DUBLIN, &pass()).probe(DUBLIN, &pass());
+    world.assert_active(DUBLIN, ServiceState::Degraded);
+    assert_eq!(ended(&world), []);
+    world.is(PARIS, Alive).is(DUBLIN, Alive).run(s(60));
+    assert_eq!(ended(&world), []);
+}
+
 /// Its probes come round first; the active one was not asked since, and would not be for a while.
 #[test]
 fn a_cut_that_the_active_member_was_not_asked_in_ends_no_drain() {

@@ -72,7 +72,7 @@ struct Known {
     stories: Vec<Story>,
     /// What its checks say of it, and since when.
     state: (MemberState, Time),
-    /// When the active member was heard again, that had begun to fail together with it.
+    /// When the active member was heard again, that had failed when it began to.
     heard_again: Option<Time>,
     /// Since when it is drained and down, and its clients could go elsewhere.
     held_up_since: Option<Time>,

@@ -101,7 +101,7 @@ impl Witness {
             return;
         }
         let (now, window) = (self.now, self.window());
-        let about = |at: &Time| at.since(failed_since) <= window && failed_since.since(*at) <= window;
+        let about = |at: &Time| failed_since.since(*at) <= window;
         let checks = &self.service.checks;
         for (number, other) in self.members.iter_mut().enumerate() {
             let mut deciding = other.stories.iter().filter(|story| checks[story.check].effect.decides());
