@@ -373,13 +373,20 @@ impl Flow {
         is_under_way(sequence, &self.replies, &self.client)
     }
 
+    /// Whether the member has acknowledged everything that the client sent.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_all_arrived(&self) -> bool {
+        self.replies.has_acknowledged() && !is_after(self.client.next, self.replies.acknowledged)
+    }
+
     /// Whether both ends sent FIN and both were acknowledged: nothing but a lost last ACK can follow.
     #[inline(always)]
     #[must_use]
     pub const fn has_ended(&self) -> bool {
         self.client.finished()
             && self.replies.finished()
-            && !is_after(self.client.next, self.replies.acknowledged)
+            && self.has_all_arrived()
             && !is_after(self.replies.next, self.client.acknowledged)
     }
 }
@@ -627,6 +634,19 @@ mod tests {
         // A month without a segment, the longest time-out there is, with 1000 ticks a second.
         let month = 30 * 24 * 60 * 60 * 1000;
         assert_eq!(flow.idle(9_u32.wrapping_add(month)), month);
+    }
+
+    #[test]
+    fn a_reset_may_overtake_what_the_member_has_not_acknowledged() {
+        let mut flow = flow();
+        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), 0);
+        assert!(!flow.has_all_arrived(), "not even the SYN");
+        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        assert!(flow.has_all_arrived());
+        flow.client = flow.client.after(&segment(101, 501, 30, Flags::ACK), 0);
+        assert!(!flow.has_all_arrived());
+        flow.replies = flow.replies.after(&segment(501, 131, 0, Flags::ACK), 0);
+        assert!(flow.has_all_arrived());
     }
 
     #[test]

@@ -41,7 +41,7 @@ outcomes! {
     ResetClient = "reset_client",
     /// The agent had the member of a flow reset.
     ResetMember = "reset_member",
-    /// The agent had a flow forgotten whose ends were reset.
+    /// The agent had a flow forgotten that nobody needs any more.
     Forgotten = "forgotten",
     /// A connection to a VIP's address on a port without a service was refused.
     RefusedNoService = "refused_no_service",

@@ -17,8 +17,9 @@ use crate::maps;
 /// Where a copy goes on the way to a member.
 pub struct Next {
     pub route: Route,
-    /// The link-layer addresses of the neighbour and of the device, as an Ethernet header begins; where there is none: zeros.
-    pub link: [u32; 3],
+    /// The link-layer addresses of the neighbour and of the device, as an Ethernet header begins; where there are none: zeros. `None`:
+    /// that of the neighbour is not known.
+    pub link: Option<[u32; 3]>,
 }
 
 /// A packet at one of the hooks.
@@ -49,11 +50,12 @@ pub trait Hook: Packet + Sized {
     /// Enters the stack through the ingress of the VIP device, so that every reverse-path check agrees.
     fn to_client(&mut self) -> Self::Action;
 
-    /// Sends a copy the way of [`Hook::to_client`] and keeps the packet.
-    fn copy_to_client(&mut self);
+    /// Sends a copy the way of [`Hook::to_client`] and keeps the packet. `None`: it was lost at once.
+    fn copy_to_client(&mut self) -> Option<()>;
 
-    /// Sends a copy the way of [`Hook::to_member`] and keeps the packet.
-    fn copy_to_member(&mut self, next: &Next);
+    /// Sends a copy the way of [`Hook::to_member`] and keeps the packet. `None`: it was lost at once, as is one whose neighbour is
+    /// not known.
+    fn copy_to_member(&mut self, next: &Next) -> Option<()>;
 
     /// Sends a copy out of the VIP device, as clients do, and keeps the packet.
     fn copy_to_vip(&mut self);
@@ -88,8 +90,7 @@ pub trait Hook: Packet + Sized {
         }
     }
 
-    /// As [`Hook::route_of`], with what a copy needs: nothing looks for its neighbour on the way out. `None` also where that is
-    /// not known.
+    /// As [`Hook::route_of`], with what a copy needs: nothing looks for its neighbour on the way out.
     fn next_of(&self, flow: &Flow, v6: bool) -> Option<Next>;
 
     /// Whether a socket has these ends, with the far one its peer, in a network namespace that [`Home::number`] names. One that

@@ -6,6 +6,7 @@
 use core::hint::black_box;
 
 use redirector_common::{
+    addr::Tuple,
     flow::Flow,
     inject::{MOST, Order, TARGET, Target},
     layout::Continuation,
@@ -21,7 +22,7 @@ use crate::{
     log, maps,
 };
 
-/// A list that is being worked off. The packet that brought it becomes one reset after the other, and a copy of each is sent.
+/// A list that is being worked off. The packet that brought it becomes one reset after the other.
 #[repr(C)]
 pub struct List {
     targets: [Target; MOST],
@@ -68,12 +69,14 @@ pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     let verdict = match flow {
         None => Verdict::drop(Outcome::ResetDropped, None),
         Some(flow) if list.order == Order::Forget as u32 => {
-            let member = flow.member;
-            forget(target, flow);
+            let (member, member_side) = (flow.member, flow.member_side);
+            forget(target, flow, &member_side);
             Verdict::drop(Outcome::Forgotten, Some(member))
         }
-        Some(flow) if list.order == Order::ResetClients as u32 => client(hook, &packet, target, flow),
-        Some(flow) => member(hook, &packet, target, flow),
+        Some(flow) if list.order == Order::ResetClients as u32 => {
+            client(hook, &packet, target, flow, is_last)
+        }
+        Some(flow) => member(hook, &packet, target, flow, is_last),
     };
     if is_last {
         return verdict;
@@ -82,45 +85,73 @@ pub fn next<H: Hook>(hook: &mut H) -> Verdict<H> {
     hook.continue_in(Continuation::Inject)
 }
 
-/// Sends the client its reset.
+/// Sends the client its reset: a copy of the packet, or the last one the packet itself. That one belongs to the agent's socket until it
+/// has arrived, so that the agent waits when nothing moves on.
 #[inline(always)]
-fn client<H: Hook>(hook: &mut H, packet: &Segment, target: &Target, flow: &Flow) -> Verdict<H> {
-    let (ends, member) = (&target.client_side, Some(flow.member));
+fn client<H: Hook>(
+    hook: &mut H,
+    packet: &Segment,
+    target: &Target,
+    flow: &Flow,
+    is_last: bool,
+) -> Verdict<H> {
+    let (ends, member, numbers) = (&target.client_side, Some(flow.member), for_client(flow));
+    if maps::incarnation_now(flow) != target.incarnation() {
+        return Verdict::drop(Outcome::ResetDropped, None);
+    }
     log::reset(hook.context(), ends, Outcome::ResetClient);
-    if hook.become_reset(packet, &ends.reversed(), for_client(flow)).is_none() {
+    if hook.become_reset(packet, &ends.reversed(), numbers).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    hook.copy_to_client();
-    Verdict::drop(Outcome::ResetClient, member)
+    if is_last {
+        Verdict { outcome: Outcome::ResetClient, member, action: hook.to_client() }
+    } else if hook.copy_to_client().is_some() {
+        Verdict::drop(Outcome::ResetClient, member)
+    } else {
+        Verdict::drop(Outcome::DroppedKernel, member)
+    }
 }
 
-/// Sends the member its reset. If the client's socket is gone, nobody needs the flow any more.
+/// Sends the member its reset, as [`client`] does; the last one finds out who the neighbour is, too. Nobody needs the flow any more if
+/// its client's socket is gone, unless the reset may overtake what the client sent: then the member does not believe it and asks
+/// again (RFC 5961).
 #[inline(always)]
-fn member<H: Hook>(hook: &mut H, packet: &Segment, target: &Target, flow: &mut Flow) -> Verdict<H> {
+fn member<H: Hook>(
+    hook: &mut H,
+    packet: &Segment,
+    target: &Target,
+    flow: &mut Flow,
+    is_last: bool,
+) -> Verdict<H> {
     let (member, member_side) = (Some(flow.member), flow.member_side);
+    let (numbers, is_believed) = (for_member(flow), flow.has_all_arrived());
+    let next = hook.next_of(flow, packet.v6);
+    if maps::incarnation_now(flow) != target.incarnation() {
+        return Verdict::drop(Outcome::ResetDropped, None);
+    }
     log::reset(hook.context(), &target.client_side, Outcome::ResetMember);
-    let (numbers, next) = (for_member(flow), hook.next_of(flow, packet.v6));
-    let outcome = match next {
-        None => Outcome::DroppedNoRoute,
-        Some(next) => match hook.become_reset(packet, &member_side, numbers) {
-            None => Outcome::DroppedKernel,
-            Some(()) => {
-                hook.copy_to_member(&next);
-                Outcome::ResetMember
-            }
-        },
+    let Some(next) = next.filter(|next| is_last || next.link.is_some()) else {
+        return Verdict::drop(Outcome::DroppedNoRoute, member);
     };
-    let home = target.home.number();
+    if hook.become_reset(packet, &member_side, numbers).is_none()
+        || (!is_last && hook.copy_to_member(&next).is_none())
+    {
+        return Verdict::drop(Outcome::DroppedKernel, member);
+    }
+    let home = target.home.number().filter(|_| is_believed && next.link.is_some());
     if home.is_some_and(|home| !hook.has_socket(&target.client_side, packet.v6, home)) {
-        forget(target, flow);
+        forget(target, flow, &member_side);
         maps::count(Outcome::Forgotten, member, hook.length());
     }
-    Verdict::drop(outcome, member)
+    let action = if is_last { hook.to_member(&next.route) } else { H::DROP };
+    Verdict { outcome: Outcome::ResetMember, member, action }
 }
 
+/// `member_side`: read when the entry was this flow's.
 #[inline(always)]
-fn forget(target: &Target, flow: &mut Flow) {
-    let member_side = flow.member_side;
-    half_open::on_end(flow, target.client_side.near);
-    maps::remove(&target.client_side, &member_side, target.incarnation());
+fn forget(target: &Target, flow: &mut Flow, member_side: &Tuple) {
+    if maps::incarnation_now(flow) == target.incarnation() {
+        half_open::on_end(flow, target.client_side.near);
+        maps::remove(&target.client_side, member_side, target.incarnation());
+    }
 }

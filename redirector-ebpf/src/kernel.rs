@@ -98,7 +98,9 @@ pub fn fib_lookup_with_link(
         Route { family: u32::from(lookup.family), next_hop: lookup.destination, device: lookup.ifindex };
     let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (lookup.destination_mac, lookup.source_mac);
     let link = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
-    Some((route, (answer != NO_NEIGHBOUR).then_some(link)))
+    // Zeros: Linux before 6.2 says nothing of a neighbour that does not answer.
+    let is_known = answer != NO_NEIGHBOUR && lookup.destination_mac != [0; 6];
+    Some((route, is_known.then_some(link)))
 }
 
 /// Leaves by the device of `route`, with the link-layer address of its next hop (Linux 5.10).
@@ -123,18 +125,18 @@ pub fn redirect_to_ingress(device: u32) -> i32 {
     unsafe { helpers::generated::bpf_redirect(device, BPF_F_INGRESS) as i32 }
 }
 
-/// A copy enters the stack as if received by `device`.
+/// A copy enters the stack as if received by `device`. `None`: it was lost at once, as when the processor's backlog is full.
 #[inline(always)]
-pub fn clone_to_ingress(skb: *mut __sk_buff, device: u32) {
+pub fn clone_to_ingress(skb: *mut __sk_buff, device: u32) -> Option<()> {
     // SAFETY: `skb` is the context that the program was given.
-    let _lost_like_any_packet = unsafe { helpers::generated::bpf_clone_redirect(skb, device, BPF_F_INGRESS) };
+    (unsafe { helpers::generated::bpf_clone_redirect(skb, device, BPF_F_INGRESS) } == 0).then_some(())
 }
 
-/// A copy is sent out of `device`.
+/// A copy is sent out of `device`. `None`: it was lost at once, as when the device's queue is full.
 #[inline(always)]
-pub fn clone_to_egress(skb: *mut __sk_buff, device: u32) {
+pub fn clone_to_egress(skb: *mut __sk_buff, device: u32) -> Option<()> {
     // SAFETY: `skb` is the context that the program was given.
-    let _lost_like_any_packet = unsafe { helpers::generated::bpf_clone_redirect(skb, device, 0) };
+    (unsafe { helpers::generated::bpf_clone_redirect(skb, device, 0) } == 0).then_some(())
 }
 
 /// Brings the first `length` bytes where the program can reach them.

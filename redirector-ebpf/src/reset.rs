@@ -52,7 +52,7 @@ pub fn both<H: Hook>(
     if hook.become_reset(segment, &client_side.reversed(), to_client).is_none() {
         return Verdict::drop(Outcome::DroppedKernel, member);
     }
-    hook.copy_to_client();
+    let _lost_like_any_packet = hook.copy_to_client();
     let action = match hook.route_of(flow, segment.v6) {
         Some(route) if hook.become_reset(segment, &flow.member_side, to_member).is_some() => {
             hook.to_member(&route)

@@ -179,33 +179,30 @@ impl<const START: usize> Hook for Skb<START> {
     }
 
     #[inline(always)]
-    fn copy_to_client(&mut self) {
-        if self.address_to_device().is_some() {
-            kernel::clone_to_ingress(self.ctx.skb.skb, settings::VIP_DEVICE.load());
-        }
+    fn copy_to_client(&mut self) -> Option<()> {
+        self.address_to_device()?;
+        kernel::clone_to_ingress(self.ctx.skb.skb, settings::VIP_DEVICE.load())
     }
 
     #[inline(always)]
-    fn copy_to_member(&mut self, next: &Next) {
+    fn copy_to_member(&mut self, next: &Next) -> Option<()> {
         let (skb, device) = (self.ctx.skb.skb, next.route.device);
         match next.route.way() {
             Way::Neighbour | Way::Plain => {
-                if kernel::store(skb, 0, &next.link).is_some() {
-                    kernel::clone_to_egress(skb, device);
-                }
+                kernel::store(skb, 0, &next.link?)?;
+                kernel::clone_to_egress(skb, device)
             }
             Way::Local if device == 0 => self.copy_to_client(),
             Way::Local => {
-                if self.address_to_loopback().is_some() {
-                    kernel::clone_to_ingress(skb, device);
-                }
+                self.address_to_loopback()?;
+                kernel::clone_to_ingress(skb, device)
             }
         }
     }
 
     #[inline(always)]
     fn copy_to_vip(&mut self) {
-        kernel::clone_to_egress(self.ctx.skb.skb, settings::VIP_DEVICE.load());
+        let _it_comes_again = kernel::clone_to_egress(self.ctx.skb.skb, settings::VIP_DEVICE.load());
     }
 
     #[inline(always)]
@@ -287,14 +284,14 @@ impl<const START: usize> Hook for Skb<START> {
     fn next_of(&self, flow: &Flow, v6: bool) -> Option<Next> {
         let none = [0; 3];
         if flow.route.way() == Way::Local {
-            return Some(Next { route: flow.route, link: none });
+            return Some(Next { route: flow.route, link: Some(none) });
         }
         let device = settings::VIP_DEVICE.load();
         let (route, link) = kernel::fib_lookup_with_link(self.ctx.skb.skb, device, &flow.member_side, v6, 0)?;
         if maps::is_l3(route.device) {
-            return Some(Next { route: Route::plain(route.device), link: none });
+            return Some(Next { route: Route::plain(route.device), link: Some(none) });
         }
-        link.map(|link| Next { route, link })
+        Some(Next { route, link })
     }
 
     #[inline(always)]

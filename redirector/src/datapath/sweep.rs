@@ -184,7 +184,7 @@ impl Work {
         let then = match over {
             0 => Left::Stay,
             _ if is_last => Left::Go,
-            _ => Left::Doubted,
+            _ => Left::Unseen,
         };
         let waiting = self.pass(switch, over > 0, then);
         let goes_on = !is_last || (waiting && self.ender.asks() && next < MOST_PASSES);

@@ -109,6 +109,19 @@ fn a_flow_goes_with_its_member_when_its_client_has_no_socket_any_more() {
     }
 }
 
+/// The member answers such a reset with a challenge ACK, and the flow is there to answer that one.
+#[test]
+fn a_flow_whose_reset_may_come_before_its_data_stays() {
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK, REQUEST]);
+        assert_eq!(bench.asked_at(Home::HERE, &[0], Order::ResetMembers).1, [("reset_member", 1)]);
+        assert_eq!(bench.entries(), (1, 1));
+        give(bench, &[RESPONSE]);
+        let counted = bench.asked_at(Home::HERE, &[0], Order::ResetMembers).1;
+        assert_eq!(counted, [("forgotten", 1), ("reset_member", 1)]);
+    });
+}
+
 /// It was reset, and connects again with the port of before, before its member was.
 #[test]
 fn a_client_that_takes_its_own_place_has_the_member_reset() {
@@ -136,15 +149,27 @@ fn what_is_to_be_forgotten_goes_with_both_halves() {
 }
 
 #[test]
-fn a_member_that_cannot_be_reached_is_not_reset_and_its_client_is() {
+fn a_member_without_a_route_is_not_reset_and_its_client_is() {
     in_both_versions(|bench| {
         give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK]);
-        let without: [fn(&mut Bench); 2] = [Bench::forget_gateways, Bench::remove_route];
-        for without in without {
-            without(bench);
-            assert_eq!(bench.asked_for(&[0], Order::ResetClients).1, [("reset_client", 1)]);
-            assert_eq!(bench.asked_for(&[0], Order::ResetMembers), (vec![], vec![("dropped_no_route", 1)]));
-        }
+        bench.remove_route();
+        assert_eq!(bench.asked_for(&[0], Order::ResetClients).1, [("reset_client", 1)]);
+        let asked = bench.asked_at(Home::HERE, &[0, 0], Order::ResetMembers);
+        assert_eq!(asked, (vec![], vec![("dropped_no_route", 2)]));
+        assert_eq!(bench.entries(), (1, 1));
+    });
+}
+
+/// A copy goes to no neighbour that is not known; the last packet finds out who it is, and the next pass asks again.
+#[test]
+fn a_flow_stays_until_its_members_neighbour_is_known() {
+    in_both_versions(|bench| {
+        give(bench, &[SYN, SYN_ACK, HANDSHAKE_ACK]);
+        bench.forget_gateways();
+        let (packets, counted) = bench.asked_at(Home::HERE, &[0, 0], Order::ResetMembers);
+        assert_eq!(packets, ["port > member RST ACK seq=101 ack=501"]);
+        assert_eq!(counted, [("dropped_no_route", 1), ("reset_member", 1)]);
+        assert_eq!(bench.entries(), (1, 1));
     });
 }
 

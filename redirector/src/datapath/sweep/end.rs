@@ -48,14 +48,15 @@ pub(super) struct Doomed {
 /// What was done, by member.
 pub(super) type Pass = BTreeMap<u16, SweptFlows>;
 
-/// What becomes of flows whose both ends were reset, and whose clients are not known to be gone.
+/// Which flows stay, though both their ends were reset: they are stale, and an end that did not believe its reset answers, and hears
+/// an exact one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// They are stale: an end that did not believe its reset answers, and hears an exact one.
+    /// Those whose clients still have their sockets, and those whose clients cannot be looked at.
     Stay,
-    /// The same, for whoever cannot be looked at. Sockets of the others are destroyed, and their flows go.
-    Doubted,
-    /// They go, and sockets that are still there with them: nothing makes them stale, or they had their time.
+    /// The latter. The others' sockets are destroyed, and take their flows along.
+    Unseen,
+    /// None: nothing makes them stale, or they had their time.
     Go,
 }
 
@@ -66,7 +67,7 @@ pub(super) struct Ender {
     /// `None`: this process may not send packets. Then flows are reset with their next packet.
     injector: Option<Injector>,
     /// Incarnations of flows whose both ends were reset, and whose clients cannot be looked at.
-    reset: HashSet<u64>,
+    unseen: HashSet<u64>,
     /// Incarnations of flows whose clients' sockets were destroyed, if they were there.
     made_sure: HashSet<u64>,
 }
@@ -89,7 +90,7 @@ impl Ender {
     pub(super) fn open(device: &str) -> Result<Self> {
         // What follows from that, `ResetWays` says.
         let injector = Injector::open(device).ok();
-        Ok(Self { here: Crew::open()?, injector, reset: HashSet::new(), made_sure: HashSet::new() })
+        Ok(Self { here: Crew::open()?, injector, unseen: HashSet::new(), made_sure: HashSet::new() })
     }
 
     /// What is needed of a flow to end it.
@@ -105,7 +106,7 @@ impl Ender {
 
     /// Takes a flow into a pass. Clients are asked for meanwhile, some at a time.
     pub(super) fn take(&self, turn: &mut Turn, flow: Doomed) -> Result<()> {
-        if self.reset.contains(&flow.name.incarnation) {
+        if self.unseen.contains(&flow.name.incarnation) {
             turn.earlier.push(flow);
             return Ok(());
         }
@@ -143,32 +144,29 @@ impl Ender {
         for flow in &asked {
             let is_within_reach = flow.home != Home::UNKNOWN;
             if then != Left::Go && !is_within_reach {
-                self.reset.insert(flow.name.incarnation);
+                self.unseen.insert(flow.name.incarnation);
             }
-            let is_looked_at = then == Left::Go || (then == Left::Doubted && is_within_reach);
+            let is_looked_at = then == Left::Go || (then == Left::Unseen && is_within_reach);
             if is_looked_at && flows.has(&flow.name)? {
                 doubted.push(*flow);
             }
         }
         let unsure = unasked.iter().chain(&earlier).chain(&doubted);
         let gone = self.make_sure(flows, unsure, namespaces.as_ref().map_or(&[], |known| known.as_ref()))?;
-        let is_gone = |flow: &&Doomed| gone.contains(&flow.name.incarnation);
         let mut waiting: Vec<_> = unasked.iter().collect();
-        let mut over: Vec<_> = Vec::new();
         if then == Left::Go {
             // A reset may be lost, so those that were reset in an earlier pass are reset once more before they go.
-            let again: Vec<_> = earlier.iter().filter(|flow| !is_gone(flow)).collect();
+            let again: Vec<_> =
+                earlier.iter().filter(|flow| !gone.contains(&flow.name.incarnation)).collect();
             let mut stay = self.order(again.iter().copied(), Order::ResetClients)?;
             stay.extend(self.order(again.into_iter(), Order::ResetMembers)?);
             let stays = |flow: &&Doomed| stay.contains(&flow.name.incarnation);
             waiting.extend(earlier.iter().filter(stays));
-            over.extend(earlier.iter().chain(&doubted).filter(|flow| !stays(flow)));
-        } else {
-            over.extend(earlier.iter().chain(&doubted).filter(is_gone));
-        }
-        let left = self.order(over.iter().copied(), Order::Forget)?;
-        for flow in over.into_iter().filter(|flow| left.contains(&flow.name.incarnation)) {
-            flows.remove(&flow.name)?;
+            let over: Vec<_> = earlier.iter().chain(&doubted).filter(|flow| !stays(flow)).collect();
+            let left = self.order(over.iter().copied(), Order::Forget)?;
+            for flow in over.into_iter().filter(|flow| left.contains(&flow.name.incarnation)) {
+                flows.remove(&flow.name)?;
+            }
         }
 
         for flow in &asked {
@@ -241,9 +239,9 @@ impl Ender {
         Ok(gone)
     }
 
-    /// Forgets which flows were reset: none of them is there any more.
+    /// Forgets what it knows of flows: none of them is there any more.
     pub(super) fn forget(&mut self) {
-        (self.reset, self.made_sure) = (HashSet::new(), HashSet::new());
+        (self.unseen, self.made_sure) = (HashSet::new(), HashSet::new());
     }
 
     /// Whether the programs can be asked at all.
