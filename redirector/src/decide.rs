@@ -57,6 +57,7 @@ mod choice;
 mod command;
 pub mod detection;
 mod drains;
+mod early_end;
 mod explain;
 mod flap;
 mod health;
@@ -105,6 +106,8 @@ pub struct Core {
     flaps: Vec<Flap>,
     /// When each member failed a round last.
     rejected: Vec<Option<Time>>,
+    /// When the active member was heard again that had failed when each of the others began to.
+    heard_again: Vec<Option<Time>>,
     /// What hooks said against each member last.
     vetoed: Vec<Option<Vetoed>>,
     /// What the traffic of each member has shown.
@@ -150,6 +153,7 @@ impl Core {
             answers: vec![Answers::default(); members],
             flaps: vec![Flap::default(); members],
             rejected: vec![None; members],
+            heard_again: vec![None; members],
             vetoed: vec![None; members],
             seen: service.members.iter().map(|member| Seen::of(&member.checks)).collect(),
             asks: 0,

@@ -480,6 +480,31 @@ fn a_member_that_dies_while_it_drains_keeps_nobody_waiting() {
     });
 }
 
+/// Nobody is heard, and then both again: the active one first.
+#[test]
+fn a_cut_of_this_host_ends_no_drain() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let (agent, clients, _process) = left(lab, "on_failback = \"drain\"\ndrain_timeout = \"2h\"")?;
+        let both = ["m1", "m2"];
+        let all_are =
+            |state: &str| both.iter().all(|name| member_state(&agent, name).is_ok_and(|is| is == state));
+        for name in both {
+            lab.black_hole(lab.member(name))?;
+        }
+        wait_until("both are down", SOON, || all_are("down"))?;
+        for name in ["m2", "m1"] {
+            lab.heal(lab.member(name))?;
+        }
+        wait_until("both are up again", SOON, || all_are("up"))?;
+        for client in &clients {
+            ensure!(client.woken().is_none(), "{client:?} was to drain");
+        }
+        let ended = drains_ended(&agent)?;
+        ensure!(ended.is_empty(), "{ended:#?}");
+        Ok(())
+    });
+}
+
 /// What was to come little by little comes at once.
 #[test]
 fn a_member_that_dies_while_its_resets_are_spread_keeps_nobody_waiting() {

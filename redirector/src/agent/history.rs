@@ -17,7 +17,7 @@ use super::clock::Clock;
 use crate::{
     decide::{Drain, Draining, ResumedSwitch, Spread, Switch},
     kept::{self, Writer},
-    model::{Epoch, MemberId, Service, SwitchKind},
+    model::{Epoch, FlowPolicy, MemberId, Service, SwitchKind},
 };
 
 /// A switch as it is kept.
@@ -26,6 +26,9 @@ struct Record {
     epoch: u32,
     from: Option<String>,
     kind: SwitchKind,
+    /// What became of the flows of `from`; earlier agents did not write it down.
+    #[serde(default)]
+    policy: Option<FlowPolicy>,
     reason: String,
     /// RFC 3339.
     at: String,
@@ -80,6 +83,7 @@ impl History {
         Some(ResumedSwitch {
             from: record.from.as_ref().and_then(member).map(MemberId),
             kind: record.kind,
+            policy: record.policy,
             reason: record.reason.clone(),
             age: now.duration_since(at).unwrap_or_default(),
             drains: record.drains.as_ref().map(|drains| drains.iter().map(resumed).collect()),
@@ -96,6 +100,7 @@ impl History {
             epoch: switch.epoch.0,
             from: name(service, switch.from),
             kind: switch.kind,
+            policy: Some(switch.policy),
             reason: switch.reason.clone(),
             at: humantime::format_rfc3339_millis(at).to_string(),
             drains: Some(drains),

@@ -175,6 +175,9 @@ pub struct ResumedSwitch {
     pub from: Option<MemberId>,
     /// Why the agent moved.
     pub kind: SwitchKind,
+    /// What was to happen to the flows of `from`, whatever the configuration says by now; `None`: nobody wrote it down, and it is what a
+    /// switch of this kind would do now.
+    pub policy: Option<FlowPolicy>,
     /// In words.
     pub reason: String,
     /// How long ago.

@@ -1,7 +1,7 @@
 //! The newest answer of every check at every address of a member: when it came, and whether it was a failure.
 //!
-//! Health counts answers; this remembers when they came. Three questions are answered from it: is a verdict fresh, has a
-//! round of checks come back, and was a verdict confirmed after a moment at which the observer was suspected.
+//! Health counts answers; this remembers when they came. What is answered from it: is a verdict fresh, has a round of checks come
+//! back, was a verdict confirmed after a moment at which the observer was suspected, and which members began to fail together.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -36,8 +36,20 @@ pub(super) struct Answer {
     failed_before: Option<Time>,
 }
 
+/// What an answer of a check that decides has changed at its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The first failure after passes, or of all.
+    Fails,
+    /// The first pass after failures.
+    Passes {
+        /// When they began.
+        failed_since: Time,
+    },
+}
+
 impl Answers {
-    /// An answer has come.
+    /// An answer has come. Returns what it has changed; `None`: it says what the one before said, or does not decide.
     pub(super) fn note(
         &mut self,
         now: Time,
@@ -45,7 +57,7 @@ impl Answers {
         address: SocketAddr,
         check: CheckId,
         verdict: Verdict,
-    ) {
+    ) -> Option<Turn> {
         let position = self.0.iter().position(|known| known.address == address);
         let position = position.unwrap_or_else(|| {
             self.0.push(AtAddress { address, checks: vec![None; checks.len()] });
@@ -61,14 +73,21 @@ impl Answers {
             Verdict::Fail => (since.or(Some(now)), newest),
             Verdict::Inconclusive => (since, newest),
         };
+        let decides = checks[check.0].effect.decides();
         *slot = Some(Answer {
             at: now,
             verdict,
             was_conclusive: was_conclusive || verdict != Verdict::Inconclusive,
-            decides: checks[check.0].effect.decides(),
+            decides,
             failing_since,
             failed_before,
         });
+        let turn = match (since, failing_since) {
+            (None, Some(_)) => Some(Turn::Fails),
+            (Some(failed_since), None) => Some(Turn::Passes { failed_since }),
+            (None, None) | (Some(_), Some(_)) => None,
+        };
+        turn.filter(|_| decides)
     }
 
     /// Addresses that are gone are forgotten.
@@ -103,6 +122,24 @@ impl Answers {
         let at_address = |at: &AtAddress| at.deciding().filter_map(|answer| answer.failing_since).min();
         let is_known = |at: &&AtAddress| at.deciding().any(|answer| answer.was_conclusive);
         self.0.iter().filter(is_known).map(at_address).reduce(|one, other| Some(one?.max(other?)))?
+    }
+
+    /// Since when each check that fails does so without a pass, at every address.
+    pub(super) fn failures(&self) -> impl Iterator<Item = Time> {
+        self.0.iter().flat_map(AtAddress::deciding).filter_map(|answer| answer.failing_since)
+    }
+
+    /// When checks passed whose newest answer is a pass.
+    pub(super) fn passes(&self) -> impl Iterator<Item = Time> {
+        let deciding = self.0.iter().flat_map(AtAddress::deciding);
+        deciding.filter(|answer| answer.verdict == Verdict::Pass).map(|answer| answer.at)
+    }
+
+    /// Whether something is known of an address, and no check fails there.
+    pub(super) fn none_fails_at(&self, address: SocketAddr) -> bool {
+        let known = self.0.iter().filter(|at| at.address == address);
+        let mut known = known.filter(|at| at.deciding().any(|answer| answer.was_conclusive));
+        known.any(|at| at.deciding().all(|answer| answer.failing_since.is_none()))
     }
 
     /// Whether a probe that began after `moment` has failed: of two failures after it, the first may have been under way.

@@ -181,6 +181,7 @@ impl Core {
         self.told = carried(&self.told, members, MemberState::Unknown);
         self.flaps = carried(&self.flaps, members, Flap::default());
         self.rejected = carried(&self.rejected, members, None);
+        self.heard_again = carried(&self.heard_again, members, None);
         self.seen = carried(&self.seen, members, Seen::default());
         for (seen, member) in self.seen.iter_mut().zip(&self.service.members) {
             seen.set_checks(&member.checks);

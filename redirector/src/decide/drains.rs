@@ -7,7 +7,7 @@
 //! With `reset_over` a drain does not end in one moment: what is left at its deadline is reset little by little first.
 //!
 //! A member that goes down meanwhile has nothing to finish any more: its flows end at once, if that is what `on_failover`
-//! says of members that are down ([`Core::end_drains_of_the_dead`]).
+//! says of members that are down: [`early_end`](super::early_end).
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -16,8 +16,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Core, suspicion::Doubt, time::Time};
-use crate::model::{Epoch, FlowPolicy, MemberId, MemberState};
+use super::{Action, Core, time::Time};
+use crate::model::{Epoch, MemberId, MemberState};
 
 /// A queue by deadline. The core's time never goes back, and none ends after one that began later, so
 /// the order of the switches is the order of the deadlines.
@@ -119,7 +119,7 @@ impl Drains {
 
     /// The flows of `member` end now. Returns the floor that says so. `only`: no other member can have flows that its drains are
     /// about, so they are forgotten; else they go on to their deadlines for those.
-    fn end_of(&mut self, member: MemberId, only: bool) -> Option<Epoch> {
+    pub(super) fn end_of(&mut self, member: MemberId, only: bool) -> Option<Epoch> {
         let is_its = |waiting: &Draining| waiting.drain.from == Some(member);
         let epoch = self.0.iter().filter(|waiting| is_its(waiting)).map(|waiting| waiting.drain.epoch).max();
         if only {
@@ -179,51 +179,6 @@ impl Core {
         if let Some(from) = from.filter(is_left).filter(|_| !over.is_zero()) {
             self.actions.push_back(Action::Spread { from, epoch, over });
         }
-    }
-
-    /// Ends the flows of members that have gone down since they were left.
-    ///
-    /// What the operator wants for members that are down decides, [`Service::on_failover`](crate::model::Service::on_failover):
-    /// with anything but a reset they wait for the end of the drain, as flows do that a failover has left.
-    pub(super) fn end_drains_of_the_dead(&mut self) {
-        // Nobody else can have flows that these drains are about.
-        let only = self.service.members.len() <= 2;
-        for member in self.dead_in_drain() {
-            if self.doubt(member, self.now).is_some() {
-                continue;
-            }
-            if let Some(epoch) = self.drains.end_of(member, only) {
-                let reason = self.members[member.0].reason();
-                self.actions.push_back(Action::EndDrain { member, epoch, reason });
-            }
-        }
-        // One whose resets were being spread kept those behind it waiting.
-        self.end_drains();
-    }
-
-    /// Members that are down and whose flows would end for that. A reset is of use only to who finds an active member that is up:
-    /// when that one is not, perhaps it is this host that is cut off.
-    fn dead_in_drain(&self) -> BTreeSet<MemberId> {
-        let Some(active) = self.standing.active().filter(|active| self.is_up(*active)) else {
-            return BTreeSet::new();
-        };
-        if self.service.on_failover != FlowPolicy::Reset {
-            return BTreeSet::new();
-        }
-        let mut members = self.drains.members();
-        members.retain(|member| *member != active && self.members[member.0].state() == MemberState::Down);
-        members
-    }
-
-    /// Members whose drains would end, and why they do not yet.
-    pub(super) fn doubted_drains(&self, now: Time) -> impl Iterator<Item = (MemberId, Doubt)> + '_ {
-        let dead = self.dead_in_drain().into_iter();
-        dead.filter_map(move |member| Some((member, self.doubt(member, now)?)))
-    }
-
-    /// When the first of them ends, whatever was heard.
-    pub(super) fn next_end_of_a_doubted_drain(&self) -> Option<Time> {
-        self.doubted_drains(self.now).map(|(_, doubt)| doubt.until).min()
     }
 }
 

@@ -319,7 +319,8 @@ impl Core {
             }
         }
         for (member, doubt) in self.doubted_drains(now) {
-            add("doubt", Some(member), doubt.until, "its flows are reset, whatever was heard".to_owned());
+            let then = format!("its flows are reset, whatever was heard; {}", doubt.why);
+            add("doubt", Some(member), doubt.until, then);
         }
         for (number, member) in self.members.iter().enumerate() {
             let id = MemberId(number);

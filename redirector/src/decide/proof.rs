@@ -22,9 +22,12 @@ impl Core {
         outcome: &ProbeOutcome,
     ) {
         let checks = &self.service.members[member.0].checks;
-        self.answers[member.0].note(self.now, checks, address, check, outcome.verdict());
+        let turn = self.answers[member.0].note(self.now, checks, address, check, outcome.verdict());
         if let Some(round) = self.round.as_mut().filter(|round| round.member == member) {
             round.hear(address, check, &checks[check.0].name, outcome);
+        }
+        if let Some(turn) = turn {
+            self.ask_for_drains(member, turn);
         }
     }
 

@@ -17,17 +17,18 @@ impl Core {
         if let Some(active) = active {
             self.standing = Standing::Active(active);
         }
-        let Some(ResumedSwitch { from, kind, reason, age, drains }) = last else {
+        let Some(ResumedSwitch { from, kind, policy, reason, age, drains }) = last else {
             return;
         };
         if kind != SwitchKind::Manual {
             self.hold_until = self.now + self.service.failback.hold_down.saturating_sub(age);
         }
-        let policy = self.policy(from, kind);
+        // No verdict says by now whether the member that was left lived then.
+        let policy = policy.unwrap_or_else(|| self.policy(from, kind));
         let over = self.spread_over(from, kind, policy);
         match drains {
             Some(drains) => self.resume_drains(drains, floor),
-            None if floor < epoch => self.resume_newest_drain(from, kind, age),
+            None if floor < epoch => self.resume_newest_drain(from, kind, policy, age),
             None => {}
         }
         let at = self.now.ago(age);
@@ -48,8 +49,14 @@ impl Core {
     }
 
     /// Without a record of drains: goes on with that of the newest switch, as the service would have it now.
-    fn resume_newest_drain(&mut self, from: Option<MemberId>, kind: SwitchKind, age: Duration) {
-        let (epoch, policy) = (self.epoch, self.policy(from, kind));
+    fn resume_newest_drain(
+        &mut self,
+        from: Option<MemberId>,
+        kind: SwitchKind,
+        policy: FlowPolicy,
+        age: Duration,
+    ) {
+        let epoch = self.epoch;
         let over = self.spread_over(from, kind, policy);
         let rest_of = |whole: Duration| whole.saturating_sub(age);
         match policy {

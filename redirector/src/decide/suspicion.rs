@@ -7,11 +7,12 @@
 //! | case | seen by | delays |
 //! |---|---|---|
 //! | *doubt* | the active member is down, and the newest answers of all that are up are failures that began within a window of its own | the failover, until one of them answers or is down too |
-//! | *blackout* | all members are down, and their failures began within a window | the hold of a service that refuses, until each has failed once more; and, when the first other member comes up, leaving the active one until it has failed once more: after a cut all come back, and the first one that does so is not the better one |
+//! | *blackout* | all members are down, and their failures began within a window (where only one is left in the choice: it and one that an operator took out) | the hold of a service that refuses, until each has failed once more; and, when the first other member comes up, leaving the active one until it has failed once more: after a cut all come back, and the first one that does so is not the better one |
 //! | *late* | the agent was not scheduled | leaving a member that went down since, until a probe has failed that began since |
 //!
 //! A blackout does not count as flapping either.
-//! Doubt and lateness delay the early end of a drain in the same way, for the member that is drained and down ([`Core::end_drains_of_the_dead`]).
+//! Doubt and lateness delay the early end of a drain in the same way, for the member that is drained and down; that waits for more
+//! than this: [`early_end`](super::early_end).
 
 use std::time::Duration;
 
@@ -96,16 +97,14 @@ impl Core {
         }
     }
 
-    /// Whether all members are down, at least two, and all since about the same moment.
+    /// Whether all members are down, and all since about the same moment. One alone says nothing of this host. One that an operator took
+    /// out may be down or up for reasons of its own; but where it fails too, and since then, it is not one alone.
     fn all_failed_at_once(&self, active: MemberId) -> bool {
-        let all: Vec<_> = self.candidates().filter(|member| *member != active).chain([active]).collect();
-        if all.len() < 2 || !all.iter().all(|member| self.members[member.0].state() == MemberState::Down) {
-            return false;
-        }
-        let since = all.iter().map(|member| self.answers[member.0].failing_since());
-        let Some(since) = since.collect::<Option<Vec<_>>>() else { return false };
-        let (first, last) = (since.iter().min(), since.iter().max());
-        first.zip(last).is_some_and(|(first, last)| last.since(*first) <= self.window())
+        let others = || (0..self.members.len()).map(MemberId).filter(|member| *member != active);
+        let is_out = |member: MemberId| self.orders.is_drained(member);
+        let is_down = |member: MemberId| self.members[member.0].state() == MemberState::Down;
+        let fails = |member: MemberId| (is_down(member) || is_out(member)) && self.fails_with(member, active);
+        is_down(active) && others().any(fails) && others().filter(|member| !is_out(*member)).all(fails)
     }
 
     /// Why the active member, which is down, is not left yet although the rules say so; `None`: nothing is in the way.
@@ -138,7 +137,9 @@ impl Core {
     }
 
     fn all_in_doubt(&self, active: MemberId) -> Option<Doubt> {
-        let mut up = self.candidates().filter(|member| self.is_up(*member)).peekable();
+        // The standing one is another than `active` when that one is drained.
+        let others = self.candidates().chain(self.standing.active());
+        let mut up = others.filter(|member| self.is_up(*member)).peekable();
         up.peek()?;
         up.all(|member| self.fails_with(member, active)).then(|| Doubt {
             why: "every other member began to fail with it, as when this host is cut off: one of them must answer"

@@ -3,7 +3,7 @@
 use super::world::*;
 use crate::{
     decide::{Action, Command, Resumed, ResumedSwitch, Time},
-    model::{Check, Epoch, FlowPolicy, MemberId, MemberState, Service, SwitchKind},
+    model::{Check, Epoch, FlowPolicy, MemberId, MemberState, Service, ServiceState, SwitchKind},
 };
 
 fn switch(to: MemberId) -> Command {
@@ -30,6 +30,18 @@ fn ended(world: &World) -> Vec<(Time, MemberId, Epoch)> {
 fn down(world: &World, of: MemberId) -> Time {
     let is_down = |(_, action): &&(Time, Action)| matches!(action, Action::MemberChanged { member, state: MemberState::Down, .. } if *member == of);
     world.done.iter().find(is_down).expect("it goes down").0
+}
+
+/// When a member was last said to be up.
+fn up(world: &World, of: MemberId) -> Time {
+    let is_up = |(_, action): &&(Time, Action)| matches!(action, Action::MemberChanged { member, state: MemberState::Up, .. } if *member == of);
+    world.done.iter().rev().find(is_up).expect("it comes up").0
+}
+
+/// What the timer says that keeps the end of a drain waiting.
+fn why_not(world: &World) -> Option<String> {
+    let timers = world.core.explain(world.now).timers;
+    timers.into_iter().find(|timer| timer.name == "doubt").map(|timer| timer.then)
 }
 
 #[test]
@@ -148,10 +160,141 @@ fn an_active_member_that_fails_too_is_no_place_to_go_to() {
     world.is(DUBLIN, Alive).run(s(60));
     let [(at, PARIS, of)] = ended(&world)[..] else { panic!("{:?}", ended(&world)) };
     assert_eq!(of, epoch);
-    let is_up = |(at, action): &(Time, Action)| {
-        matches!(action, Action::MemberChanged { member: DUBLIN, state: MemberState::Up, .. }).then_some(*at)
-    };
-    assert_eq!(world.done.iter().find_map(is_up), Some(at));
+    assert!(at >= up(&world, DUBLIN) && at.since(up(&world, DUBLIN)) <= s(1));
+}
+
+/// Of this host: all fail at the same moment, and the active member is the first that is heard again.
+#[test]
+fn a_cut_of_this_host_ends_no_drain_if_the_active_member_is_heard_first() {
+    let mut world = left(Service { drain_timeout: s(600), ..orders() });
+    world.is(PARIS, Dead).is(DUBLIN, Dead).run(s(5)).is(PARIS, NeverProbed).is(DUBLIN, NeverProbed);
+    world.probe(DUBLIN, &pass());
+    // The other one is asked at once.
+    assert_eq!(world.rounds().last(), Some(&(world.now, PARIS)));
+    world.probe(DUBLIN, &pass());
+    world.assert_active(DUBLIN, ServiceState::Degraded);
+    world.assert_state(PARIS, MemberState::Down);
+    assert!(why_not(&world).is_some_and(|why| why.contains("the active member failed with it and is back")));
+    // One probe was under way during the cut; the next one passes.
+    world.probe(PARIS, &fail()).sleep(ms(100)).probe(PARIS, &pass());
+    assert_eq!(ended(&world), []);
+    world.is(PARIS, Alive).is(DUBLIN, Alive).run(s(60));
+    world.assert_state(PARIS, MemberState::Up);
+    assert_eq!(ended(&world), []);
+}
+
+#[test]
+fn a_cut_of_this_host_ends_no_drain_if_the_drained_member_is_heard_first() {
+    let mut world = left(Service { drain_timeout: s(600), ..orders() });
+    world.is(PARIS, Dead).is(DUBLIN, Dead).run(s(5)).is(PARIS, NeverProbed).is(DUBLIN, NeverProbed);
+    // Once: that is not enough to be up, and the active one is up before it.
+    world.probe(PARIS, &pass()).sleep(ms(10)).probe(DUBLIN, &pass()).probe(DUBLIN, &pass());
+    assert_eq!((world.member(PARIS).state, world.member(DUBLIN).state), (MemberState::Down, MemberState::Up));
+    assert_eq!(ended(&world), []);
+    world.is(PARIS, Alive).is(DUBLIN, Alive).run(s(60));
+    assert_eq!(ended(&world), []);
+}
+
+/// The active one has missed a probe or two only, and was up all the time.
+#[test]
+fn a_cut_that_only_the_drained_member_has_failed_in_ends_no_drain() {
+    let mut world = left(Service { drain_timeout: s(600), ..orders() });
+    world.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).probe(DUBLIN, &fail()).probe(DUBLIN, &fail());
+    world.probe(PARIS, &fail()).probe(PARIS, &fail()).probe(PARIS, &fail());
+    world.assert_state(PARIS, MemberState::Down);
+    world.sleep(ms(100)).probe(DUBLIN, &pass());
+    assert_eq!(ended(&world), []);
+    world.is(PARIS, Alive).is(DUBLIN, Alive).run(s(60));
+    assert_eq!(ended(&world), []);
+}
+
+/// The same, and the last of its failures comes when the active one is well again.
+#[test]
+fn a_probe_that_was_under_way_in_a_cut_ends_no_drain() {
+    let mut world = left(Service { drain_timeout: s(600), ..orders() });
+    world.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).probe(DUBLIN, &fail());
+    world.probe(PARIS, &fail()).probe(PARIS, &fail()).sleep(ms(100)).probe(DUBLIN, &pass());
+    world.probe(PARIS, &fail());
+    world.assert_state(PARIS, MemberState::Down);
+    assert_eq!(ended(&world), []);
+    world.is(PARIS, Alive).is(DUBLIN, Alive).run(s(60));
+    assert_eq!(ended(&world), []);
+}
+
+/// It was down for a reason of its own before the cut.
+#[test]
+fn a_cut_while_the_active_member_is_down_ends_no_drain() {
+    let mut world = World::settled(Service { drain_timeout: s(600), ..orders() });
+    world.order(&Command::Drain { member: PARIS, force: true }).unwrap();
+    world.is(DUBLIN, Dead).run(s(60)).is(PARIS, Dead).run(s(5));
+    world.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).probe(DUBLIN, &pass()).probe(DUBLIN, &pass());
+    world.assert_active(DUBLIN, ServiceState::Degraded);
+    assert_eq!(ended(&world), []);
+    world.is(PARIS, Alive).is(DUBLIN, Alive).run(s(60));
+    assert_eq!(ended(&world), []);
+}
+
+/// Its probes come round first; the active one was not asked since, and would not be for a while.
+#[test]
+fn a_cut_that_the_active_member_was_not_asked_in_ends_no_drain() {
+    let mut world = left(Service { drain_timeout: s(600), ..orders() });
+    world.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).sleep(ms(10)).probe(PARIS, &fail());
+    assert_eq!(world.rounds(), [(world.now, DUBLIN)]);
+    world.probe(PARIS, &fail()).probe(PARIS, &fail());
+    world.assert_state(PARIS, MemberState::Down);
+    assert_eq!(ended(&world), []);
+    // It fails as well, and both come back.
+    world.probe(DUBLIN, &fail()).sleep(ms(300)).probe(DUBLIN, &pass());
+    assert_eq!(ended(&world), []);
+    world.is(PARIS, Alive).is(DUBLIN, Alive).run(s(60));
+    assert_eq!(ended(&world), []);
+}
+
+#[test]
+fn a_dead_member_loses_its_flows_when_the_active_one_has_answered() {
+    let mut world = left(orders());
+    let epoch = world.core.epoch();
+    world.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).sleep(ms(10));
+    world.probe(PARIS, &fail()).probe(PARIS, &fail()).probe(PARIS, &fail()).sleep(ms(2));
+    assert_eq!(ended(&world), []);
+    world.probe(DUBLIN, &pass());
+    assert_eq!(ended(&world), [(world.now, PARIS, epoch)]);
+}
+
+/// It has died in the cut, or the cut was its death: it fails twice more, and a prober that hangs has a window.
+#[test]
+fn a_member_that_stays_dead_after_a_cut_loses_its_flows_after_two_probes_more_or_a_window() {
+    for is_heard in [true, false] {
+        let mut world = left(Service { drain_timeout: s(600), ..orders() });
+        let epoch = world.core.epoch();
+        world.is(PARIS, Dead).is(DUBLIN, Dead).run(s(5)).is(DUBLIN, Alive);
+        world.is(PARIS, if is_heard { Dead } else { NeverProbed });
+        let before = ended(&world).len();
+        world.run(s(60));
+        let up = up(&world, DUBLIN);
+        let [(at, PARIS, of)] = ended(&world)[..] else { panic!("{:?}", ended(&world)) };
+        assert_eq!((before, of), (0, epoch));
+        if is_heard {
+            assert!(at.since(up) <= s(1), "{:?}", at.since(up));
+        } else {
+            assert_eq!(at, up + s(2));
+        }
+    }
+}
+
+/// Each loss of a packet there would put the end off, if it began with that of the member that died.
+#[test]
+fn an_active_member_that_loses_probes_delays_the_end_by_a_window_at_most() {
+    let mut world = left(Service { drain_timeout: s(600), ..orders() });
+    let epoch = world.core.epoch();
+    world.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).probe(DUBLIN, &fail());
+    world.probe(PARIS, &fail()).probe(PARIS, &fail()).probe(PARIS, &fail());
+    let found = world.now;
+    world.sleep(ms(1));
+    for _ in 0..30 {
+        world.probe(DUBLIN, &pass()).probe(DUBLIN, &fail()).run(ms(100));
+    }
+    assert_eq!(ended(&world), [(found + s(2), PARIS, epoch)]);
 }
 
 /// Whoever is on it stays, and ends with the next failover as everybody does.
@@ -173,6 +316,7 @@ fn the_next_agent_ends_it_too() {
     let last = ResumedSwitch {
         from: Some(PARIS),
         kind: SwitchKind::Failback,
+        policy: None,
         reason: String::new(),
         age: s(1),
         drains: None,

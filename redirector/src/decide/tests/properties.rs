@@ -197,17 +197,17 @@ fn combine() -> impl Strategy<Value = Combine> {
 
 fn resumed(members: usize, reset_over: Duration) -> impl Strategy<Value = Resumed> {
     let kinds = vec![SwitchKind::Initial, SwitchKind::Failover, SwitchKind::Failback, SwitchKind::Manual];
-    let drains = option::of(draining(members, reset_over));
-    let last =
-        (option::of(0..members), select(kinds), 0_u64..8000, drains).prop_map(|(from, kind, age, drains)| {
-            ResumedSwitch {
-                from: from.map(MemberId),
-                kind,
-                reason: String::new(),
-                age: Duration::from_millis(age),
-                drains,
-            }
-        });
+    let flows = (option::of(flow_policy()), option::of(draining(members, reset_over)));
+    let last = (option::of(0..members), select(kinds), 0_u64..8000, flows).prop_map(
+        |(from, kind, age, (policy, drains))| ResumedSwitch {
+            from: from.map(MemberId),
+            kind,
+            policy,
+            reason: String::new(),
+            age: Duration::from_millis(age),
+            drains,
+        },
+    );
     (option::of(0..members), 1_u32..9, 0_u32..9, option::of(last)).prop_map(|(active, epoch, floor, last)| {
         let active = active.map(MemberId);
         Resumed { active, epoch: Epoch(epoch), floor: Epoch(floor.min(epoch)), last }
@@ -345,6 +345,42 @@ fn schedule() -> impl Strategy<Value = (Start, Vec<Step>)> {
     })
 }
 
+/// An earlier agent has left the second member to drain, and the probes of all members pass and fail together or alone: what cuts of
+/// this host look like, and deaths.
+fn drained() -> impl Strategy<Value = (Start, Vec<Step>)> {
+    let of_two = service().prop_filter("there is somewhere to go", |service| service.members.len() >= 2);
+    let start = (of_two, any::<bool>()).prop_map(|(service, answers_rounds)| {
+        let failback = Failback { mode: FailbackMode::Never, ..service.failback };
+        let drain_timeout = Duration::from_secs(60);
+        let service = Service { on_failover: FlowPolicy::Reset, failback, drain_timeout, ..service };
+        let members = service.members.len();
+        let last = ResumedSwitch {
+            from: Some(MemberId(1)),
+            kind: SwitchKind::Failback,
+            policy: Some(FlowPolicy::Drain),
+            reason: String::new(),
+            age: Duration::from_secs(1),
+            drains: None,
+        };
+        let active = Some(MemberId(0));
+        let resumed = Some(Resumed { active, epoch: Epoch(5), floor: Epoch(4), last: Some(last) });
+        let offered = |member| vec![Offer { address: pool(MemberId(member))[0], offered: true }];
+        let known = (0..members).map(offered).collect();
+        Start { service, known, resumed, first: vec![vec![0]; members], answers_rounds }
+    });
+    let member = prop_oneof![3 => 0_usize..2, 1 => 0_usize..4];
+    let verdict = prop_oneof![1 => Just(Verdict::Pass), 1 => Just(Verdict::Fail)];
+    // Several answers in a row that say the same: one at a time is seldom enough to go down or to come up.
+    let answers =
+        (member, 0_usize..2, verdict, vec(0_u64..150, 1..4)).prop_map(|(member, check, verdict, waits)| {
+            let event = Event::Probe { member, address: 0, check, verdict };
+            waits.into_iter().map(|wait| Step { wait, late: 0, event: event.clone() }).collect::<Vec<_>>()
+        });
+    let others = step().prop_map(|step| vec![step]);
+    let steps = vec(prop_oneof![12 => answers, 1 => others], 0..60);
+    (start, steps.prop_map(|steps| steps.concat()))
+}
+
 /// How many schedules are tried.
 fn schedules() -> ProptestConfig {
     let number = std::env::var("REDIRECTOR_SCHEDULES").ok().and_then(|number| number.parse().ok());
@@ -361,6 +397,16 @@ proptest! {
 
     #[test]
     fn what_the_core_promises_holds_in_every_schedule((start, steps) in schedule()) {
+        let mut witness = Witness::new(start).run(&steps);
+        witness.run_out();
+    }
+}
+
+proptest! {
+    #![proptest_config(fewer())]
+
+    #[test]
+    fn so_it_does_while_a_member_is_drained((start, steps) in drained()) {
         let mut witness = Witness::new(start).run(&steps);
         witness.run_out();
     }

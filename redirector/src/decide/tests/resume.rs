@@ -17,7 +17,8 @@ fn on_dublin() -> Resumed {
 
 /// The same, with what a version that did not write down drains has left of the switch.
 fn after(kind: SwitchKind, age: Duration, floor: u32) -> Resumed {
-    let last = ResumedSwitch { from: Some(PARIS), kind, reason: "as it was".to_owned(), age, drains: None };
+    let reason = "as it was".to_owned();
+    let last = ResumedSwitch { from: Some(PARIS), kind, policy: None, reason, age, drains: None };
     Resumed { floor: Epoch(floor), last: Some(last), ..on_dublin() }
 }
 
@@ -146,6 +147,26 @@ fn a_switch_that_kept_its_flows_still_keeps_them() {
     assert_eq!(world.is(PARIS, NeverProbed).run(s(60)).floors(), []);
     let mut world = World::resumed(orders(), Some(after(SwitchKind::Initial, s(10), 0)));
     assert_eq!(world.is(PARIS, NeverProbed).run(s(60)).floors(), []);
+}
+
+/// The operator wants something else from the next switch on, and a member that was down when it was left by hand may live by now.
+#[test]
+fn what_the_switch_did_to_its_flows_goes_on_whatever_the_next_one_would_do() {
+    let left_by_hand = |policy| {
+        let mut resumed = after(SwitchKind::Manual, s(10), 2);
+        resumed.last.as_mut().unwrap().policy = Some(policy);
+        resumed
+    };
+    let resets = Service { on_failback: FlowPolicy::Reset, ..orders() };
+    let mut world = World::resumed(resets.clone(), Some(left_by_hand(FlowPolicy::Keep)));
+    assert_eq!(world.is(PARIS, NeverProbed).run(s(60)).floors(), []);
+    let mut world = World::resumed(resets, Some(left_by_hand(FlowPolicy::Drain)));
+    let start = world.now;
+    assert_eq!(world.is(PARIS, NeverProbed).run(s(60)).floors(), [(start + s(20), Epoch(6))]);
+    // Nothing would ever end them.
+    let keeps = Service { on_failback: FlowPolicy::Keep, ..orders() };
+    let mut world = World::resumed(keeps, Some(left_by_hand(FlowPolicy::Drain)));
+    assert_eq!(world.is(PARIS, NeverProbed).run(s(60)).floors(), [(start + s(20), Epoch(6))]);
 }
 
 #[test]
@@ -289,6 +310,7 @@ fn two_switches_and_a_restart_end_as_without_it() {
     let last = ResumedSwitch {
         from: Some(DUBLIN),
         kind: SwitchKind::Manual,
+        policy: Some(FlowPolicy::Drain),
         reason: String::new(),
         age: s(5),
         drains,

@@ -53,6 +53,7 @@ fn the_next_agent_goes_on_with_what_is_left_of_it() {
     let last = ResumedSwitch {
         from: Some(PARIS),
         kind: SwitchKind::Manual,
+        policy: None,
         reason: String::new(),
         age: ms(500),
         drains: None,

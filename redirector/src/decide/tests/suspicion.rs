@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::{
-    decide::Action,
+    decide::{Action, Command},
     model::{FlowPolicy, MemberState, OnAllDown, Service, ServiceState, SwitchKind},
 };
 
@@ -102,6 +102,23 @@ fn a_blackout_of_a_second_holds_nothing() {
     world.is(PARIS, Dead).is(DUBLIN, Dead).run(ms(1200)).is(PARIS, Alive).is(DUBLIN, Alive).run(s(60));
     world.assert_no_switch();
     world.assert_active(PARIS, ServiceState::Ok);
+}
+
+/// The only other member is drained. A hold would have reset its flows too, in the middle of the drain.
+#[test]
+fn a_blackout_of_a_second_holds_nothing_while_a_member_is_drained() {
+    let mut world = World::settled(refusing());
+    world.order(&Command::Drain { member: PARIS, force: true }).unwrap();
+    world.assert_active(DUBLIN, ServiceState::Degraded);
+    world.done.clear();
+    world.is(PARIS, Dead).is(DUBLIN, Dead).run(ms(1200)).assert_active(DUBLIN, ServiceState::Down);
+    world.is(PARIS, Alive).is(DUBLIN, Alive).run(s(20)).assert_no_switch();
+    world.assert_active(DUBLIN, ServiceState::Degraded);
+    let resets =
+        |(_, action): &(_, Action)| matches!(action, Action::EndDrain { .. } | Action::RaiseFloor { .. });
+    assert!(!world.done.iter().any(resets));
+    // One that is down for an operator's reasons says nothing of this host.
+    world.is(PARIS, Dead).run(s(60)).is(DUBLIN, Dead).run(ms(1200)).assert_held();
 }
 
 #[test]

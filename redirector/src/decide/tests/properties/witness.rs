@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
-use self::drains::resumed_drains;
+use self::drains::{Story, resumed_drains};
 use super::{Event, Start, Step, pool};
 use crate::{
     decide::{
@@ -70,6 +70,12 @@ struct Known {
     drained_by_force: bool,
     /// When its probers looked last because of a signal.
     looked_at: Option<Time>,
+    /// What its checks have said, longer ago than the newest answers.
+    stories: Vec<Story>,
+    /// What its checks say of it, and since when.
+    state: (MemberState, Time),
+    /// When the active member was heard again, that had failed when it began to.
+    heard_again: Option<Time>,
     /// Since when it is drained and down, and its clients could go elsewhere.
     held_up_since: Option<Time>,
 }
@@ -206,6 +212,11 @@ impl Witness {
         self.record(told, Input::Probe(member, address, CheckId(check), (&outcome).into()));
         let known = &mut self.members[member.0];
         let asked = known.hear(&self.before.members[member.0], self.now, address, check, &outcome);
+        let has = self.before.members[member.0].addresses.iter().any(|view| view.address == address);
+        let failed_since = has.then(|| known.tell(self.now, address, check, verdict)).flatten();
+        if let Some(since) = failed_since.filter(|_| self.service.checks[check].effect.decides()) {
+            self.note_back(member, since);
+        }
         self.core.on_probe(told, member, address, CheckId(check), &outcome);
         let nothing = verdict == Verdict::Inconclusive && !asked;
         self.look(May { nothing, about: Some(member), ..May::default() });
@@ -254,10 +265,7 @@ impl Witness {
     /// Compares what is with what was.
     fn look(&mut self, may: May<'_>) {
         let after = self.core.view(self.now);
-        for (known, member) in self.members.iter_mut().zip(&after.members) {
-            let up = member.checks == MemberState::Up;
-            known.up_since = up.then(|| known.up_since.unwrap_or(self.now));
-        }
+        self.note_states(&after);
         let May { nothing, about, .. } = may;
         let mut switched = None;
         let mut reset = Vec::new();
@@ -345,6 +353,16 @@ impl Witness {
         self.before = after;
     }
 
+    fn note_states(&mut self, after: &View) {
+        for (known, member) in self.members.iter_mut().zip(&after.members) {
+            let up = member.checks == MemberState::Up;
+            known.up_since = up.then(|| known.up_since.unwrap_or(self.now));
+            if known.state.0 != member.checks {
+                known.state = (member.checks, self.now);
+            }
+        }
+    }
+
     /// Rounds that were asked for are answered with passes; so are those that begin with such an answer.
     fn answer_rounds(&mut self) {
         let unheard = |(number, known): (usize, &Known)| {
@@ -401,12 +419,16 @@ impl Known {
             round: None,
             drained_by_force: false,
             looked_at: None,
+            stories: Vec::new(),
+            state: (MemberState::Unknown, Time::default()),
+            heard_again: None,
             held_up_since: None,
         }
     }
 
     fn keep(&mut self, addresses: &[SocketAddr]) {
         self.answers.retain(|(address, ..)| addresses.contains(address));
+        self.stories.retain(|story| addresses.contains(&story.address));
         if let Some(round) = &mut self.round {
             round.retain(|(address, _)| addresses.contains(address));
         }

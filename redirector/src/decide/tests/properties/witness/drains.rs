@@ -1,10 +1,10 @@
 //! Flows that end later, and those whose member goes down before.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use super::Witness;
+use super::{Known, Witness};
 use crate::{
-    decide::{Core, Resumed, ResumedSwitch, Switch, View},
+    decide::{Core, Resumed, ResumedSwitch, Switch, Time, View},
     model::{Epoch, FlowPolicy, MemberId, MemberState, Service, SwitchKind, Verdict},
 };
 
@@ -21,11 +21,11 @@ pub(super) fn resumed_drains(service: &Service, resumed: &Resumed) -> Vec<(Membe
 
 /// As far as a version knew it that did not write down drains.
 fn newest_drain(service: &Service, resumed: &Resumed, last: &ResumedSwitch) -> Option<(MemberId, Epoch)> {
-    let policy = match last.kind {
+    let policy = last.policy.unwrap_or(match last.kind {
         SwitchKind::Initial => FlowPolicy::Keep,
         SwitchKind::Failover => service.on_failover,
         SwitchKind::Failback | SwitchKind::Manual => service.on_failback,
-    };
+    });
     let is_spread = last.kind != SwitchKind::Failover && !service.reset_over.is_zero();
     let ends_later = policy == FlowPolicy::Drain || policy == FlowPolicy::Reset && is_spread;
     let drain = (last.from?, resumed.epoch);
@@ -60,6 +60,7 @@ impl Witness {
         let last = ResumedSwitch {
             from: None,
             kind: SwitchKind::Manual,
+            policy: Some(FlowPolicy::Keep),
             reason: String::new(),
             age: Duration::ZERO,
             drains: Some(self.kept_drains.clone()),
@@ -71,11 +72,16 @@ impl Witness {
         assert_eq!(next.drains, self.core.drains);
     }
 
-    /// It was begun, its member is down, and whoever is reset has somewhere to go.
+    /// It was begun, its member is down, whoever is reset has somewhere to go, and it was not this host that was cut off.
     pub(super) fn check_end_of_drain(&mut self, member: MemberId, epoch: Epoch, after: &View) {
         let newest = self.drains.iter().filter(|(of, _)| *of == member).map(|(_, epoch)| *epoch).max();
         assert_eq!(newest, Some(epoch), "no such drain of {member:?}");
         assert!(self.may_end(member, after), "{member:?} drains");
+        let active = after.active.expect("clients could go there");
+        let since = [active, member].map(|member| self.members[member.0].state.1);
+        let is_over = since.iter().all(|since| self.now.since(*since) >= self.window());
+        let waits = self.waits_for(member, active, after);
+        assert!(waits.is_none() || is_over, "{member:?} is ended though {waits:?}");
         self.drains.retain(|(of, _)| *of != member);
     }
 
@@ -86,14 +92,65 @@ impl Witness {
         checks(member) == MemberState::Down && elsewhere && self.service.on_failover == FlowPolicy::Reset
     }
 
+    /// What speaks for a cut of this host, or for the member.
+    fn waits_for(&self, member: MemberId, active: MemberId, view: &View) -> Option<&'static str> {
+        let (of_it, of_active) = (&self.members[member.0], &self.members[active.0]);
+        let deciding = |story: &&Story| self.service.checks[story.check].effect.decides();
+        let stories = || of_it.stories.iter().filter(deciding);
+        let failing = stories().filter_map(|story| story.failures.first()).max();
+        let passed = of_active.stories.iter().filter(deciding).filter_map(|story| story.passed).max();
+        if failing.is_some_and(|failing| passed.is_none_or(|passed| passed < *failing)) {
+            return Some("the active member was not heard since");
+        }
+        let is_of_the_cut = |heard: Time| {
+            of_it.state.1 <= heard
+                || stories().any(|story| story.failures.first().is_some_and(|first| *first <= heard))
+        };
+        let failed_again = |heard: Time| {
+            stories().any(|story| {
+                story.fails && story.failures.iter().filter(|failure| **failure >= heard).count() >= 2
+            })
+        };
+        if of_it.heard_again.is_some_and(|heard| is_of_the_cut(heard) && !failed_again(heard)) {
+            return Some("it failed together with the active member, and was not asked again");
+        }
+        let views = &view.members[member.0].addresses;
+        let answers = |address: SocketAddr| {
+            let mut here = stories().filter(|story| story.address == address).peekable();
+            here.peek().is_some() && here.all(|story| story.failures.is_empty())
+        };
+        let is_back = views.iter().any(|view| view.state == MemberState::Down && answers(view.address));
+        is_back.then_some("it answers again")
+    }
+
+    /// A member is heard again: those that began to fail with it may have been cut off with it.
+    pub(super) fn note_back(&mut self, member: MemberId, failed_since: Time) {
+        if self.before.active.is_some_and(|active| active != member) {
+            return;
+        }
+        let (now, window) = (self.now, self.window());
+        let about = |at: &Time| failed_since.since(*at) <= window;
+        let checks = &self.service.checks;
+        for (number, other) in self.members.iter_mut().enumerate() {
+            let mut deciding = other.stories.iter().filter(|story| checks[story.check].effect.decides());
+            if number != member.0 && deciding.any(|story| story.failures.first().is_some_and(about)) {
+                other.heard_again = Some(now);
+            }
+        }
+    }
+
+    fn window(&self) -> Duration {
+        let check = &self.service.checks[0];
+        check.interval + check.timeout
+    }
+
     /// Nobody waits for a member that is down: not at all where nothing makes this host suspect, and not for ever.
     pub(super) fn check_drains(&mut self, after: &View) {
-        let check = &self.service.checks[0];
-        let window = check.interval + check.timeout;
+        let window = self.window();
         for member in (0..self.members.len()).map(MemberId) {
             let is_drained = self.drains.iter().any(|(of, _)| *of == member);
             let held_up = is_drained && self.may_end(member, after);
-            let since = self.members[member.0].held_up_since;
+            let since = self.members[member.0].held_up_since.filter(|_| self.before.active == after.active);
             let since = held_up.then(|| since.unwrap_or(self.now));
             self.members[member.0].held_up_since = since;
             let Some(since) = since else { continue };
@@ -101,8 +158,47 @@ impl Witness {
             let active = after.active.expect("clients could go there");
             let fails = self.members[active.0].answers.iter().any(|(.., verdict)| *verdict != Verdict::Pass);
             let was_late = self.late.is_some_and(|late| self.now.since(late) < window);
-            let is_suspect = was_late || fails || after.members[active.0].state == MemberState::Drained;
+            let is_suspect = was_late || fails || self.waits_for(member, active, after).is_some();
             assert!(is_suspect, "{member:?} is drained and down, and its clients wait");
         }
+    }
+}
+
+/// What a check has said at an address.
+#[derive(Clone, Debug)]
+pub(super) struct Story {
+    pub(super) address: SocketAddr,
+    pub(super) check: usize,
+    /// When its newest answer came, if that is a pass.
+    passed: Option<Time>,
+    /// All failures since its newest pass.
+    failures: Vec<Time>,
+    /// Its newest answer is a failure.
+    fails: bool,
+}
+
+impl Known {
+    /// Returns since when the check had failed, if it passes now.
+    pub(super) fn tell(
+        &mut self,
+        now: Time,
+        address: SocketAddr,
+        check: usize,
+        verdict: Verdict,
+    ) -> Option<Time> {
+        let known = self.stories.iter().position(|story| (story.address, story.check) == (address, check));
+        let known = known.unwrap_or_else(|| {
+            self.stories.push(Story { address, check, passed: None, failures: Vec::new(), fails: false });
+            self.stories.len() - 1
+        });
+        let story = &mut self.stories[known];
+        story.fails = verdict == Verdict::Fail;
+        story.passed = (verdict == Verdict::Pass).then_some(now);
+        match verdict {
+            Verdict::Pass => return std::mem::take(&mut story.failures).first().copied(),
+            Verdict::Fail => story.failures.push(now),
+            Verdict::Inconclusive => {}
+        }
+        None
     }
 }

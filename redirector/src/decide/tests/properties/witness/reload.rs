@@ -95,6 +95,7 @@ impl Witness {
         if reload.checks {
             // The second check is another one, or gone.
             known.answers.retain(|(_, check, ..)| *check == 0);
+            known.stories.retain(|story| story.check == 0);
         }
         known
     }
@@ -129,10 +130,7 @@ impl Witness {
             self.actions.push(action);
         }
         assert_eq!(self.core.orders(), self.orders);
-        for (known, member) in self.members.iter_mut().zip(&after.members) {
-            let up = member.checks == MemberState::Up;
-            known.up_since = up.then(|| known.up_since.unwrap_or(self.now));
-        }
+        self.note_states(&after);
         assert_at_rest(&self.core);
         self.before = after;
     }
