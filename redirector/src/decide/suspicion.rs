@@ -7,7 +7,7 @@
 //! | case | seen by | delays |
 //! |---|---|---|
 //! | *doubt* | the active member is down, and the newest answers of all that are up are failures that began within a window of its own | the failover, until one of them answers or is down too |
-//! | *blackout* | all members are down, and their failures began within a window (where only one is left in the choice: it and one that an operator took out) | the hold of a service that refuses, until each has failed once more; and, when the first other member comes up, leaving the active one until it has failed once more: after a cut all come back, and the first one that does so is not the better one |
+//! | *blackout* | all members are down, and the first and the last of their failures began within a window (where only one is left in the choice: it and one that an operator took out) | the hold of a service that refuses, until each has failed once more; and, when the first other member comes up, leaving the active one until it has failed once more: after a cut all come back, and the first one that does so is not the better one |
 //! | *late* | the agent was not scheduled | leaving a member that went down since, until a probe has failed that began since |
 //!
 //! A blackout does not count as flapping either.
@@ -100,11 +100,18 @@ impl Core {
     /// Whether all members are down, and all since about the same moment. One alone says nothing of this host. One that an operator took
     /// out may be down or up for reasons of its own; but where it fails too, and since then, it is not one alone.
     fn all_failed_at_once(&self, active: MemberId) -> bool {
-        let others = || (0..self.members.len()).map(MemberId).filter(|member| *member != active);
-        let is_out = |member: MemberId| self.orders.is_drained(member);
-        let is_down = |member: MemberId| self.members[member.0].state() == MemberState::Down;
-        let fails = |member: MemberId| (is_down(member) || is_out(member)) && self.fails_with(member, active);
-        is_down(active) && others().any(fails) && others().filter(|member| !is_out(*member)).all(fails)
+        let is_out = |member: &MemberId| *member != active && self.orders.is_drained(*member);
+        let (out, of_choice): (Vec<_>, Vec<_>) = (0..self.members.len()).map(MemberId).partition(is_out);
+        let failing_since = |member: &MemberId| {
+            let is_down = self.members[member.0].state() == MemberState::Down;
+            self.answers[member.0].failing_since().filter(|_| is_down)
+        };
+        let began: Option<Vec<Time>> = of_choice.iter().map(failing_since).collect();
+        let Some(began) = began else { return false };
+        let (first, last) = (began.iter().min(), began.iter().max());
+        // Of all of them: each may be near the active one's while two are far apart.
+        let at_once = first.zip(last).is_some_and(|(first, last)| last.since(*first) <= self.window());
+        at_once && (began.len() > 1 || out.iter().any(|member| self.fails_with(*member, active)))
     }
 
     /// Why the active member, which is down, is not left yet although the rules say so; `None`: nothing is in the way.

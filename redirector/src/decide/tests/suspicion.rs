@@ -121,6 +121,17 @@ fn a_blackout_of_a_second_holds_nothing_while_a_member_is_drained() {
     world.is(PARIS, Dead).run(s(60)).is(DUBLIN, Dead).run(ms(1200)).assert_held();
 }
 
+/// Each began to fail within a window of the active one, the first and the last did not.
+#[test]
+fn members_that_fail_one_after_the_other_are_no_blackout() {
+    let mut world = World::settled(Service { on_all_down: OnAllDown::Refuse, ..with_oslo(10) });
+    world.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).is(OSLO, NeverProbed);
+    world.probe(DUBLIN, &fail()).probe(DUBLIN, &fail()).probe(DUBLIN, &fail()).sleep(ms(1900));
+    world.probe(PARIS, &fail()).sleep(ms(1900));
+    world.probe(OSLO, &fail()).probe(OSLO, &fail()).probe(OSLO, &fail()).assert_no_switch();
+    world.probe(PARIS, &fail()).probe(PARIS, &fail()).assert_held();
+}
+
 #[test]
 fn a_blackout_is_no_flapping() {
     let mut world = World::settled(orders());
