@@ -7,12 +7,12 @@
 //! | the drained member is down, and | its drain ends when |
 //! |---|---|
 //! | a failover from it would be doubted ([`suspicion`](super::suspicion)): the agent was late, or whoever is up began to fail with it | that doubt ends |
-//! | the active member was not heard since the failures began | it has answered: it is asked when they begin |
-//! | it began to fail with the active member, or while that one failed, and that one was heard again | a probe that began since has failed: it is asked at once |
+//! | the active member was not heard since the failures began | it has answered: it is asked when they begin. What it answers may have been put off by a cut, so the next row follows |
+//! | the active one was heard when it was down already; or it began to fail with the active member, or while that one failed, and that one was heard again | a probe that began since has failed: it is asked at once, and once more |
 //! | it answers again, and is not up yet | it fails again |
 //!
 //! All of this ends a window after both were known, the one to be down and the other to be up. A member that is drained and dies
-//! alone loses its flows in the call that finds it down.
+//! alone loses its flows in the call that finds it down, if the active one has answered by then.
 
 use std::collections::BTreeSet;
 
@@ -75,11 +75,32 @@ impl Core {
         let not_before = |at: Time| failed_since.since(at) <= window;
         for other in (0..self.members.len()).map(MemberId).filter(|other| *other != heard) {
             if self.answers[other.0].failures().any(not_before) {
-                self.heard_again[other.0] = Some(self.now);
-                if self.is_down(other) && self.may_end_early(other) {
-                    self.actions.push_back(Action::Round { member: other });
-                }
+                self.doubt_failures_up_to_now(other);
             }
+        }
+    }
+
+    /// Members that are down, and began to fail since `heard` was heard last, if that is the active one or may be the next.
+    pub(super) fn down_unheard(&self, heard: MemberId) -> Vec<MemberId> {
+        if self.standing.active().is_some_and(|active| active != heard) {
+            return Vec::new();
+        }
+        let others = (0..self.members.len()).map(MemberId).filter(|other| *other != heard);
+        others.filter(|other| self.is_down(*other) && self.is_unheard(heard, *other)).collect()
+    }
+
+    /// A cut that ends now may have been all that is known against a member: it must fail again.
+    pub(super) fn doubt_failures_up_to_now(&mut self, member: MemberId) {
+        self.heard_again[member.0] = Some(self.now);
+        if self.is_down(member) && self.may_end_early(member) {
+            self.actions.push_back(Action::Round { member });
+        }
+    }
+
+    /// A member has failed. If that probe may have been under way in a cut, the next one does not wait for its turn.
+    pub(super) fn ask_once_more(&mut self, member: MemberId) {
+        if self.is_down(member) && self.may_end_early(member) && self.may_have_been_cut(member) {
+            self.actions.push_back(Action::Round { member });
         }
     }
 
@@ -109,7 +130,7 @@ impl Core {
         let why = if self.is_unheard(active, member) {
             "the active member was not heard since it began to fail: it must answer first"
         } else if self.may_have_been_cut(member) {
-            "the active member failed with it and is back, as when this host was cut off: a probe that began since must fail too"
+            "the active member is heard again, as when this host was cut off: a probe that began since must fail too"
         } else if self.answers_again(member) {
             "it answers again: it must fail once more"
         } else {
@@ -128,7 +149,7 @@ impl Core {
         failing.is_some_and(|since| heard.is_none_or(|heard| heard < since))
     }
 
-    /// Whether all that is known against `member` may be of the time when the active member failed too.
+    /// Whether all that is known against `member` may be of the time when the active member failed too, or was not heard.
     fn may_have_been_cut(&self, member: MemberId) -> bool {
         let Some(heard) = self.heard_again[member.0] else { return false };
         let was_down = self.members[member.0].since() <= heard;

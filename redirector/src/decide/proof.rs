@@ -7,7 +7,7 @@ use super::{
     choice::Choice,
     round::{Progress, Round},
 };
-use crate::model::{CheckId, MemberId, MemberState, ProbeOutcome};
+use crate::model::{CheckId, MemberId, MemberState, ProbeOutcome, Verdict};
 
 /// A candidate that failed its round is not asked again at once.
 pub(super) const PAUSE_AFTER_ROUND: Duration = Duration::from_secs(1);
@@ -22,12 +22,22 @@ impl Core {
         outcome: &ProbeOutcome,
     ) {
         let checks = &self.service.members[member.0].checks;
-        let turn = self.answers[member.0].note(self.now, checks, address, check, outcome.verdict());
+        let verdict = outcome.verdict();
+        let passes = verdict == Verdict::Pass && checks[check.0].effect.decides();
+        // As it was before: this pass is the one that they wait for.
+        let unheard = if passes { self.down_unheard(member) } else { Vec::new() };
+        let turn = self.answers[member.0].note(self.now, checks, address, check, verdict);
         if let Some(round) = self.round.as_mut().filter(|round| round.member == member) {
             round.hear(address, check, &checks[check.0].name, outcome);
         }
         if let Some(turn) = turn {
             self.ask_for_drains(member, turn);
+        }
+        for other in unheard {
+            self.doubt_failures_up_to_now(other);
+        }
+        if verdict == Verdict::Fail {
+            self.ask_once_more(member);
         }
     }
 

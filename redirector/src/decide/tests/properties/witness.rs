@@ -74,7 +74,7 @@ struct Known {
     stories: Vec<Story>,
     /// What its checks say of it, and since when.
     state: (MemberState, Time),
-    /// When the active member was heard again, that had failed when it began to.
+    /// When the active member was heard again, that had failed when it began to, or was not heard until it was down.
     heard_again: Option<Time>,
     /// Since when it is drained and down, and its clients could go elsewhere.
     held_up_since: Option<Time>,
@@ -213,8 +213,13 @@ impl Witness {
         let known = &mut self.members[member.0];
         let asked = known.hear(&self.before.members[member.0], self.now, address, check, &outcome);
         let has = self.before.members[member.0].addresses.iter().any(|view| view.address == address);
+        let decides = self.service.checks[check].effect.decides();
+        if has && decides && verdict == Verdict::Pass {
+            self.note_heard(member);
+        }
+        let known = &mut self.members[member.0];
         let failed_since = has.then(|| known.tell(self.now, address, check, verdict)).flatten();
-        if let Some(since) = failed_since.filter(|_| self.service.checks[check].effect.decides()) {
+        if let Some(since) = failed_since.filter(|_| decides) {
             self.note_back(member, since);
         }
         self.core.on_probe(told, member, address, CheckId(check), &outcome);

@@ -94,12 +94,10 @@ impl Witness {
 
     /// What speaks for a cut of this host, or for the member.
     fn waits_for(&self, member: MemberId, active: MemberId, view: &View) -> Option<&'static str> {
-        let (of_it, of_active) = (&self.members[member.0], &self.members[active.0]);
+        let of_it = &self.members[member.0];
         let deciding = |story: &&Story| self.service.checks[story.check].effect.decides();
         let stories = || of_it.stories.iter().filter(deciding);
-        let failing = stories().filter_map(|story| story.failures.first()).max();
-        let passed = of_active.stories.iter().filter(deciding).filter_map(|story| story.passed).max();
-        if failing.is_some_and(|failing| passed.is_none_or(|passed| passed < *failing)) {
+        if self.is_unheard(active, member) {
             return Some("the active member was not heard since");
         }
         let is_of_the_cut = |heard: Time| {
@@ -121,6 +119,29 @@ impl Witness {
         };
         let is_back = views.iter().any(|view| view.state == MemberState::Down && answers(view.address));
         is_back.then_some("it answers again")
+    }
+
+    /// Whether the one has not passed since the other began to fail.
+    fn is_unheard(&self, active: MemberId, member: MemberId) -> bool {
+        let stories = |member: MemberId| {
+            let decides = |story: &&Story| self.service.checks[story.check].effect.decides();
+            self.members[member.0].stories.iter().filter(decides)
+        };
+        let failing = stories(member).filter_map(|story| story.failures.first()).max();
+        let passed = stories(active).filter_map(|story| story.passed).max();
+        failing.is_some_and(|failing| passed.is_none_or(|passed| passed < *failing))
+    }
+
+    /// A member passes: those that are down by now, and began to fail since it was heard last, may have been cut off until now.
+    pub(super) fn note_heard(&mut self, member: MemberId) {
+        if self.before.active.is_some_and(|active| active != member) {
+            return;
+        }
+        for other in (0..self.members.len()).map(MemberId).filter(|other| *other != member) {
+            if self.members[other.0].state.0 == MemberState::Down && self.is_unheard(member, other) {
+                self.members[other.0].heard_again = Some(self.now);
+            }
+        }
     }
 
     /// A member is heard again: those that began to fail with it may have been cut off with it.
