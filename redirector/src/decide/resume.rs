@@ -38,8 +38,10 @@ impl Core {
     /// Goes on with all drains. A switch that is on record and does not drain has reset or kept its flows already.
     fn resume_drains(&mut self, mut drains: Vec<Draining>, floor: Epoch) {
         self.kept_drains = Drains::resumed(drains.clone());
-        // The earlier agent died between a floor and the record of it.
-        drains.retain(|draining| draining.drain.epoch > floor && draining.drain.epoch <= self.epoch);
+        let active = self.standing.active();
+        // The earlier agent died between a floor and the record of it; but a member that is active again got no floor.
+        let goes_on = |drain: Drain| drain.epoch > floor || active.is_some() && drain.from == active;
+        drains.retain(|draining| goes_on(draining.drain) && draining.drain.epoch <= self.epoch);
         self.drains = Drains::resumed(drains);
         for Draining { deadline, drain } in self.drains.list() {
             if drain.spread == Spread::UnderWay {

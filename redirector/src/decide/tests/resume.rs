@@ -231,13 +231,21 @@ fn what_drains_does_not_hang_on_the_newest_switch() {
 
 #[test]
 fn drains_below_the_floor_are_over() {
-    let drains =
-        [(4, Some(OSLO), 8, Spread::No), (5, Some(DUBLIN), 9, Spread::No), (6, None, 20, Spread::No)];
+    let drains = [(4, Some(OSLO), 8, Spread::No), (5, None, 9, Spread::No), (6, None, 20, Spread::No)];
     let mut world = World::resumed(with_oslo(10), Some(draining(5, &drains)));
     let start = world.now;
     assert_eq!(kept(&world), Some(vec![6]));
     world.is(PARIS, NeverProbed).run(s(60));
     assert_eq!(world.floors(), [(start + s(20), Epoch(6))]);
+}
+
+/// The floor is that of the other, which has died since: the one that is active got none.
+#[test]
+fn the_drain_of_a_member_that_is_active_again_goes_on_below_the_floor_of_others() {
+    let mut world = World::resumed(orders(), Some(draining(6, &[(5, Some(DUBLIN), 8, Spread::No)])));
+    let start = world.now;
+    world.is(PARIS, NeverProbed).run(s(60));
+    assert_eq!(world.floors(), [(start + s(8), Epoch(5))]);
 }
 
 /// Those at the end of one drain have begun, those of the next one are to come; nothing ends before its time for the other.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
-use self::drains::{Story, resumed_drains};
+use self::drains::{Story, resumed_drains, resumed_floor};
 use super::{Event, Start, Step, pool};
 use crate::{
     decide::{
@@ -94,7 +94,7 @@ impl Witness {
     pub(super) fn new(Start { service, known, resumed, first, answers_rounds }: Start) -> Self {
         let core = Core::new(service.clone(), &known, resumed.clone(), START);
         let choosing = resumed.as_ref().is_none_or(|resumed| resumed.active.is_none());
-        let floor = resumed.as_ref().map_or(Epoch(0), |resumed| resumed.floor);
+        let floor = resumed.as_ref().map_or(Epoch(0), |resumed| resumed_floor(&service, resumed));
         let drains = resumed.iter().flat_map(|resumed| resumed_drains(&service, resumed)).collect();
         let last = resumed.and_then(|resumed| resumed.last).filter(|last| last.kind != SwitchKind::Manual);
         let members = service.members.len();

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::{Known, Witness};
 use crate::{
-    decide::{Core, Resumed, ResumedSwitch, Switch, Time, View},
+    decide::{Core, Drain, Resumed, ResumedSwitch, Switch, Time, View},
     model::{Epoch, FlowPolicy, MemberId, MemberState, Service, SwitchKind, Verdict},
 };
 
@@ -14,9 +14,17 @@ pub(super) fn resumed_drains(service: &Service, resumed: &Resumed) -> Vec<(Membe
     let Some(drains) = &last.drains else {
         return newest_drain(service, resumed, last).into_iter().collect();
     };
-    let is_known = |epoch: Epoch| epoch > resumed.floor && epoch <= resumed.epoch;
-    let drains = drains.iter().map(|draining| draining.drain).filter(|drain| is_known(drain.epoch));
+    let is_back = |drain: &Drain| drain.from.is_some() && drain.from == resumed.active;
+    let is_known =
+        |drain: &Drain| (drain.epoch > resumed.floor || is_back(drain)) && drain.epoch <= resumed.epoch;
+    let drains = drains.iter().map(|draining| draining.drain).filter(is_known);
     drains.filter_map(|drain| Some((drain.from?, drain.epoch))).collect()
+}
+
+/// The floor below which nothing is raised: a drain of the active member goes on below that of the others.
+pub(super) fn resumed_floor(service: &Service, resumed: &Resumed) -> Epoch {
+    let drains = resumed_drains(service, resumed).into_iter();
+    drains.fold(resumed.floor, |floor, (_, epoch)| floor.min(Epoch(epoch.0.saturating_sub(1))))
 }
 
 /// As far as a version knew it that did not write down drains.
