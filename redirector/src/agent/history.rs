@@ -66,9 +66,14 @@ impl History {
         Self { records: kept::read(&file), changed: false, writer }
     }
 
-    /// The switch to `epoch`, if that is the one on record, and what drains since then.
+    /// The switch to `epoch`, if that is the one on record, and what drains since then. Of the switch before, only what drains.
     pub(super) fn resume(&self, service: &Service, epoch: Epoch, clock: Clock) -> Option<ResumedSwitch> {
-        let record = self.records.get(&service.name).filter(|record| record.epoch == epoch.0)?;
+        let record = self.records.get(&service.name)?;
+        // The maps were one step ahead: this start has held the service, because its active member is gone, or the agent was killed.
+        let is_older = record.epoch.checked_add(1) == Some(epoch.0);
+        if record.epoch != epoch.0 && !is_older {
+            return None;
+        }
         let at = humantime::parse_rfc3339(&record.at).ok()?;
         // A clock that was set back makes the switch a new one.
         let now = SystemTime::now().max(at);
@@ -87,6 +92,7 @@ impl History {
             reason: record.reason.clone(),
             age: now.duration_since(at).unwrap_or_default(),
             drains: record.drains.as_ref().map(|drains| drains.iter().map(resumed).collect()),
+            is_older,
         })
     }
 
@@ -94,7 +100,9 @@ impl History {
     pub(super) fn record(&mut self, service: &Service, switch: &Switch, at: SystemTime) {
         // A record of another epoch was not resumed: it is of a time before these maps, or of switches that were not written.
         let before = self.records.remove(&service.name);
-        let before = before.filter(|record| record.epoch.wrapping_add(1) == switch.epoch.0);
+        // With a step between them that nobody wrote down, it was: [`Self::resume`].
+        let was_resumed = |record: &Record| matches!(switch.epoch.0.checked_sub(record.epoch), Some(1 | 2));
+        let before = before.filter(was_resumed);
         let drains = before.and_then(|record| record.drains).unwrap_or_default();
         let record = Record {
             epoch: switch.epoch.0,
@@ -205,7 +213,8 @@ mod tests {
         // Two clocks are read one after the other.
         let apart = second.deadline.since(ahead) + ahead.since(second.deadline);
         assert!(apart < Duration::from_secs(1), "{apart:?}");
-        assert_eq!(history.resume(&three(), Epoch(7), Clock), None, "a record of another switch");
+        assert_eq!(history.resume(&three(), Epoch(8), Clock), None, "a record of another switch");
+        assert_eq!(history.resume(&three(), Epoch(5), Clock), None, "a record of another switch");
         fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -237,6 +246,22 @@ mod tests {
         history.record(&three(), &switch(None, 0, 1, FlowPolicy::Keep), SystemTime::now());
         let first = history.resume(&three(), Epoch(1), Clock).unwrap();
         assert_eq!(first.drains, Some(Vec::new()));
+        drop(history);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// The start has held the service, with the next epoch, and will choose anew with the one after that.
+    #[test]
+    fn drains_go_on_where_the_active_member_is_gone() {
+        let dir = state_dir("gone");
+        let ahead = Clock.now() + Duration::from_secs(3600);
+        let mut history = History::read(&dir);
+        two_drains(&mut history, ahead, ahead);
+        let two = service(&["m1", "m2"]);
+        let froms = |drains: Vec<Draining>| drains.iter().map(|one| one.drain.from).collect::<Vec<_>>();
+        assert_eq!(froms(resumed(&history, &two, 7)), [M1, M2]);
+        history.record(&two, &switch(None, 0, 8, FlowPolicy::Keep), SystemTime::now());
+        assert_eq!(froms(resumed(&history, &two, 8)), [M1, M2]);
         drop(history);
         fs::remove_dir_all(&dir).unwrap();
     }

@@ -164,7 +164,8 @@ pub struct Resumed {
     pub epoch: Epoch,
     /// Flows below it, on another member than the active one, are reset already.
     pub floor: Epoch,
-    /// The switch to `epoch`; `None` when the record on disk is missing or of another epoch. Without it no drain goes on.
+    /// The switch to `epoch`, or the one before; `None` when the record on disk is missing or of another epoch. Without it no drain
+    /// goes on.
     pub last: Option<ResumedSwitch>,
 }
 
@@ -186,4 +187,7 @@ pub struct ResumedSwitch {
     /// agent was of a version that did not write it down. Then this switch has done what it would do now, and nothing is known of
     /// those before.
     pub drains: Option<Vec<Draining>>,
+    /// It is the switch before that to [`Resumed::epoch`], of which nothing is known: only its drains go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_older: bool,
 }

@@ -17,9 +17,15 @@ impl Core {
         if let Some(active) = active {
             self.standing = Standing::Active(active);
         }
-        let Some(ResumedSwitch { from, kind, policy, reason, age, drains }) = last else {
+        let Some(ResumedSwitch { from, kind, policy, reason, age, drains, is_older }) = last else {
             return;
         };
+        if is_older {
+            if let Some(drains) = drains {
+                self.resume_drains(drains, floor);
+            }
+            return;
+        }
         if kind != SwitchKind::Manual {
             self.hold_until = self.now + self.service.failback.hold_down.saturating_sub(age);
         }

@@ -339,6 +339,7 @@ fn the_next_agent_ends_it_too() {
         reason: String::new(),
         age: s(1),
         drains: None,
+        is_older: false,
     };
     let resumed = Resumed { active: Some(DUBLIN), epoch: Epoch(7), floor: Epoch(6), last: Some(last) };
     let service = Service { drain_timeout: s(600), ..orders() };

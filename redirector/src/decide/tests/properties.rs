@@ -206,6 +206,7 @@ fn resumed(members: usize, reset_over: Duration) -> impl Strategy<Value = Resume
             reason: String::new(),
             age: Duration::from_millis(age),
             drains,
+            is_older: false,
         },
     );
     (option::of(0..members), 1_u32..9, 0_u32..9, option::of(last)).prop_map(|(active, epoch, floor, last)| {
@@ -361,6 +362,7 @@ fn drained() -> impl Strategy<Value = (Start, Vec<Step>)> {
             reason: String::new(),
             age: Duration::from_secs(1),
             drains: None,
+            is_older: false,
         };
         let active = Some(MemberId(0));
         let resumed = Some(Resumed { active, epoch: Epoch(5), floor: Epoch(4), last: Some(last) });

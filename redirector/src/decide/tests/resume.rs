@@ -18,7 +18,8 @@ fn on_dublin() -> Resumed {
 /// The same, with what a version that did not write down drains has left of the switch.
 fn after(kind: SwitchKind, age: Duration, floor: u32) -> Resumed {
     let reason = "as it was".to_owned();
-    let last = ResumedSwitch { from: Some(PARIS), kind, policy: None, reason, age, drains: None };
+    let last =
+        ResumedSwitch { from: Some(PARIS), kind, policy: None, reason, age, drains: None, is_older: false };
     Resumed { floor: Epoch(floor), last: Some(last), ..on_dublin() }
 }
 
@@ -239,6 +240,20 @@ fn drains_below_the_floor_are_over() {
     assert_eq!(world.floors(), [(start + s(20), Epoch(6))]);
 }
 
+/// Its active member is gone, and the start has held it with the next epoch. The switch on record is not the one to that.
+#[test]
+fn the_drains_of_the_switch_before_go_on_and_nothing_else_of_it() {
+    let mut resumed = draining(0, &[(4, Some(PARIS), 8, Spread::No), (5, None, 20, Spread::No)]);
+    let last = resumed.last.as_mut().unwrap();
+    (last.kind, last.age, last.is_older) = (SwitchKind::Failover, s(1), true);
+    let mut world = World::resumed(orders(), Some(Resumed { active: None, ..resumed }));
+    let start = world.now;
+    assert_eq!((world.view().last, world.floors()), (None, vec![]));
+    world.run(s(60));
+    assert_eq!(world.floors(), [(start + s(8), Epoch(4)), (start + s(20), Epoch(5))]);
+    assert_eq!(world.the_switch().epoch, Epoch(7));
+}
+
 /// The floor is that of the other, which has died since: the one that is active got none.
 #[test]
 fn the_drain_of_a_member_that_is_active_again_goes_on_below_the_floor_of_others() {
@@ -322,6 +337,7 @@ fn two_switches_and_a_restart_end_as_without_it() {
         reason: String::new(),
         age: s(5),
         drains,
+        is_older: false,
     };
     let (active, epoch) = (world.core.active(), world.core.epoch());
     let resumed = Resumed { active, epoch, floor: Epoch(begun - 1), last: Some(last) };

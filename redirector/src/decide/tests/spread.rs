@@ -57,6 +57,7 @@ fn the_next_agent_goes_on_with_what_is_left_of_it() {
         reason: String::new(),
         age: ms(500),
         drains: None,
+        is_older: false,
     };
     let resumed = Resumed { active: Some(DUBLIN), epoch: Epoch(7), floor: Epoch(6), last: Some(last) };
     let start = Time(s(3600));

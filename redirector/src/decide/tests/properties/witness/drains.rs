@@ -72,6 +72,7 @@ impl Witness {
             reason: String::new(),
             age: Duration::ZERO,
             drains: Some(self.kept_drains.clone()),
+            is_older: false,
         };
         let View { active, epoch, .. } = *after;
         let resumed = Resumed { active, epoch, floor: self.floor, last: Some(last) };
