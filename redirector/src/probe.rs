@@ -137,6 +137,7 @@ pub async fn run(target: Target, mut told: watch::Receiver<Told>, reports: mpsc:
     let mut early = false;
     let mut failures: u32 = 0;
     loop {
+        let wanted = told.borrow().wanted(&check);
         let started = Instant::now();
         let outcome = round(&mut prober, &check, &mut patience, failures).await;
         failures = match outcome.verdict() {
@@ -158,7 +159,7 @@ pub async fn run(target: Target, mut told: watch::Receiver<Told>, reports: mpsc:
         if reports.send(report).await.is_err() {
             return;
         }
-        early = rest(&mut prober, started, (&check, &mut rhythm), &mut told, !early).await;
+        early = rest(&mut prober, (started, wanted), (&check, &mut rhythm), &mut told, !early).await;
     }
 }
 
@@ -185,16 +186,20 @@ async fn round(prober: &mut Prober, check: &Check, patience: &mut Patience, fail
     }
 }
 
-/// Waits until the next round is due. Whether the end of the connection cut the wait short (only if it `may`).
+/// Waits until the next round is due. Whether the end of the connection cut the wait short (only if it `may`). `wanted`: what was
+/// wanted when the last round started; who wants one while it is under way asks for an answer that is newer.
 async fn rest(
     prober: &mut Prober,
-    started: Instant,
+    (started, wanted): (Instant, u64),
     (check, rhythm): (&Check, &mut Rhythm),
     told: &mut watch::Receiver<Told>,
     may: bool,
 ) -> bool {
     loop {
         let now = *told.borrow_and_update();
+        if now.wanted(check) != wanted {
+            return false;
+        }
         let pace = now.pace;
         tokio::select! {
             biased;
@@ -204,7 +209,7 @@ async fn rest(
                 return false;
             }
             // When the sender is gone the pattern does not match, and the other branches go on.
-            Ok(()) = told.changed() => if told.borrow().wanted(check) != now.wanted(check) { return false },
+            Ok(()) = told.changed() => {}
         }
     }
 }

@@ -128,7 +128,8 @@ impl Probers {
         self.subjects.get(&prober).copied()
     }
 
-    /// Every prober of a member probes once, now. One that is probing already does not begin another one: its answer is as new.
+    /// Every prober of a member probes once, now. One that is probing already does so when that has ended: its answer may be older than
+    /// the question.
     pub(super) fn ask(&self, service: ServiceId, member: MemberId) {
         for running in self.members[service.0][member.0].values() {
             running.told.send_modify(|told| told.asked += 1);

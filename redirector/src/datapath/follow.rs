@@ -323,7 +323,7 @@ impl Follower {
     ) -> Result<Option<Instant>> {
         let device = self.settings.device.index;
         let (mut restored, mut covered) = (Vec::new(), Vec::new());
-        let (mut routed, mut again) = (None, None);
+        let (mut routed, mut again, mut failed) = (None, None, None);
         for (vip, wanted) in &wanted {
             let found = self.network.vip_route(*vip).await?;
             if found.as_ref() == Some(wanted) {
@@ -345,7 +345,11 @@ impl Follower {
                 again = Some(later);
                 break;
             }
-            self.network.set_vip_route(*vip, wanted).await?;
+            // One that cannot be routed is none of the others' business.
+            if let Err(error) = self.network.set_vip_route(*vip, wanted).await {
+                failed.get_or_insert(error);
+                continue;
+            }
             if taken_away {
                 restored.push(vip.to_string());
             } else if self.routed.contains_key(vip) {
@@ -359,7 +363,7 @@ impl Follower {
         }
         self.shadow(covered).await?;
         self.tell_restored(&restored, now);
-        Ok(again)
+        failed.map_or(Ok(again), Err)
     }
 
     /// Other routes come before those of these VIPs, or theirs were taken away already: then the event of that comes.

@@ -173,9 +173,9 @@ impl Health {
             })
     }
 
-    /// Whether a check that decides counts failures, and passes so far.
-    pub(super) fn begins_to_fail(&self) -> bool {
-        self.deciding().any(|check| check.state() == CheckState::Passing && check.failures > 0)
+    /// Whether a check that decides counts failures.
+    pub(super) fn counts_failures(&self) -> bool {
+        self.deciding().any(CheckHealth::counts_failures)
     }
 
     /// Whether each of these checks has answered a probe that began at this moment or later.

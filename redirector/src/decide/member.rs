@@ -210,9 +210,9 @@ impl Member {
         self.state
     }
 
-    /// Whether a check that decides counts failures at an address, and passes so far.
-    pub(super) fn begins_to_fail(&self) -> bool {
-        self.addresses.iter().any(|known| known.health.begins_to_fail())
+    /// Whether a check that decides counts failures at an address, and has no verdict of them so far.
+    pub(super) fn counts_failures(&self) -> bool {
+        self.addresses.iter().any(|known| known.health.counts_failures())
     }
 
     /// Whether each of these checks has answered a probe that began at this moment or later, at every address.

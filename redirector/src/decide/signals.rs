@@ -202,7 +202,7 @@ impl Seen {
 
     /// Whether probes that began since have found nothing, or no more than was known: none of them counts failures.
     fn is_answered(&self, member: &Member, since: Time) -> bool {
-        !member.begins_to_fail() && member.have_answered_since(since, &self.followers)
+        !member.counts_failures() && member.have_answered_since(since, &self.followers)
     }
 
     /// A member that went down is not looked at any more, and one that is back is another story.

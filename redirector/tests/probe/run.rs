@@ -257,6 +257,24 @@ async fn a_round_that_is_asked_for_is_made_whatever_the_pace_becomes_with_it() {
 }
 
 /// A member that closes every connection must not make a prober spin.
+/// The answer under way may be older than the question.
+#[tokio::test]
+async fn a_round_that_is_asked_for_during_another_one_follows_it() {
+    let redis = Redis::start(&[]);
+    let mut prober = Prober::start_normal(check(CheckKind::Ping), redis.address(), Access::default());
+    prober.passes().await;
+    redis.signal(Signal::STOP);
+    for _ in 0..2 {
+        prober.told.send_modify(|told| told.asked += 1);
+        assert!(prober.within(Duration::from_millis(50)).await.is_none(), "it waits for its answer");
+    }
+    redis.signal(Signal::CONT);
+    prober.passes().await;
+    // An hour before its time.
+    prober.passes().await;
+    assert!(prober.within(Duration::from_millis(100)).await.is_none(), "one more, and no other");
+}
+
 #[tokio::test]
 async fn a_member_that_closes_after_each_answer_is_probed_twice_an_interval_at_most() {
     let (address, _guard) = tcp(|mut stream| async move {

@@ -114,6 +114,14 @@ impl CheckHealth {
         }
     }
 
+    /// Whether it counts failures, and has no verdict of them so far. One whose newest probe said nothing does not go on counting.
+    pub(super) fn counts_failures(&self) -> bool {
+        let says_nothing = |newest: &ProbeOutcome| newest.verdict() == Verdict::Inconclusive;
+        self.state != CheckState::Failing
+            && self.failures > 0
+            && !self.newest.as_ref().is_some_and(says_nothing)
+    }
+
     /// Whether a probe that began at this moment or later has ended. A check that fails has had its say: it need not say it
     /// once more.
     pub(super) fn has_answered_since(&self, moment: Time) -> bool {

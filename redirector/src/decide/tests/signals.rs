@@ -325,6 +325,19 @@ fn a_check_that_cannot_tell_does_not_clear_the_alarm() {
     assert_eq!((borne.trouble, borne.signal), (TroubleKind::Stall, Some(SignalKind::Stalled)));
 }
 
+/// It was restarted with another password: its probes say nothing from then on.
+#[test]
+fn a_failure_before_probes_that_say_nothing_keeps_no_alarm() {
+    let mut world = by_hand(vec![check()]);
+    world.signal(PARIS, SignalKind::Refused).run(ms(1));
+    at(&mut world, PARIS, 0, 0, &fail());
+    world.run(ms(100));
+    at(&mut world, PARIS, 0, 0, &inconclusive());
+    world.run(s(60));
+    (0..3).for_each(|_| at(&mut world, PARIS, 0, 0, &fail()));
+    assert_eq!(borne(&world, PARIS).signal, None);
+}
+
 /// What asks somebody else about the member says nothing of its traffic, and is not waited for.
 #[test]
 fn a_check_that_follows_no_signal_neither_clears_the_alarm_nor_keeps_it() {
