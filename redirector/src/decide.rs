@@ -106,7 +106,7 @@ pub struct Core {
     flaps: Vec<Flap>,
     /// When each member failed a round last.
     rejected: Vec<Option<Time>>,
-    /// When the active member was heard again that had failed when each of the others began to, or had not been heard since.
+    /// When the active member was heard again that had failed when each of the others began to, or had not been heard since then.
     heard_again: Vec<Option<Time>>,
     /// What hooks said against each member last.
     vetoed: Vec<Option<Vetoed>>,

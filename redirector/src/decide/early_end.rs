@@ -8,11 +8,11 @@
 //! |---|---|
 //! | a failover from it would be doubted ([`suspicion`](super::suspicion)): the agent was late, or whoever is up began to fail with it | that doubt ends |
 //! | the active member was not heard since the failures began | it has answered: it is asked when they begin. What it answers may have been put off by a cut, so the next row follows |
-//! | the active one was heard when it was down already; or it began to fail with the active member, or while that one failed, and that one was heard again | a probe that began since has failed: it is asked at once, and once more |
+//! | all its failures but one came before that answer; or it began to fail with the active member, or while that one failed, and that one was heard again | a probe that began since has failed: it is asked at once, and once more |
 //! | it answers again, and is not up yet | it fails again |
 //!
 //! All of this ends a window after both were known, the one to be down and the other to be up. A member that is drained and dies
-//! alone loses its flows in the call that finds it down, if the active one has answered by then.
+//! alone loses its flows in the call that finds it down, if the active one has answered before the last two of the failures that count.
 
 use std::collections::BTreeSet;
 
@@ -80,13 +80,13 @@ impl Core {
         }
     }
 
-    /// Members that are down, and began to fail since `heard` was heard last, if that is the active one or may be the next.
-    pub(super) fn down_unheard(&self, heard: MemberId) -> Vec<MemberId> {
+    /// Members that began to fail since `heard` was heard last, if that is the active one or may be the next.
+    pub(super) fn failing_unheard(&self, heard: MemberId) -> Vec<MemberId> {
         if self.standing.active().is_some_and(|active| active != heard) {
             return Vec::new();
         }
         let others = (0..self.members.len()).map(MemberId).filter(|other| *other != heard);
-        others.filter(|other| self.is_down(*other) && self.is_unheard(heard, *other)).collect()
+        others.filter(|other| self.is_unheard(heard, *other)).collect()
     }
 
     /// A cut that ends now may have been all that is known against a member: it must fail again.

@@ -25,7 +25,7 @@ impl Core {
         let verdict = outcome.verdict();
         let passes = verdict == Verdict::Pass && checks[check.0].effect.decides();
         // As it was before: this pass is the one that they wait for.
-        let unheard = if passes { self.down_unheard(member) } else { Vec::new() };
+        let unheard = if passes { self.failing_unheard(member) } else { Vec::new() };
         let turn = self.answers[member.0].note(self.now, checks, address, check, verdict);
         if let Some(round) = self.round.as_mut().filter(|round| round.member == member) {
             round.hear(address, check, &checks[check.0].name, outcome);

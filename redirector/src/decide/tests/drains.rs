@@ -266,6 +266,19 @@ fn an_answer_that_a_cut_has_put_off_ends_no_drain() {
     assert_eq!(ended(&world), []);
 }
 
+/// The same, and the drained one goes down only with the probe that was under way too.
+#[test]
+fn the_last_probe_of_a_cut_ends_no_drain() {
+    let mut world = left(Service { drain_timeout: s(600), ..orders() });
+    world.is(PARIS, NeverProbed).is(DUBLIN, NeverProbed).sleep(ms(10)).probe(PARIS, &fail());
+    world.probe(PARIS, &fail()).sleep(ms(300)).probe(DUBLIN, &pass()).sleep(ms(1)).probe(PARIS, &fail());
+    world.assert_state(PARIS, MemberState::Down);
+    assert_eq!(ended(&world), []);
+    assert_eq!(world.rounds().last(), Some(&(world.now, PARIS)));
+    world.probe(PARIS, &pass()).is(PARIS, Alive).is(DUBLIN, Alive).run(s(60));
+    assert_eq!(ended(&world), []);
+}
+
 /// It is down before the active one has answered, which may be far away: its next probe must fail, and nobody waits for its turn.
 #[test]
 fn a_dead_member_loses_its_flows_when_it_fails_after_the_active_one_has_answered() {

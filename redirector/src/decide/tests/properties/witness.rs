@@ -74,7 +74,7 @@ struct Known {
     stories: Vec<Story>,
     /// What its checks say of it, and since when.
     state: (MemberState, Time),
-    /// When the active member was heard again, that had failed when it began to, or was not heard until it was down.
+    /// When the active member was heard again, that had failed when it began to, or was not heard since.
     heard_again: Option<Time>,
     /// Since when it is drained and down, and its clients could go elsewhere.
     held_up_since: Option<Time>,

@@ -141,13 +141,13 @@ impl Witness {
         failing.is_some_and(|failing| passed.is_none_or(|passed| passed < *failing))
     }
 
-    /// A member passes: those that are down by now, and began to fail since it was heard last, may have been cut off until now.
+    /// A member passes: those that began to fail since it was heard last may have been cut off until now.
     pub(super) fn note_heard(&mut self, member: MemberId) {
         if self.before.active.is_some_and(|active| active != member) {
             return;
         }
         for other in (0..self.members.len()).map(MemberId).filter(|other| *other != member) {
-            if self.members[other.0].state.0 == MemberState::Down && self.is_unheard(member, other) {
+            if self.is_unheard(member, other) {
                 self.members[other.0].heard_again = Some(self.now);
             }
         }
