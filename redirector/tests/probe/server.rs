@@ -3,8 +3,10 @@
 use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    ops::Range,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -156,10 +158,18 @@ impl Drop for Redis {
     }
 }
 
-/// A loopback address on which nobody listens now.
+/// A loopback address on which nobody listens now. Given out once, and of a range of which the kernel gives clients none
+/// (`net.ipv4.ip_local_port_range` begins at 32768): who connects there before the server listens would meet itself.
 pub(crate) fn free_address() -> SocketAddr {
-    let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket has an address")
+    const PORTS: Range<u16> = 12_000..32_000;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let others_begin_elsewhere = std::process::id() % u32::from(u16::MAX);
+    let free = PORTS.map(|_| {
+        let number = others_begin_elsewhere + u32::from(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(number % u32::from(PORTS.end - PORTS.start)).expect("small");
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    });
+    free.into_iter().find(|address| StdListener::bind(address).is_ok()).expect("a free port")
 }
 
 /// A TCP server that gives every connection to `serve`. It ends with its guard.
