@@ -150,9 +150,11 @@ fn a_route_taken_away_behind_another_comes_back(scenario: Scenario) {
         let app = lab.app();
         ip(app, &format!("route add blackhole {VIP_V4} table 77"))?;
         ip(app, &format!("rule add to {VIP_V4} lookup 77 priority 77"))?;
-        ip(app, &format!("route del {VIP_V4}"))?;
         logged(&agent, "another route or a rule comes first")?;
-        ip(app, &format!("route del {VIP_V4}"))?;
+        for _ in 0..2 {
+            // It can be taken away when it is there, and is there again.
+            wait_until("the route is there", SOON, || app.ip(&format!("route del {VIP_V4}")).is_ok())?;
+        }
         ip(app, &format!("rule del to {VIP_V4} lookup 77 priority 77"))?;
         served_soon(lab)?;
         Ok(())
