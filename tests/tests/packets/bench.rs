@@ -73,7 +73,8 @@ pub struct Bench {
     uplink: u32,
     pub v6: bool,
     epoch: u32,
-    has_route: bool,
+    /// Nothing happened that [`Bench::renew`] cannot undo.
+    fresh: bool,
     /// These hear what `bpf_clone_redirect` sends, by the VIP device and the uplink.
     taps: [OwnedFd; 2],
     _runtime: tokio::runtime::Runtime,
@@ -126,7 +127,7 @@ impl Bench {
             uplink,
             v6,
             epoch: 0,
-            has_route: true,
+            fresh: true,
             taps,
             _runtime: runtime,
         };
@@ -136,7 +137,7 @@ impl Bench {
 
     /// Whether nothing happened that [`Bench::renew`] cannot undo.
     pub fn is_fresh(&self) -> bool {
-        self.has_route
+        self.fresh
     }
 
     /// Forgets what happened. Loading the programs anew takes a hundred times as long.
@@ -309,7 +310,7 @@ impl Bench {
 
     /// The way to the members is gone.
     pub fn remove_route(&mut self) {
-        self.has_route = false;
+        self.fresh = false;
         self._runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection().unwrap();
             tokio::spawn(connection);
@@ -357,13 +358,13 @@ impl Bench {
 
     /// The gateway's link-layer address is not known any more.
     pub fn forget_gateways(&mut self) {
-        self.has_route = false;
+        self.fresh = false;
         self._runtime.block_on(forget_gateways(self.uplink));
     }
 
     /// The client's socket, in this network namespace.
     pub fn client_socket(&mut self) -> OwnedFd {
-        self.has_route = false;
+        self.fresh = false;
         client_socket(self.names["client"], self.names["vip"])
     }
 
