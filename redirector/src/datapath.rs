@@ -94,6 +94,7 @@ pub use self::{
     memory::{kernel_memory, map_sizes},
     notice::{Notice, Swept, SweptFlows},
     peer::peer_groups,
+    pins::boot_id,
     preflight::check_ports,
     pulses::{Beat, Pulses, Totals, Vitals},
     signals::{OfMember, Signals},
