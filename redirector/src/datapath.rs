@@ -54,6 +54,7 @@ mod list;
 mod maps;
 mod memory;
 mod namespaces;
+mod netlink;
 pub mod network;
 mod notice;
 mod pace;
