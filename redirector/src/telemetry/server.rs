@@ -251,7 +251,10 @@ async fn within<T>(
     longest: Duration,
     answer: impl Future<Output = Result<T, Response<Full<Bytes>>>>,
 ) -> Result<T, Response<Full<Bytes>>> {
-    timeout(longest, answer).await.unwrap_or_else(|_| Err(late(longest)))
+    match timeout(longest, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(late(longest)),
+    }
 }
 
 fn late(within: Duration) -> Response<Full<Bytes>> {
