@@ -28,6 +28,7 @@ use self::{
 };
 use super::{
     nonce::nonce,
+    patience::Open,
     redis::{Connection, shown, wrong},
     slots::{Slots, spread_tags, tag_of},
     socket::SILENCE,
@@ -116,6 +117,20 @@ impl Keyspace {
         self.map = Some(map);
         *phase = of_phase;
         Err(Stop::Answer(cause))
+    }
+
+    /// What the next probe has to begin with.
+    pub(super) fn open(&self) -> Open {
+        match &self.map {
+            None => Open::Nothing,
+            Some(map) if map.nodes.iter().all(|node| node.connection.is_some()) => Open::All,
+            Some(_) => Open::Part,
+        }
+    }
+
+    /// The next probe begins from nothing.
+    pub(super) fn disconnect(&mut self) {
+        (self.map, self.connection) = (None, None);
     }
 
     /// Returns when one of the kept connections has ended (and drops it); never, when there is none.
@@ -391,3 +406,6 @@ async fn first<F: Future>(mut futures: Vec<Pin<Box<F>>>) -> F::Output {
     });
     pin!(any).await
 }
+
+#[cfg(test)]
+mod tests;
