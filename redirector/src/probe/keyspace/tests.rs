@@ -19,7 +19,13 @@ use super::{
     super::{Kind, Patience, Prober, resp::Scan, round},
     *,
 };
-use crate::model::{CheckKind, Detect, Login, Secret};
+use crate::{
+    model::{CheckKind, Detect, Login, Secret},
+    resolve::{
+        Said,
+        tests::{Server, dropped, found},
+    },
+};
 
 /// From a question to its answer.
 const FAR: Duration = Duration::from_millis(60);
@@ -121,7 +127,7 @@ impl Hasty {
             refused_tolerance: Duration::ZERO,
         };
         let kind = CheckKind::Keyspace(Settings::default());
-        let check = Check { timeout: Duration::from_secs(2), detect, ..Check::of(kind) };
+        let check = Check { timeout: Duration::from_secs(1), detect, ..Check::of(kind) };
         let login = Login { username: None, password: Some(Secret::new("sesame".to_owned())) };
         let access = Access { login, ..Access::default() };
         Self { prober: Prober::new(&check, node.address, access), check, patience: Patience::default() }
@@ -161,4 +167,69 @@ async fn connections_that_end_far_away_cost_no_failed_probe() {
         prober.pass().await;
         prober.pass().await;
     }
+}
+
+/// The connections to the nodes and what is known of them outlast an endpoint that says nothing, and it must answer.
+#[tokio::test]
+async fn an_endpoint_that_does_not_say_who_has_what_is_borne_once() {
+    let node = Node::start("").await;
+    let mut prober = Hasty::new(&node);
+    prober.pass().await;
+    prober.pass().await;
+    let learnt = prober.keyspace().grow_old();
+    node.state.is_mute.store(true, Ordering::SeqCst);
+    prober.pass().await;
+    assert_eq!(prober.prober.open(), Open::All);
+    let outcome = prober.round().await;
+    assert!(outcome.to_string().starts_with("command timed out"), "{outcome}");
+    assert_eq!(outcome.verdict(), Verdict::Fail);
+    assert_eq!(prober.prober.open(), Open::All);
+
+    node.state.is_mute.store(false, Ordering::SeqCst);
+    prober.pass().await;
+    let map = prober.keyspace().map.as_ref().unwrap();
+    assert!(map.learnt > learnt && !map.is_overdue);
+}
+
+impl Keyspace {
+    /// What is known is to be asked for anew. Returns when it was learnt, by now.
+    fn grow_old(&mut self) -> Instant {
+        let map = self.map.as_mut().expect("a probe that passed");
+        map.learnt -= LEARN_AGAIN_AFTER + Duration::from_secs(1);
+        map.learnt
+    }
+}
+
+/// A name that nobody answers for says nothing of the member, and nothing against what is known of it.
+#[tokio::test]
+async fn name_servers_that_hang_are_no_stall() {
+    let hangs = Arc::new(AtomicBool::new(true));
+    let own = Arc::clone(&hangs);
+    let server = Server::start(move |_, is_v6| match (own.load(Ordering::SeqCst), is_v6) {
+        (true, _) => dropped(),
+        (false, true) => Said::Nothing,
+        (false, false) => found("127.0.0.1"),
+    })
+    .await;
+    let node = Node::start("node.example").await;
+    let mut prober = Hasty::new(&node);
+    prober.keyspace().resolver = server.resolver(&[]);
+    for _ in 0..2 {
+        let outcome = prober.round().await;
+        assert_eq!(outcome.verdict(), Verdict::Inconclusive, "{outcome}");
+        let text = "\"node.example\" does not resolve (no server answered in time)";
+        assert!(outcome.to_string().contains(text), "{outcome}");
+    }
+
+    hangs.store(false, Ordering::SeqCst);
+    for _ in 0..4 {
+        prober.pass().await;
+    }
+    hangs.store(true, Ordering::SeqCst);
+    let learnt = prober.keyspace().grow_old();
+    for _ in 0..3 {
+        prober.pass().await;
+        assert_eq!(prober.prober.open(), Open::All);
+    }
+    assert!(prober.keyspace().map.as_ref().unwrap().learnt > learnt);
 }
