@@ -19,9 +19,8 @@ struct AtAddress {
     address: SocketAddr,
     /// In the order of the configuration.
     checks: Vec<Option<Answer>>,
-    /// When another address was heard for the first time since this one began to fail, or was heard again after all others had
-    /// failed with it.
-    heard_again: Option<Time>,
+    /// When another one was heard for the first time since this one began to fail.
+    heard: Option<Time>,
 }
 
 /// The newest answer of one check at one address.
@@ -63,7 +62,7 @@ impl Answers {
     ) -> Option<Turn> {
         let position = self.0.iter().position(|known| known.address == address);
         let position = position.unwrap_or_else(|| {
-            self.0.push(AtAddress { address, checks: vec![None; checks.len()], heard_again: None });
+            self.0.push(AtAddress { address, checks: vec![None; checks.len()], heard: None });
             self.0.len() - 1
         });
         let slot = &mut self.0[position].checks[check.0];
@@ -135,14 +134,14 @@ impl Answers {
         self.0.iter().filter(move |known| known.is_beside(address)).map(|known| known.address)
     }
 
-    /// When another address was heard for the first time since this one began to fail, or heard again.
-    pub(super) fn heard_again(&self, address: SocketAddr) -> Option<Time> {
-        self.0.iter().find(|known| known.address == address)?.heard_again
+    /// When [another one](Self::others_of) was heard for the first time since this one began to fail.
+    pub(super) fn heard(&self, address: SocketAddr) -> Option<Time> {
+        self.0.iter().find(|known| known.address == address)?.heard
     }
 
-    pub(super) fn set_heard_again(&mut self, address: SocketAddr, now: Time) {
+    pub(super) fn set_heard(&mut self, address: SocketAddr, now: Time) {
         let known = self.0.iter_mut().find(|known| known.address == address);
-        known.expect("it was asked for").heard_again = Some(now);
+        known.expect("it was asked for").heard = Some(now);
     }
 
     /// Since when no address has answered as it should; `None`: one has, or nothing is known yet.

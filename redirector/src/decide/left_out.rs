@@ -9,7 +9,7 @@
 //! |---|---|
 //! | none of the others is up | one is: where all fail, nobody's flows are reset for that |
 //! | none of the others was heard since its failures began | one has answered: they are asked when they begin. What it answers may have been put off by a cut, so the next row follows |
-//! | all its failures but one came before that answer; or the others failed with it, all of them, and one was heard again | a probe that began since has failed: it is asked at once, and once more |
+//! | all its failures but one came before that answer | a probe that began since has failed: it is asked at once, and once more |
 //! | it answers again, and is not up yet | it fails again |
 //! | the agent was late ([`suspicion`](super::suspicion)) | a probe that began since has failed |
 //!
@@ -20,7 +20,7 @@
 use std::net::SocketAddr;
 
 use super::{Action, Core, health::Health, suspicion::Doubt, time::Time};
-use crate::model::{FlowPolicy, MemberId, MemberState};
+use crate::model::{FlowPolicy, MemberId, MemberState, Offer};
 
 impl Core {
     /// Ends the flows of addresses that were left out or removed, when their time is over and nothing is in the way.
@@ -51,9 +51,12 @@ impl Core {
         })
     }
 
-    /// An address began to fail: the others must say whether they go on.
+    /// An address that has flows began to fail: the others must say whether they go on.
     pub(super) fn ask_the_others(&mut self, member: MemberId, address: SocketAddr) {
-        if self.service.on_failover != FlowPolicy::Reset {
+        let has_flows = |offer: &Offer| offer.address == address && offer.offered;
+        let may_lose_them = self.service.on_failover == FlowPolicy::Reset;
+        // One that is out already, and fails again and again, is no reason to ask as often.
+        if !may_lose_them || !self.offered[member.0].iter().any(has_flows) {
             return;
         }
         let answers = &self.answers[member.0];
@@ -62,15 +65,10 @@ impl Core {
         self.actions.extend(others.map(|address| Action::Ask { member, address }));
     }
 
-    /// The others of an address that passes, to whom that is news: none was heard since they began to fail, or all failed with them.
+    /// The others of an address that passes, to whom that is news: nobody beside them was heard since they began to fail.
     pub(super) fn others_that_hear(&self, member: MemberId, address: SocketAddr) -> Vec<SocketAddr> {
-        let (answers, window) = (&self.answers[member.0], self.window());
-        let is_news = |other: &SocketAddr| {
-            let (here, others) = (answers.at(*other), answers.beside(*other));
-            // Who began to fail much earlier than the others had died before.
-            let failed_with = |since: Time| here.failures().any(|at| since.since(at) <= window);
-            here.is_unheard_by(&others) || others.failing_since().is_some_and(failed_with)
-        };
+        let answers = &self.answers[member.0];
+        let is_news = |other: &SocketAddr| answers.at(*other).is_unheard_by(&answers.beside(*other));
         // Mostly there is nobody.
         let failing = answers.others_of(address).filter(|other| !answers.none_fails_at(*other));
         failing.filter(is_news).collect()
@@ -78,7 +76,7 @@ impl Core {
 
     /// A cut that ends now may have been all that is known against an address: it must fail again.
     pub(super) fn doubt_failures_of_address(&mut self, member: MemberId, address: SocketAddr) {
-        self.answers[member.0].set_heard_again(address, self.now);
+        self.answers[member.0].set_heard(address, self.now);
         self.ask_address(member, address);
     }
 
@@ -127,7 +125,7 @@ impl Core {
 
     fn is_of_a_cut(&self, member: MemberId, address: SocketAddr, down_since: Time) -> bool {
         let answers = &self.answers[member.0];
-        let heard = answers.heard_again(address);
+        let heard = answers.heard(address);
         heard.is_some_and(|heard| answers.at(address).may_have_been_cut(down_since, heard))
     }
 

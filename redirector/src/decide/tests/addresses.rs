@@ -400,10 +400,17 @@ fn addresses_of_the_other_ip_version_are_no_others() {
 }
 
 #[test]
-fn a_member_with_one_address_asks_nobody() {
+fn nobody_is_asked_for_nothing() {
     let mut world = World::settled(orders());
     world.is(PARIS, Dead).run(s(60)).is(PARIS, Alive).run(s(600));
     assert_eq!(asked(&world), []);
+    // Nor does an address whose flows were reset, however often it fails again.
+    let mut world = three(paris_alone());
+    world.address_is(a(1), Dead).run(s(10)).address_is(a(1), NeverProbed).done.clear();
+    for _ in 0..10 {
+        world.probe_address(PARIS, a(1), &pass()).fail_address(PARIS, a(1), 1);
+    }
+    assert!(asked(&world).iter().all(|(_, address)| *address == a(1)), "{:?}", asked(&world));
     // Nor does a service that resets nothing.
     let mut world = three(Service { on_failover: FlowPolicy::Keep, ..orders() });
     world.address_is(a(1), Dead).run(s(60));

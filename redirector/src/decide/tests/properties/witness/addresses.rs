@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::{Known, Witness, drains::Story};
+use super::{Known, Witness, drains::Story, offers};
 use crate::{
     decide::{AddressView, Time, View},
-    model::{FlowPolicy, MemberId, MemberState},
+    model::{FlowPolicy, MemberId, MemberState, Offer},
 };
 
 /// What the test knows of an address that a member has.
@@ -14,8 +14,8 @@ pub(super) struct KnownAddress {
     address: SocketAddr,
     /// What its checks say, and since when.
     state: (MemberState, Time),
-    /// When another one was heard first since it began to fail, or heard again after all others had failed with it.
-    heard_again: Option<Time>,
+    /// When another one was heard first since it began to fail.
+    heard: Option<Time>,
     /// It is left out because it is down.
     is_left: bool,
     /// Its flows were to be reset when it was left out, and go on.
@@ -32,7 +32,7 @@ impl Known {
                 None => self.addresses.push(KnownAddress {
                     address: view.address,
                     state: (view.state, now),
-                    heard_again: None,
+                    heard: None,
                     is_left: false,
                     is_held_up: false,
                 }),
@@ -47,20 +47,6 @@ impl Known {
 
 fn is_beside(one: SocketAddr, other: SocketAddr) -> bool {
     one != other && one.is_ipv4() == other.is_ipv4()
-}
-
-/// Since when no address of these stories has answered as it should.
-fn all_fail_since(stories: &[&Story]) -> Option<Time> {
-    let mut addresses: Vec<_> =
-        stories.iter().filter(|story| story.is_conclusive).map(|story| story.address).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    let fails_since = |address: SocketAddr| {
-        let here = stories.iter().filter(|story| story.address == address);
-        here.filter_map(|story| story.failures.first().copied()).min()
-    };
-    let since: Option<Vec<_>> = addresses.into_iter().map(fails_since).collect();
-    since?.into_iter().max()
 }
 
 /// Nobody `beside` has passed since a check began to fail `here`.
@@ -80,19 +66,15 @@ impl Witness {
         (here, elsewhere.into_iter().filter(|story| is_beside(story.address, address)).collect())
     }
 
-    /// An address passes: those beside it that nobody was heard since they failed may have been cut off until now.
+    /// An address passes: those beside it since whose failures nobody was heard may have been cut off until now.
     pub(super) fn note_heard_beside(&mut self, member: MemberId, address: SocketAddr) {
-        let (now, window) = (self.now, self.window());
         let is_news = |known: &KnownAddress| {
             let (here, beside) = self.stories(member, known.address);
-            let mut failures = here.iter().filter_map(|story| story.failures.first());
-            let failed_with = |since: Time| failures.any(|at: &Time| since.since(*at) <= window);
-            is_beside(known.address, address)
-                && (is_unheard(&here, &beside) || all_fail_since(&beside).is_some_and(failed_with))
+            is_beside(known.address, address) && is_unheard(&here, &beside)
         };
         let news: Vec<_> = self.members[member.0].addresses.iter().map(is_news).collect();
         for (known, is_news) in self.members[member.0].addresses.iter_mut().zip(news) {
-            known.heard_again = if is_news { Some(now) } else { known.heard_again };
+            known.heard = if is_news { Some(self.now) } else { known.heard };
         }
     }
 
@@ -110,7 +92,7 @@ impl Witness {
             let since = |story: &Story| story.failures.iter().filter(|failure| **failure >= heard).count();
             here.iter().any(|story| story.fails && since(story) >= 2)
         };
-        if known.heard_again.is_some_and(|heard| is_of_the_cut(heard) && !failed_again(heard)) {
+        if known.heard.is_some_and(|heard| is_of_the_cut(heard) && !failed_again(heard)) {
             return Some("it failed together with the others, and was not asked again");
         }
         let is_known = here.iter().any(|story| story.is_conclusive);
@@ -130,14 +112,15 @@ impl Witness {
         self.members[member.0].address(address).is_some_and(|known| known.is_held_up)
     }
 
-    /// One that passes and may be where flows go, or one that fails and may be of a cut.
+    /// One that passes while another one that has flows fails, or one that is down and may be so for a cut.
     pub(super) fn check_asked(&self, member: MemberId, address: SocketAddr, after: &View) {
         assert_eq!(self.service.on_failover, FlowPolicy::Reset);
         let views = &after.members[member.0].addresses;
         let state = views.iter().find(|view| view.address == address).expect("it is the member's").state;
         let (here, beside) = self.stories(member, address);
         let passes = here.iter().all(|story| story.failures.is_empty());
-        let others_fail = beside.iter().any(|story| story.fails);
+        let was_offered = |address| offers(&self.before, member).contains(&Offer { address, offered: true });
+        let others_fail = beside.iter().any(|story| story.fails && was_offered(story.address));
         assert!(state == MemberState::Down || passes && others_fail, "{address} is asked");
     }
 
