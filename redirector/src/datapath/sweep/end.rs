@@ -187,8 +187,11 @@ impl Ender {
             return Ok(flows.map(|flow| flow.name.incarnation).collect());
         };
         let mut targets: Vec<_> = flows.map(Doomed::target).collect();
-        // A list has one version of IP.
-        targets.sort_by_key(|target| target.client_side.near.is_v4());
+        // A list has one version of IP. Clients of one network namespace, and mostly of one process, come one after the other: what
+        // they share is at hand then, and a process is woken once for more of them.
+        targets.sort_unstable_by_key(|Target { client_side: Tuple { near, near_port, .. }, .. }| {
+            (near.is_v4(), near.0, near_port.number())
+        });
         let send = |_: &Destroyer, part: &[Target]| {
             let sent = injector.send(part, order).unwrap_or_else(|error| {
                 tracing::warn!(
