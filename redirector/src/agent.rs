@@ -360,6 +360,7 @@ impl Agent {
                 self.observer.member_changed(service, member, state, reason, borne);
             }
             Action::Look { member } => self.probers.look(id, member),
+            Action::Ask { member, address } => self.probers.ask_address(id, member, address),
             Action::Signal { member, signal, looked } => {
                 let (service, member) = self.names(id, member);
                 self.observer.signal(service, member, &signal, looked);
