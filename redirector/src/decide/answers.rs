@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::time::Time;
-use crate::model::{Check, CheckId, Verdict};
+use crate::model::{Check, CheckId, Combine, Effect, Verdict};
 
 /// Of one member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,8 +118,8 @@ impl Answers {
     }
 
     /// Since when no address has answered as it should; `None`: one has, or nothing is known yet.
-    pub(super) fn failing_since(&self) -> Option<Time> {
-        let at_address = |at: &AtAddress| at.deciding().filter_map(|answer| answer.failing_since).min();
+    pub(super) fn failing_since(&self, checks: &[Check], combine: Combine) -> Option<Time> {
+        let at_address = |at: &AtAddress| at.failing_since(checks, combine);
         let is_known = |at: &&AtAddress| at.deciding().any(|answer| answer.was_conclusive);
         self.0.iter().filter(is_known).map(at_address).reduce(|one, other| Some(one?.max(other?)))?
     }
@@ -154,6 +154,21 @@ impl Answers {
 impl AtAddress {
     fn deciding(&self) -> impl Iterator<Item = &Answer> {
         self.checks.iter().flatten().filter(|answer| answer.decides)
+    }
+
+    /// Since when those checks that have not failed are too few to be up; `None`: they are enough. Where one of several is enough,
+    /// one that failed an hour ago has nothing to do with how the address is now.
+    fn failing_since(&self, checks: &[Check], combine: Combine) -> Option<Time> {
+        let of_effect = |effect| {
+            let of_effect = checks.iter().zip(&self.checks).filter(move |(check, _)| check.effect == effect);
+            of_effect.map(|(_, answer)| answer.as_ref()?.failing_since)
+        };
+        let vetoed = of_effect(Effect::Veto).flatten().min();
+        let counting = of_effect(Effect::Count).count();
+        let mut failed: Vec<_> = of_effect(Effect::Count).flatten().collect();
+        failed.sort_unstable();
+        let one_too_many = failed.get(counting - combine.needed(counting)).copied();
+        vetoed.into_iter().chain(one_too_many).min()
     }
 }
 

@@ -104,7 +104,7 @@ impl Core {
         let (out, of_choice): (Vec<_>, Vec<_>) = (0..self.members.len()).map(MemberId).partition(is_out);
         let failing_since = |member: &MemberId| {
             let is_down = self.members[member.0].state() == MemberState::Down;
-            self.answers[member.0].failing_since().filter(|_| is_down)
+            self.failing_since(*member).filter(|_| is_down)
         };
         let began: Option<Vec<Time>> = of_choice.iter().map(failing_since).collect();
         let Some(began) = began else { return false };
@@ -157,10 +157,14 @@ impl Core {
 
     /// Whether the newest answers of `member` are failures that began about when those of `active` did.
     pub(super) fn fails_with(&self, member: MemberId, active: MemberId) -> bool {
-        let since = |member: MemberId| self.answers[member.0].failing_since();
-        since(member).zip(since(active)).is_some_and(|(one, other)| {
+        self.failing_since(member).zip(self.failing_since(active)).is_some_and(|(one, other)| {
             one.since(other) <= self.window() && other.since(one) <= self.window()
         })
+    }
+
+    fn failing_since(&self, member: MemberId) -> Option<Time> {
+        let checks = &self.service.members[member.0].checks;
+        self.answers[member.0].failing_since(checks, self.service.combine)
     }
 
     /// What is suspected now, in words.

@@ -3,7 +3,10 @@
 use super::world::*;
 use crate::{
     decide::{Action, Command},
-    model::{FlowPolicy, MemberState, OnAllDown, Service, ServiceState, SwitchKind},
+    model::{
+        Check, CheckId, Combine, FlowPolicy, MemberId, MemberState, OnAllDown, Service, ServiceState,
+        SwitchKind,
+    },
 };
 
 fn refusing() -> Service {
@@ -130,6 +133,47 @@ fn members_that_fail_one_after_the_other_are_no_blackout() {
     world.probe(PARIS, &fail()).sleep(ms(1900));
     world.probe(OSLO, &fail()).probe(OSLO, &fail()).probe(OSLO, &fail()).assert_no_switch();
     world.probe(PARIS, &fail()).probe(PARIS, &fail()).assert_held();
+}
+
+const PING: CheckId = CheckId(0);
+const HTTP: CheckId = CheckId(1);
+
+/// One of two checks is enough, and the web server that all members have in common has just died.
+fn without_the_web_server(service: Service) -> World {
+    let named = |name: &str| Check { name: name.to_owned(), ..check() };
+    let checks = vec![named("ping"), named("http")];
+    let mut world = World::settled(with_checks(Service { combine: Combine::Any, ..service }, checks));
+    for member in [PARIS, DUBLIN] {
+        world.is(member, NeverProbed);
+        fail_one(&mut world, member, HTTP);
+    }
+    world.assert_active(PARIS, ServiceState::Ok);
+    world
+}
+
+fn fail_one(world: &mut World, member: MemberId, check: CheckId) {
+    for _ in 0..3 {
+        world.probe_check(member, check, &fail());
+    }
+}
+
+/// It failed since the web server had died, it seemed, and so did the other one: a failover waited for the end of the window.
+#[test]
+fn what_failed_long_ago_and_was_borne_makes_no_doubt() {
+    let mut world = without_the_web_server(orders());
+    world.sleep(s(3600)).probe_check(DUBLIN, PING, &pass());
+    fail_one(&mut world, PARIS, PING);
+    world.assert_active(DUBLIN, ServiceState::Degraded);
+}
+
+#[test]
+fn what_failed_together_long_ago_and_was_borne_makes_no_blackout() {
+    let mut world = without_the_web_server(refusing());
+    world.sleep(s(3600));
+    fail_one(&mut world, DUBLIN, PING);
+    world.sleep(s(10));
+    fail_one(&mut world, PARIS, PING);
+    world.assert_held();
 }
 
 #[test]
