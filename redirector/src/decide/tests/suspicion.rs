@@ -215,6 +215,43 @@ fn a_late_agent_leaves_a_dead_member_after_one_more_probe_or_a_window() {
     world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, late, s(2));
 }
 
+/// Paris has refused three times and would be left in five seconds, but the agent is stopped for eight.
+fn stopped_in_a_tolerance() -> World {
+    let mut check = check();
+    check.detect.refused_tolerance = s(5);
+    let mut world = World::settled(with_checks(orders(), vec![check]));
+    world.is(PARIS, NeverProbed).probe(PARIS, &fail()).probe(PARIS, &fail()).probe(PARIS, &fail());
+    world.late(s(8));
+    world
+}
+
+/// It was as good as dead for whoever had not looked: the end of a tolerance needs a look.
+#[test]
+fn a_tolerance_that_ended_unseen_takes_nobody_down_who_answers_first() {
+    let mut world = stopped_in_a_tolerance();
+    world.probe(PARIS, &pass()).assert_state(PARIS, MemberState::Up);
+    world.is(PARIS, Alive).run(s(60)).assert_no_switch();
+}
+
+#[test]
+fn a_member_is_not_left_for_a_tolerance_that_ended_unseen() {
+    let mut world = stopped_in_a_tolerance();
+    world.run(ms(0)).assert_state(PARIS, MemberState::Down);
+    world.assert_no_switch();
+    world.probe(PARIS, &pass()).probe(PARIS, &pass()).is(PARIS, Alive).run(s(60)).assert_no_switch();
+    world.assert_active(PARIS, ServiceState::Ok);
+}
+
+#[test]
+fn a_member_that_still_fails_after_a_tolerance_that_ended_unseen_is_left() {
+    let mut world = stopped_in_a_tolerance();
+    world.probe(PARIS, &fail()).assert_no_switch();
+    world.probe(PARIS, &fail()).assert_active(DUBLIN, ServiceState::Degraded);
+    let mut world = stopped_in_a_tolerance();
+    let thaw = world.now;
+    world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, thaw, s(2));
+}
+
 /// Each lateness began the window anew: a starved agent would have stayed for ever. And the second one ended the first.
 #[test]
 fn an_agent_that_is_late_again_and_again_leaves_a_dead_member_after_one_window() {

@@ -107,6 +107,7 @@ impl Witness {
         assert!(self.orders.pin.is_none() || self.core.orders().pin.is_none(), "a pin held");
         let up_since = self.members[to.0].up_since.expect("a failback goes to a member that is up");
         assert!(self.now.since(up_since) >= failback.healthy_for, "healthy_for");
+        assert!(self.now >= self.unseen_until, "the agent was late");
         let held = self.last_switch.is_none_or(|last| self.now.since(last) >= failback.hold_down);
         assert!(held, "hold_down");
         self.check_round(to);
