@@ -174,6 +174,6 @@ impl AtAddress {
 
 /// How old the answer of any of these checks may be, at most, while nothing is wrong.
 pub(super) fn longest_wait<'a>(checks: impl Iterator<Item = &'a Check>) -> Duration {
-    let wait = |check: &Check| check.interval.max(check.down_interval) + check.longest_probe();
+    let wait = |check: &Check| check.interval + check.longest_probe();
     checks.filter(|check| check.effect.decides()).map(wait).max().unwrap_or_default()
 }

@@ -23,7 +23,8 @@ impl Core {
     ) {
         let checks = &self.service.members[member.0].checks;
         let verdict = outcome.verdict();
-        let passes = verdict == Verdict::Pass && checks[check.0].effect.decides();
+        let decides = checks[check.0].effect.decides();
+        let passes = verdict == Verdict::Pass && decides;
         // As it was before: this pass is the one that they wait for.
         let unheard = if passes { self.failing_unheard(member) } else { Vec::new() };
         let turn = self.answers[member.0].note(self.now, checks, address, check, verdict);
@@ -38,6 +39,9 @@ impl Core {
         }
         if verdict == Verdict::Fail {
             self.ask_once_more(member);
+            if decides {
+                self.ask_active_once_more(member);
+            }
         }
     }
 

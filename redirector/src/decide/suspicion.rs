@@ -143,6 +143,20 @@ impl Core {
         })
     }
 
+    /// A check that decides has failed. If that of the active member must fail once more before it is left, the next probe does not
+    /// wait for its turn: one that has been down for long is seldom asked.
+    pub(super) fn ask_active_once_more(&mut self, member: MemberId) {
+        if self.standing.active() != Some(member) || self.members[member.0].state() != MemberState::Down {
+            return;
+        }
+        let is_heard = self.suspicion.blackout.is_some_and(|blackout| blackout.heard.is_some());
+        let mut doubts =
+            [self.late(member), self.blackout(member).filter(|_| is_heard)].into_iter().flatten();
+        if doubts.any(|doubt| self.now < doubt.until) {
+            self.actions.push_back(Action::Round { member });
+        }
+    }
+
     fn all_in_doubt(&self, active: MemberId) -> Option<Doubt> {
         // The standing one is another than `active` when that one is drained.
         let others = self.candidates().chain(self.standing.active());

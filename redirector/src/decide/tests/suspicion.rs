@@ -4,7 +4,7 @@ use super::world::*;
 use crate::{
     decide::{Action, Command},
     model::{
-        Check, CheckId, Combine, FlowPolicy, MemberId, MemberState, OnAllDown, Service, ServiceState,
+        Check, CheckId, Combine, FlowPolicy, MemberId, MemberState, OnAllDown, Pace, Service, ServiceState,
         SwitchKind,
     },
 };
@@ -86,6 +86,27 @@ fn after_a_cut_a_member_that_is_not_heard_of_is_left_after_a_window() {
     world.is(PARIS, Dead).is(DUBLIN, Dead).run(s(600)).is(PARIS, NeverProbed).is(DUBLIN, Alive);
     let revival = world.now;
     world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, revival, ms(2150));
+}
+
+/// The second of the two came a minute after the first, and a window was a minute longer too.
+#[test]
+fn after_a_cut_a_member_that_is_seldom_asked_is_left_as_soon() {
+    let seldom = Check { down_interval: s(60), ..check() };
+    let cut = |condition| {
+        let mut world = World::settled(with_checks(orders(), vec![seldom.clone()]));
+        world.is(PARIS, Dead).is(DUBLIN, Dead).run(s(600)).is(PARIS, condition).is(DUBLIN, NeverProbed);
+        assert_eq!(world.pace(PARIS), Pace::Down);
+        world.probe(DUBLIN, &pass()).probe(DUBLIN, &pass()).assert_no_switch();
+        world
+    };
+    let mut world = cut(Dead);
+    let revival = world.now;
+    world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, revival, ms(0));
+    let asked = world.rounds().iter().filter(|(at, member)| (*at, *member) == (revival, PARIS)).count();
+    assert_eq!(asked, 2, "no more often than is needed");
+    let mut world = cut(NeverProbed);
+    let revival = world.now;
+    world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, revival, s(2));
 }
 
 #[test]
@@ -188,7 +209,7 @@ fn a_blackout_is_no_flapping() {
 }
 
 fn one_failure_is_enough() -> Service {
-    let check = crate::model::Check { fall: 1, ..check() };
+    let check = Check { fall: 1, ..check() };
     with_checks(orders(), vec![check])
 }
 
