@@ -47,6 +47,7 @@ use self::{
 };
 use crate::model::{
     CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, ProbeOutcome, Service, SwitchKind,
+    Verdict,
 };
 
 mod action;
@@ -202,6 +203,9 @@ impl Core {
         self.now = self.now.max(now);
         // Before deadlines that have passed meanwhile: a failback must not go to a member known to be down.
         let change = self.members[member.0].on_outcome(self.now, address, check, outcome);
+        if outcome.verdict() == Verdict::Inconclusive {
+            self.members[member.0].forget_silent_gates(self.now, self.service.failback.healthy_for);
+        }
         if change.is_some() {
             self.note(member, address, check, outcome);
         }
