@@ -119,7 +119,7 @@ impl Answers {
 
     /// Since when no address has answered as it should; `None`: one has, or nothing is known yet.
     pub(super) fn failing_since(&self, checks: &[Check], combine: Combine) -> Option<Time> {
-        let at_address = |at: &AtAddress| at.failing_since(checks, combine);
+        let at_address = |at: &AtAddress| at.one_too_many(checks, combine, |answer| answer.failing_since);
         let is_known = |at: &&AtAddress| at.deciding().any(|answer| answer.was_conclusive);
         self.0.iter().filter(is_known).map(at_address).reduce(|one, other| Some(one?.max(other?)))?
     }
@@ -142,12 +142,17 @@ impl Answers {
         known.any(|at| at.deciding().all(|answer| answer.failing_since.is_none()))
     }
 
+    /// Whether probes that began after `moment` have failed, and that alone leaves too few checks that could pass.
+    pub(super) fn confirmed_failing(&self, moment: Time, checks: &[Check], combine: Combine) -> bool {
+        let confirmed = |answer: &Answer| answer.confirms(moment).then_some(answer.at);
+        self.0.iter().any(|at| at.one_too_many(checks, combine, confirmed).is_some())
+    }
+}
+
+impl Answer {
     /// Whether a probe that began after `moment` has failed: of two failures after it, the first may have been under way.
-    pub(super) fn confirmed_failing(&self, moment: Time) -> bool {
-        let confirms = |answer: &Answer| {
-            answer.verdict == Verdict::Fail && answer.failed_before.is_some_and(|before| before >= moment)
-        };
-        self.0.iter().flat_map(AtAddress::deciding).any(confirms)
+    pub(super) fn confirms(&self, moment: Time) -> bool {
+        self.verdict == Verdict::Fail && self.failed_before.is_some_and(|before| before >= moment)
     }
 }
 
@@ -156,12 +161,17 @@ impl AtAddress {
         self.checks.iter().flatten().filter(|answer| answer.decides)
     }
 
-    /// Since when those checks that have not failed are too few to be up; `None`: they are enough. Where one of several is enough,
-    /// one that failed an hour ago has nothing to do with how the address is now.
-    fn failing_since(&self, checks: &[Check], combine: Combine) -> Option<Time> {
+    /// When those checks that had not `failed` became too few to be up; `None`: they are enough. Where one of several is enough, one that
+    /// failed an hour ago has nothing to do with how the address is now.
+    fn one_too_many(
+        &self,
+        checks: &[Check],
+        combine: Combine,
+        failed: impl Fn(&Answer) -> Option<Time>,
+    ) -> Option<Time> {
         let of_effect = |effect| {
             let of_effect = checks.iter().zip(&self.checks).filter(move |(check, _)| check.effect == effect);
-            of_effect.map(|(_, answer)| answer.as_ref()?.failing_since)
+            of_effect.map(|(_, answer)| failed(answer.as_ref()?))
         };
         let vetoed = of_effect(Effect::Veto).flatten().min();
         let counting = of_effect(Effect::Count).count();

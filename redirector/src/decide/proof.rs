@@ -37,11 +37,10 @@ impl Core {
         for other in unheard {
             self.doubt_failures_up_to_now(other);
         }
-        if verdict == Verdict::Fail {
-            self.ask_once_more(member);
-            if decides {
-                self.ask_active_once_more(member);
-            }
+        let failed = self.answers[member.0].of(address, check).copied();
+        if let Some(failed) = failed.filter(|_| verdict == Verdict::Fail && decides) {
+            self.ask_once_more(member, &failed);
+            self.ask_active_once_more(member, &failed);
         }
     }
 

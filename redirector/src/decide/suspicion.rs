@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Core,
+    answers::Answer,
     choice::Standing,
     time::{Time, in_words},
 };
@@ -123,7 +124,7 @@ impl Core {
     fn late(&self, active: MemberId) -> Option<Doubt> {
         let Late { at, by } = self.suspicion.late?;
         let went_down_since = self.members[active.0].since() >= at;
-        (went_down_since && !self.answers[active.0].confirmed_failing(at)).then(|| Doubt {
+        (went_down_since && !self.confirmed_failing(active, at)).then(|| Doubt {
             why: format!("the agent was late by {}: a probe that began since must fail too", in_words(by)),
             until: at + self.window(),
         })
@@ -131,10 +132,12 @@ impl Core {
 
     fn blackout(&self, active: MemberId) -> Option<Doubt> {
         let Blackout { since, heard } = self.suspicion.blackout?;
-        let failed_since = |member: MemberId, moment| self.answers[member.0].confirmed_failing(moment);
         let (confirmed, from) = match heard {
-            Some(heard) => (failed_since(active, heard), heard),
-            None => (self.candidates().chain([active]).all(|member| failed_since(member, since)), since),
+            Some(heard) => (self.confirmed_failing(active, heard), heard),
+            None => {
+                let mut members = self.candidates().chain([active]);
+                (members.all(|member| self.confirmed_failing(member, since)), since)
+            }
         };
         (!confirmed).then(|| Doubt {
             why: "every member failed at once, as when this host is cut off: further probes must fail too"
@@ -145,14 +148,15 @@ impl Core {
 
     /// A check that decides has failed. If that of the active member must fail once more before it is left, the next probe does not
     /// wait for its turn: one that has been down for long is seldom asked.
-    pub(super) fn ask_active_once_more(&mut self, member: MemberId) {
+    pub(super) fn ask_active_once_more(&mut self, member: MemberId, failed: &Answer) {
         if self.standing.active() != Some(member) || self.members[member.0].state() != MemberState::Down {
             return;
         }
-        let is_heard = self.suspicion.blackout.is_some_and(|blackout| blackout.heard.is_some());
-        let mut doubts =
-            [self.late(member), self.blackout(member).filter(|_| is_heard)].into_iter().flatten();
-        if doubts.any(|doubt| self.now < doubt.until) {
+        let late = self.late(member).zip(self.suspicion.late.map(|late| late.at));
+        let heard = self.blackout(member).zip(self.suspicion.blackout.and_then(|blackout| blackout.heard));
+        // Another check may have to fail too: this one has had its say.
+        let waits = |(doubt, moment): (Doubt, Time)| self.now < doubt.until && !failed.confirms(moment);
+        if [late, heard].into_iter().flatten().any(waits) {
             self.actions.push_back(Action::Round { member });
         }
     }
@@ -174,6 +178,12 @@ impl Core {
         self.failing_since(member).zip(self.failing_since(active)).is_some_and(|(one, other)| {
             one.since(other) <= self.window() && other.since(one) <= self.window()
         })
+    }
+
+    /// Whether the member fails by probes that began after `moment`.
+    pub(super) fn confirmed_failing(&self, member: MemberId, moment: Time) -> bool {
+        let checks = &self.service.members[member.0].checks;
+        self.answers[member.0].confirmed_failing(moment, checks, self.service.combine)
     }
 
     fn failing_since(&self, member: MemberId) -> Option<Time> {

@@ -197,6 +197,23 @@ fn what_failed_together_long_ago_and_was_borne_makes_no_blackout() {
     world.assert_held();
 }
 
+/// Which it does all the time: it took paris down a second time, and said nothing of it.
+#[test]
+fn what_fails_anyway_confirms_nothing_after_a_cut() {
+    let mut world = without_the_web_server(orders());
+    for member in [DUBLIN, PARIS] {
+        fail_one(&mut world, member, PING);
+    }
+    world.sleep(s(60)).probe_check(DUBLIN, PING, &pass()).probe_check(DUBLIN, PING, &pass());
+    world.done.clear();
+    for _ in 0..3 {
+        world.probe_check(PARIS, HTTP, &fail());
+    }
+    assert_eq!(world.rounds().len(), 1, "it has had its say");
+    world.probe_check(PARIS, PING, &pass()).assert_no_switch();
+    world.probe_check(PARIS, PING, &pass()).assert_active(PARIS, ServiceState::Ok);
+}
+
 #[test]
 fn a_blackout_is_no_flapping() {
     let mut world = World::settled(orders());

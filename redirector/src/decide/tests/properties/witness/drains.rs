@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{Known, Witness};
 use crate::{
     decide::{Core, Drain, Resumed, ResumedSwitch, Switch, Time, View},
-    model::{Epoch, FlowPolicy, MemberId, MemberState, Service, SwitchKind, Verdict},
+    model::{Effect, Epoch, FlowPolicy, MemberId, MemberState, Service, SwitchKind, Verdict},
 };
 
 /// What an earlier agent had not finished.
@@ -114,8 +114,21 @@ impl Witness {
                 || stories().any(|story| story.failures.first().is_some_and(|first| *first <= heard))
         };
         let failed_again = |heard: Time| {
-            stories().any(|story| {
+            let again = |story: &&Story| {
                 story.fails && story.failures.iter().filter(|failure| **failure >= heard).count() >= 2
+            };
+            let at = |address: SocketAddr, effect: Effect| {
+                let of_effect = |story: &&Story| self.service.checks[story.check].effect == effect;
+                stories()
+                    .filter(again)
+                    .filter(move |story| story.address == address)
+                    .filter(of_effect)
+                    .count()
+            };
+            let counting = self.service.checks.iter().filter(|check| check.effect == Effect::Count).count();
+            let needed = self.service.combine.needed(counting);
+            view.members[member.0].addresses.iter().any(|view| {
+                at(view.address, Effect::Veto) > 0 || counting - at(view.address, Effect::Count) < needed
             })
         };
         if of_it.heard_again.is_some_and(|heard| is_of_the_cut(heard) && !failed_again(heard)) {
