@@ -54,6 +54,7 @@ mod list;
 mod maps;
 mod memory;
 mod namespaces;
+mod netlink;
 pub mod network;
 mod notice;
 mod pace;
@@ -94,6 +95,7 @@ pub use self::{
     memory::{kernel_memory, map_sizes},
     notice::{Notice, Swept, SweptFlows},
     peer::peer_groups,
+    pins::boot_id,
     preflight::check_ports,
     pulses::{Beat, Pulses, Totals, Vitals},
     signals::{OfMember, Signals},
