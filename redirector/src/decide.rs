@@ -48,6 +48,7 @@ use self::{
 };
 use crate::model::{
     CheckId, Epoch, FlowPolicy, MemberId, MemberState, Offer, Pace, ProbeOutcome, Service, SwitchKind,
+    Verdict,
 };
 
 mod action;
@@ -121,6 +122,8 @@ pub struct Core {
     last: Option<Switch>,
     /// No failback before this.
     hold_until: Time,
+    /// Nor before this: the agent was late, and has not seen for as long again that members are up.
+    unseen_until: Time,
     drains: Drains,
     /// What the newest [`Action::Drains`] said, or an earlier agent.
     kept_drains: Drains,
@@ -163,6 +166,7 @@ impl Core {
             epoch: Epoch::default(),
             last: None,
             hold_until: now,
+            unseen_until: now,
             drains: Drains::default(),
             kept_drains: Drains::default(),
             leaving: Leaving::default(),
@@ -201,6 +205,9 @@ impl Core {
         self.now = self.now.max(now);
         // Before deadlines that have passed meanwhile: a failback must not go to a member known to be down.
         let change = self.members[member.0].on_outcome(self.now, address, check, outcome);
+        if outcome.verdict() == Verdict::Inconclusive {
+            self.members[member.0].forget_silent_gates(self.now, self.service.failback.healthy_for);
+        }
         if change.is_some() {
             self.note(member, address, check, outcome);
         }
@@ -232,14 +239,15 @@ impl Core {
     }
 
     /// The caller was late by `by`: it was not scheduled, or the machine slept. Probes that were under way may have failed by
-    /// that alone, so a member that goes down now is left only when a probe that began since has failed too.
+    /// that alone, and nobody has seen what members bore meanwhile, or that they stayed up. So a member that goes down now is left
+    /// only when a probe that began since has failed too, and a failback waits until as much was seen as was missed.
+    ///
+    /// Time comes with what the caller was woken by: an answer that has waited for it counts before deadlines that have passed.
     pub fn on_late(&mut self, now: Time, by: Duration) {
-        // What was due meanwhile was due whatever is suspected from now on.
-        if self.is_due(now) {
-            self.on_deadline(now);
-        }
-        let window = self.window();
-        self.suspicion.on_late(self.now.max(now), by, window);
+        let (now, window) = (self.now.max(now), self.window());
+        self.suspicion.on_late(now, by, window);
+        self.unseen_until = self.unseen_until.max(now + by.min(self.service.failback.healthy_for));
+        self.settle();
     }
 
     /// Time has passed. May come early, late or twice.

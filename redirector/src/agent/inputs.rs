@@ -73,6 +73,7 @@ impl Agent {
         member: MemberId,
         addresses: &[SocketAddr],
     ) {
+        self.look_at_the_clock();
         let now = self.clock.now();
         self.note(now, service, || Input::Addresses(member, addresses.to_vec()));
         self.cores.of(service).on_addresses(now, member, addresses);
@@ -112,6 +113,7 @@ impl Agent {
     ///
     /// It is refused, and nothing has changed.
     pub(super) fn on_command(&mut self, service: ServiceId, command: &Command) -> Result<Accepted, Refused> {
+        self.look_at_the_clock();
         self.observer.takes_up();
         let now = self.clock.now();
         self.note(now, service, || Input::Operator(command.clone()));

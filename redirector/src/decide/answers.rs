@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::time::Time;
-use crate::model::{Check, CheckId, Verdict};
+use crate::model::{Check, CheckId, Combine, Effect, Verdict};
 
 /// Of one member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,8 +145,8 @@ impl Answers {
     }
 
     /// Since when no address has answered as it should; `None`: one has, or nothing is known yet.
-    pub(super) fn failing_since(&self) -> Option<Time> {
-        let at_address = |at: &AtAddress| at.deciding().filter_map(|answer| answer.failing_since).min();
+    pub(super) fn failing_since(&self, checks: &[Check], combine: Combine) -> Option<Time> {
+        let at_address = |at: &AtAddress| at.one_too_many(checks, combine, |answer| answer.failing_since);
         let is_known = |at: &&AtAddress| at.deciding().any(|answer| answer.was_conclusive);
         self.0.iter().filter(is_known).map(at_address).reduce(|one, other| Some(one?.max(other?)))?
     }
@@ -169,14 +169,6 @@ impl Answers {
         known.any(|at| at.deciding().all(|answer| answer.failing_since.is_none()))
     }
 
-    /// Whether a probe that began after `moment` has failed: of two failures after it, the first may have been under way.
-    pub(super) fn confirmed_failing(&self, moment: Time) -> bool {
-        let confirms = |answer: &Answer| {
-            answer.verdict == Verdict::Fail && answer.failed_before.is_some_and(|before| before >= moment)
-        };
-        self.0.iter().flat_map(AtAddress::deciding).any(confirms)
-    }
-
     /// Whether `others` have not passed since a check began to fail here: perhaps this host is cut off, and these answers are merely
     /// the first to show it.
     pub(super) fn is_unheard_by(&self, others: &Self) -> bool {
@@ -185,10 +177,17 @@ impl Answers {
         failing.is_some_and(|since| heard.is_none_or(|heard| heard < since))
     }
 
-    /// Whether all that is known against who is down since `down_since` may be of a cut that ended when others were `heard`.
-    pub(super) fn may_have_been_cut(&self, down_since: Time, heard: Time) -> bool {
-        let fails_since = || self.failures().any(|since| since <= heard);
-        (down_since <= heard || fails_since()) && !self.confirmed_failing(heard)
+    /// Whether probes that began after `moment` have failed, and that alone leaves too few checks that could pass.
+    pub(super) fn confirmed_failing(&self, moment: Time, checks: &[Check], combine: Combine) -> bool {
+        let confirmed = |answer: &Answer| answer.confirms(moment).then_some(answer.at);
+        self.0.iter().any(|at| at.one_too_many(checks, combine, confirmed).is_some())
+    }
+}
+
+impl Answer {
+    /// Whether a probe that began after `moment` has failed: of two failures after it, the first may have been under way.
+    pub(super) fn confirms(&self, moment: Time) -> bool {
+        self.verdict == Verdict::Fail && self.failed_before.is_some_and(|before| before >= moment)
     }
 }
 
@@ -200,10 +199,30 @@ impl AtAddress {
     fn deciding(&self) -> impl Iterator<Item = &Answer> {
         self.checks.iter().flatten().filter(|answer| answer.decides)
     }
+
+    /// When those checks that had not `failed` became too few to be up; `None`: they are enough. Where one of several is enough, one that
+    /// failed an hour ago has nothing to do with how the address is now.
+    fn one_too_many(
+        &self,
+        checks: &[Check],
+        combine: Combine,
+        failed: impl Fn(&Answer) -> Option<Time>,
+    ) -> Option<Time> {
+        let of_effect = |effect| {
+            let of_effect = checks.iter().zip(&self.checks).filter(move |(check, _)| check.effect == effect);
+            of_effect.map(|(_, answer)| failed(answer.as_ref()?))
+        };
+        let vetoed = of_effect(Effect::Veto).flatten().min();
+        let counting = of_effect(Effect::Count).count();
+        let mut failed: Vec<_> = of_effect(Effect::Count).flatten().collect();
+        failed.sort_unstable();
+        let one_too_many = failed.get(counting - combine.needed(counting)).copied();
+        vetoed.into_iter().chain(one_too_many).min()
+    }
 }
 
 /// How old the answer of any of these checks may be, at most, while nothing is wrong.
 pub(super) fn longest_wait<'a>(checks: impl Iterator<Item = &'a Check>) -> Duration {
-    let wait = |check: &Check| check.interval.max(check.down_interval) + check.longest_probe();
+    let wait = |check: &Check| check.interval + check.longest_probe();
     checks.filter(|check| check.effect.decides()).map(wait).max().unwrap_or_default()
 }

@@ -220,7 +220,8 @@ impl Situation<'_> {
         // A failure in the round is a break.
         let rejected = self.core.rejected[member.0].map(|at| at + needed.max(PAUSE_AFTER_ROUND));
         let vetoed = self.core.veto(member, self.now).map(|vetoed| vetoed.until);
-        let after = [rejected, vetoed].into_iter().flatten().fold(self.core.hold_until, Time::max);
+        let held = self.core.hold_until.max(self.core.unseen_until);
+        let after = [rejected, vetoed].into_iter().flatten().fold(held, Time::max);
         Some((up_since + needed).max(after))
     }
 
@@ -286,6 +287,10 @@ impl Situation<'_> {
             let flaps =
                 if needed > failback.healthy_for { ", because it went down often lately" } else { "" };
             return Some(format!("healthy for {} of {}{flaps}", in_words(up_for), in_words(needed)));
+        }
+        let unseen = self.core.unseen_until.since(self.now);
+        if !unseen.is_zero() {
+            return Some(format!("the agent was late, and must see it up for {} more", in_words(unseen)));
         }
         let hold = self.core.hold_until.since(self.now);
         if !hold.is_zero() {

@@ -32,12 +32,9 @@ impl Core {
     /// It is refused, and nothing has changed but the time.
     pub fn on_operator(&mut self, now: Time, command: &Command) -> Result<Accepted, Refused> {
         self.now = self.now.max(now);
-        self.expire_orders();
-        if let Err(refused) = self.permit(command) {
-            // Time has passed all the same.
-            self.settle();
-            return Err(refused);
-        }
+        // What is due by now comes before what is asked now: a switch is permitted by how its member is, not by how it was.
+        self.settle();
+        self.permit(command)?;
         let reported = self.obey(command);
         self.settle();
         if let Some(member) = reported {

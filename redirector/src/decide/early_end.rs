@@ -16,7 +16,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Core, answers::Turn, suspicion::Doubt, time::Time};
+use super::{
+    Action, Core,
+    answers::{Answer, Turn},
+    suspicion::Doubt,
+    time::Time,
+};
 use crate::model::{FlowPolicy, MemberId, MemberState};
 
 impl Core {
@@ -97,9 +102,11 @@ impl Core {
         }
     }
 
-    /// A member has failed. If that probe may have been under way in a cut, the next one does not wait for its turn.
-    pub(super) fn ask_once_more(&mut self, member: MemberId) {
-        if self.is_down(member) && self.may_end_early(member) && self.may_have_been_cut(member) {
+    /// A check that decides has failed. If that probe may have been under way in a cut, the next one does not wait for its turn.
+    pub(super) fn ask_once_more(&mut self, member: MemberId, failed: &Answer) {
+        let is_confirmed = self.heard_again[member.0].is_some_and(|heard| failed.confirms(heard));
+        let may_be_cut = !is_confirmed && self.may_have_been_cut(member);
+        if self.is_down(member) && self.may_end_early(member) && may_be_cut {
             self.actions.push_back(Action::Round { member });
         }
     }
@@ -149,8 +156,9 @@ impl Core {
     /// Whether all that is known against `member` may be of the time when the active member failed too, or was not heard.
     fn may_have_been_cut(&self, member: MemberId) -> bool {
         let down_since = self.members[member.0].since();
+        let answers = &self.answers[member.0];
         self.heard_again[member.0]
-            .is_some_and(|heard| self.answers[member.0].may_have_been_cut(down_since, heard))
+            .is_some_and(|heard| self.may_be_of_a_cut(member, answers, down_since, heard))
     }
 
     /// Whether an address that is down has no check that fails: it will be up when they have passed often enough.

@@ -330,7 +330,8 @@ impl Core {
             let id = MemberId(number);
             if let Some(since) = member.up_since() {
                 let healthy_for = self.flaps[number].healthy_for(&self.service.failback);
-                add("healthy_for", Some(id), since + healthy_for, "it may be returned to".to_owned());
+                let at = (since + healthy_for).max(self.unseen_until);
+                add("healthy_for", Some(id), at, "it may be returned to".to_owned());
             }
             if let Some(at) = member.breaker().next_deadline() {
                 add("breaker", Some(id), at, "its checks must pass anew".to_owned());

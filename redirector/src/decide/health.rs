@@ -69,6 +69,12 @@ impl Health {
         self.on_deadline(now)
     }
 
+    /// Gates that have said nothing for long bar nobody any more.
+    pub(super) fn forget_silent_gates(&mut self, now: Time, patience: Duration) {
+        let gates = self.checks.iter_mut().filter(|check| check.effect == Effect::Gate);
+        gates.for_each(|gate| gate.forget_if_silent(now, patience));
+    }
+
     /// Tolerances may have ended.
     pub(super) fn on_deadline(&mut self, now: Time) -> Change {
         self.checks.iter_mut().for_each(|check| check.on_deadline(now));
@@ -192,7 +198,7 @@ impl Health {
     ///
     /// A gate bars when it fails, and until its first verdict: not probed yet, or its first failures are being counted. A gate
     /// whose probes say nothing (its REST API is gone, or refuses the login) bars nobody: that would be a failure of the
-    /// management, not of the member.
+    /// management, not of the member. One that had failed before bars for a while all the same ([`Self::forget_silent_gates`]).
     #[allow(dead_code, reason = "the choice of a member asks for it, with the operator's commands")]
     pub(super) fn gate(&self) -> Option<String> {
         self.checks.iter().filter(|check| check.effect == Effect::Gate).find_map(|gate| match gate.state() {

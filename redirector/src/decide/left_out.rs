@@ -119,14 +119,15 @@ impl Core {
             None
         };
         let until = down_since.max(up_since) + self.window();
-        let doubts = [why.map(|why| Doubt { why: why.to_owned(), until }), self.late(down_since, &here)];
+        let doubts =
+            [why.map(|why| Doubt { why: why.to_owned(), until }), self.late(member, down_since, &here)];
         doubts.into_iter().flatten().find(|doubt| now < doubt.until)
     }
 
     fn is_of_a_cut(&self, member: MemberId, address: SocketAddr, down_since: Time) -> bool {
         let answers = &self.answers[member.0];
         let heard = answers.heard(address);
-        heard.is_some_and(|heard| answers.at(address).may_have_been_cut(down_since, heard))
+        heard.is_some_and(|heard| self.may_be_of_a_cut(member, &answers.at(address), down_since, heard))
     }
 
     /// Since when an address is down; `None`: it is not, or is not the member's any more.

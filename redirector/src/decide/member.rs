@@ -85,6 +85,11 @@ impl Member {
         Some(change)
     }
 
+    /// Gates that have said nothing for `patience` bar nobody any more.
+    pub(super) fn forget_silent_gates(&mut self, now: Time, patience: Duration) {
+        self.addresses.iter_mut().for_each(|known| known.health.forget_silent_gates(now, patience));
+    }
+
     /// Tolerances may have ended. What that has changed, address by address.
     pub(super) fn on_deadline(&mut self, now: Time) -> Vec<(SocketAddr, Change)> {
         let mut changes = Vec::new();

@@ -24,7 +24,8 @@ impl Core {
     ) {
         let checks = &self.service.members[member.0].checks;
         let verdict = outcome.verdict();
-        let passes = verdict == Verdict::Pass && checks[check.0].effect.decides();
+        let decides = checks[check.0].effect.decides();
+        let passes = verdict == Verdict::Pass && decides;
         // As it was before: this pass is the one that they wait for.
         let unheard = if passes { self.failing_unheard(member) } else { Vec::new() };
         let others = if passes { self.others_that_hear(member, address) } else { Vec::new() };
@@ -44,8 +45,10 @@ impl Core {
         for other in others {
             self.doubt_failures_of_address(member, other);
         }
-        if verdict == Verdict::Fail {
-            self.ask_once_more(member);
+        let failed = self.answers[member.0].of(address, check).copied();
+        if let Some(failed) = failed.filter(|_| verdict == Verdict::Fail && decides) {
+            self.ask_once_more(member, &failed);
+            self.ask_active_once_more(member, &failed);
             self.ask_address_once_more(member, address);
         }
     }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Core,
-    answers::Answers,
+    answers::{Answer, Answers},
     choice::Standing,
     time::{Time, in_words},
 };
@@ -106,7 +106,7 @@ impl Core {
         let (out, of_choice): (Vec<_>, Vec<_>) = (0..self.members.len()).map(MemberId).partition(is_out);
         let failing_since = |member: &MemberId| {
             let is_down = self.members[member.0].state() == MemberState::Down;
-            self.answers[member.0].failing_since().filter(|_| is_down)
+            self.failing_since(*member).filter(|_| is_down)
         };
         let began: Option<Vec<Time>> = of_choice.iter().map(failing_since).collect();
         let Some(began) = began else { return false };
@@ -118,15 +118,15 @@ impl Core {
 
     /// Why the active member, which is down, is not left yet although the rules say so; `None`: nothing is in the way.
     pub(super) fn doubt(&self, active: MemberId, now: Time) -> Option<Doubt> {
-        let late = self.late(self.members[active.0].since(), &self.answers[active.0]);
+        let late = self.late(active, self.members[active.0].since(), &self.answers[active.0]);
         let cases = [late, self.blackout(active), self.all_in_doubt(active)];
         cases.into_iter().flatten().find(|doubt| now < doubt.until)
     }
 
-    /// Of who is down since `down_since`.
-    pub(super) fn late(&self, down_since: Time, answers: &Answers) -> Option<Doubt> {
+    /// Of a member, or an address of it, that is down since `down_since`, by its answers.
+    pub(super) fn late(&self, member: MemberId, down_since: Time, answers: &Answers) -> Option<Doubt> {
         let Late { at, by } = self.suspicion.late?;
-        (down_since >= at && !answers.confirmed_failing(at)).then(|| Doubt {
+        (down_since >= at && !self.confirmed_by(answers, member, at)).then(|| Doubt {
             why: format!("the agent was late by {}: a probe that began since must fail too", in_words(by)),
             until: at + self.window(),
         })
@@ -134,16 +134,35 @@ impl Core {
 
     fn blackout(&self, active: MemberId) -> Option<Doubt> {
         let Blackout { since, heard } = self.suspicion.blackout?;
-        let failed_since = |member: MemberId, moment| self.answers[member.0].confirmed_failing(moment);
         let (confirmed, from) = match heard {
-            Some(heard) => (failed_since(active, heard), heard),
-            None => (self.candidates().chain([active]).all(|member| failed_since(member, since)), since),
+            Some(heard) => (self.confirmed_failing(active, heard), heard),
+            None => {
+                let mut members = self.candidates().chain([active]);
+                (members.all(|member| self.confirmed_failing(member, since)), since)
+            }
         };
         (!confirmed).then(|| Doubt {
             why: "every member failed at once, as when this host is cut off: further probes must fail too"
                 .to_owned(),
             until: from + self.window(),
         })
+    }
+
+    /// A check that decides has failed. If that of the active member must fail once more before it is left, the next probe does not
+    /// wait for its turn: one that has been down for long is seldom asked.
+    pub(super) fn ask_active_once_more(&mut self, member: MemberId, failed: &Answer) {
+        if self.standing.active() != Some(member) || self.members[member.0].state() != MemberState::Down {
+            return;
+        }
+        let late = self
+            .late(member, self.members[member.0].since(), &self.answers[member.0])
+            .zip(self.suspicion.late.map(|late| late.at));
+        let heard = self.blackout(member).zip(self.suspicion.blackout.and_then(|blackout| blackout.heard));
+        // Another check may have to fail too: this one has had its say.
+        let waits = |(doubt, moment): (Doubt, Time)| self.now < doubt.until && !failed.confirms(moment);
+        if [late, heard].into_iter().flatten().any(waits) {
+            self.actions.push_back(Action::Round { member });
+        }
     }
 
     fn all_in_doubt(&self, active: MemberId) -> Option<Doubt> {
@@ -160,10 +179,37 @@ impl Core {
 
     /// Whether the newest answers of `member` are failures that began about when those of `active` did.
     pub(super) fn fails_with(&self, member: MemberId, active: MemberId) -> bool {
-        let since = |member: MemberId| self.answers[member.0].failing_since();
-        since(member).zip(since(active)).is_some_and(|(one, other)| {
+        self.failing_since(member).zip(self.failing_since(active)).is_some_and(|(one, other)| {
             one.since(other) <= self.window() && other.since(one) <= self.window()
         })
+    }
+
+    /// Whether the member fails by probes that began after `moment`.
+    pub(super) fn confirmed_failing(&self, member: MemberId, moment: Time) -> bool {
+        self.confirmed_by(&self.answers[member.0], member, moment)
+    }
+
+    /// The same of the member, or an address of it, that these answers are of.
+    fn confirmed_by(&self, answers: &Answers, member: MemberId, moment: Time) -> bool {
+        answers.confirmed_failing(moment, &self.service.members[member.0].checks, self.service.combine)
+    }
+
+    /// Whether all that is known against who is down since `down_since`, by its answers, may be of a cut that ended when others were
+    /// `heard`.
+    pub(super) fn may_be_of_a_cut(
+        &self,
+        member: MemberId,
+        answers: &Answers,
+        down_since: Time,
+        heard: Time,
+    ) -> bool {
+        let fails_since = || answers.failures().any(|since| since <= heard);
+        (down_since <= heard || fails_since()) && !self.confirmed_by(answers, member, heard)
+    }
+
+    fn failing_since(&self, member: MemberId) -> Option<Time> {
+        let checks = &self.service.members[member.0].checks;
+        self.answers[member.0].failing_since(checks, self.service.combine)
     }
 
     /// What is suspected now, in words.

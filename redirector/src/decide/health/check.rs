@@ -54,6 +54,8 @@ pub(in crate::decide) struct CheckHealth {
     began: Option<Time>,
     /// The newest failure that counted.
     failure: Option<Failure>,
+    /// Its newest probes say nothing: since when, and how many.
+    silent: Option<(Time, u32)>,
 }
 
 /// What a check says of an address.
@@ -86,6 +88,7 @@ impl CheckHealth {
             newest: None,
             began: None,
             failure: None,
+            silent: None,
         }
     }
 
@@ -100,6 +103,7 @@ impl CheckHealth {
             newest: self.newest.clone(),
             began: self.began,
             failure: self.failure.clone(),
+            silent: self.silent,
             ..Self::unknown(check)
         }
     }
@@ -107,6 +111,10 @@ impl CheckHealth {
     pub(super) fn on_outcome(&mut self, now: Time, outcome: &ProbeOutcome) {
         self.newest = Some(outcome.clone());
         self.began = Some(now.ago(outcome.took()));
+        self.silent = (outcome.verdict() == Verdict::Inconclusive).then(|| {
+            let (since, times) = self.silent.unwrap_or((now, 0));
+            (since, times.saturating_add(1))
+        });
         match (outcome.verdict(), outcome) {
             (Verdict::Pass, _) => self.on_pass(),
             (Verdict::Fail, ProbeOutcome::Failed(failure)) => self.on_failure(now, failure),
@@ -146,6 +154,17 @@ impl CheckHealth {
         self.failures = self.failures.saturating_add(1);
         self.clocks.note(failure.kind(), now.ago(failure.waited()));
         self.failure = Some(failure.clone());
+    }
+
+    /// It is a gate, and may have said nothing for so long that what it found before is forgotten: `fall` times in a row and for
+    /// `patience`. One answer too late opens no gate that knows of a lag.
+    pub(super) fn forget_if_silent(&mut self, now: Time, patience: Duration) {
+        let is_silent =
+            self.silent.is_some_and(|(since, times)| times >= self.fall && now.since(since) >= patience);
+        if is_silent && self.state != CheckState::Passing {
+            (self.state, self.passes, self.failures) = (CheckState::Unknown, 0, 0);
+            self.clocks = Clocks::default();
+        }
     }
 
     /// When the check fails unless it passes before; `None`: it does already, or there are not enough failures.

@@ -148,6 +148,66 @@ fn a_gate_bars_while_it_fails_and_until_its_first_verdict_but_not_when_its_probe
     assert_eq!(health.gate().as_deref(), Some("c1: connection refused (1 of 2)"));
 }
 
+/// Paris is up again, and would be returned to but for its gate, which has failed.
+fn barred(failures: u32) -> World {
+    let mut checks = checks(&[Effect::Count, Effect::Gate]);
+    checks[1].fall = 3;
+    let mut world = World::settled(with_checks(orders(), checks));
+    world.is(PARIS, Dead).run(s(5)).is(PARIS, NeverProbed).probe_check(PARIS, CheckId(0), &pass());
+    world.probe_check(PARIS, CheckId(1), &pass());
+    for _ in 0..failures {
+        world.probe_check(PARIS, CheckId(1), &fail());
+    }
+    world.sleep(s(300));
+    world
+}
+
+fn is_barred(world: &World) -> bool {
+    world.member(PARIS).eligible_reason.is_some_and(|why| why.starts_with("its gate fails"))
+}
+
+/// The member was rebuilt, say, and its REST API is gone: it was never returned to.
+#[test]
+fn a_gate_that_failed_and_then_says_nothing_bars_for_healthy_for() {
+    let mut world = barred(3);
+    for _ in 0..6 {
+        world.probe_check(PARIS, CheckId(1), &inconclusive());
+        assert!(is_barred(&world), "one time-out opens no gate");
+        world.sleep(s(10));
+    }
+    world.probe_check(PARIS, CheckId(1), &inconclusive());
+    assert!(!is_barred(&world));
+    assert_eq!(world.rounds().last(), Some(&(world.now, PARIS)));
+    world.probe_check(PARIS, CheckId(0), &pass()).probe_check(PARIS, CheckId(1), &inconclusive());
+    assert_eq!(world.view().active, Some(PARIS));
+}
+
+#[test]
+fn a_gate_that_failed_needs_fall_answers_in_a_row_that_say_nothing() {
+    let mut world = barred(3);
+    world.probe_check(PARIS, CheckId(1), &inconclusive()).sleep(s(600));
+    world.probe_check(PARIS, CheckId(1), &inconclusive());
+    assert!(is_barred(&world));
+    world.probe_check(PARIS, CheckId(1), &fail()).probe_check(PARIS, CheckId(1), &inconclusive());
+    assert!(is_barred(&world), "a failure begins the count anew");
+}
+
+/// It had not failed yet, and bars all the same.
+#[test]
+fn a_gate_whose_first_failures_are_counted_and_that_then_says_nothing_does_not_bar_for_ever() {
+    let mut checks = checks(&[Effect::Count, Effect::Gate]);
+    checks[1].fall = 3;
+    let mut health = Health::unknown(&checks, Combine::All);
+    let at = |seconds| Time(s(seconds));
+    let _ = health.on_outcome(at(0), CheckId(1), &fail());
+    for seconds in [1, 30, 61] {
+        assert!(health.gate().is_some());
+        let _ = health.on_outcome(at(seconds), CheckId(1), &inconclusive());
+        health.forget_silent_gates(at(seconds), s(60));
+    }
+    assert_eq!(health.gate(), None);
+}
+
 /// Asked twenty times a second because it is down, the API of a gate would be the first to suffer.
 #[test]
 fn doubt_about_a_gate_makes_nobody_probe_fast() {

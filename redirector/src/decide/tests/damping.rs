@@ -45,6 +45,23 @@ fn a_break_begins_healthy_for_anew() {
     world.assert_switched(SwitchKind::Failback, PARIS, revival, ms(60_300));
 }
 
+/// It was up for five seconds when the agent was stopped, and for more than a minute when that went on; who knows?
+#[test]
+fn what_was_missed_must_be_seen_before_a_failback() {
+    let mut world = failed_over(orders());
+    world.is(PARIS, Alive).run(s(5)).late(s(120));
+    let thaw = world.now;
+    world.run(s(1));
+    let why = world.member(PARIS).eligible_reason;
+    assert_eq!(why.as_deref(), Some("the agent was late, and must see it up for 59s more"));
+    world.run(s(120)).assert_switched(SwitchKind::Failback, PARIS, thaw, s(60));
+    // No longer than it was late.
+    let mut world = failed_over(orders());
+    world.is(PARIS, Alive).run(s(59)).late(s(10));
+    let thaw = world.now;
+    world.run(s(120)).assert_switched(SwitchKind::Failback, PARIS, thaw, s(10));
+}
+
 #[test]
 fn a_lost_probe_is_no_break() {
     let mut world = failed_over(orders());

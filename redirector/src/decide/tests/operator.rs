@@ -102,6 +102,27 @@ fn what_cannot_be_switched_to_is_refused_with_the_reason() {
     world.assert_active(PARIS, ServiceState::Ok);
 }
 
+/// It was accepted, called off in the same call, and answered with "done".
+#[test]
+fn a_switch_to_a_member_that_is_down_by_now_is_refused() {
+    let mut service = with_oslo(10);
+    service.members.iter_mut().for_each(|member| member.checks[0].detect.refused_tolerance = s(5));
+    let mut world = World::settled(service);
+    world.is(DUBLIN, NeverProbed).probe(DUBLIN, &fail()).probe(DUBLIN, &fail()).probe(DUBLIN, &fail());
+    world.sleep(s(5)).assert_state(DUBLIN, MemberState::Up);
+    let refused = world.order(&switch(DUBLIN)).unwrap_err();
+    assert!(refused.reason.starts_with(r#"member "dublin" is down: connection refused"#), "{refused}");
+    assert_eq!(world.answers(), []);
+}
+
+#[test]
+fn a_switch_does_not_wait_for_another_whose_round_was_not_answered_in_time() {
+    let mut world = World::settled(orders());
+    assert_eq!(world.is(DUBLIN, NeverProbed).order(&switch(DUBLIN)), Ok(Accepted::Waits));
+    assert_eq!(world.sleep(s(5)).order(&switch(DUBLIN)), Ok(Accepted::Waits));
+    assert_eq!(world.answers().len(), 1);
+}
+
 #[test]
 fn a_switch_to_the_active_member_only_pins_it() {
     let mut world = World::settled(orders());

@@ -370,9 +370,28 @@ fn drained() -> impl Strategy<Value = (Start, Vec<Step>)> {
         let known = (0..members).map(offered).collect();
         Start { service, known, resumed, first: vec![vec![0]; members], answers_rounds }
     });
+    (start, rows_of_answers())
+}
+
+/// One check is enough of two that count, of the members that an earlier agent knew: a side of them fails long before the other.
+fn one_is_enough() -> impl Strategy<Value = (Start, Vec<Step>)> {
+    let thresholds = vec((1_u32..3, 1_u32..3), 2);
+    let start = (service(), thresholds, any::<bool>()).prop_map(|(service, thresholds, answers_rounds)| {
+        let counts = |(number, (fall, rise))| named_check(number, Check { fall, rise, ..check() });
+        let checks = thresholds.into_iter().enumerate().map(counts).collect();
+        let service = with_checks(Service { combine: Combine::Any, ..service }, checks);
+        let members = service.members.len();
+        let resumed = Resumed { active: Some(MemberId(0)), epoch: Epoch(1), floor: Epoch(0), last: None };
+        let known = vec![Vec::new(); members];
+        Start { service, known, resumed: Some(resumed), first: vec![vec![0]; members], answers_rounds }
+    });
+    (start, rows_of_answers())
+}
+
+/// Several answers in a row that say the same: one at a time is seldom enough to go down or to come up.
+fn rows_of_answers() -> impl Strategy<Value = Vec<Step>> {
     let member = prop_oneof![3 => 0_usize..2, 1 => 0_usize..4];
     let verdict = prop_oneof![1 => Just(Verdict::Pass), 1 => Just(Verdict::Fail)];
-    // Several answers in a row that say the same: one at a time is seldom enough to go down or to come up.
     let answers =
         (member, 0_usize..2, verdict, vec(0_u64..150, 1..4)).prop_map(|(member, check, verdict, waits)| {
             let event = Event::Probe { member, address: 0, check, verdict };
@@ -380,7 +399,7 @@ fn drained() -> impl Strategy<Value = (Start, Vec<Step>)> {
         });
     let others = step().prop_map(|step| vec![step]);
     let steps = vec(prop_oneof![12 => answers, 1 => others], 0..60);
-    (start, steps.prop_map(|steps| steps.concat()))
+    steps.prop_map(|steps| steps.concat())
 }
 
 /// Members have several addresses, and the probes of one of them or of all pass and fail: what cuts of this host look like, and deaths of
@@ -455,6 +474,16 @@ proptest! {
 
     #[test]
     fn so_it_does_where_addresses_fail_alone_and_together((start, steps) in several_addresses()) {
+        let mut witness = Witness::new(start).run(&steps);
+        witness.run_out();
+    }
+}
+
+proptest! {
+    #![proptest_config(fewer())]
+
+    #[test]
+    fn so_it_does_where_one_check_is_enough((start, steps) in one_is_enough()) {
         let mut witness = Witness::new(start).run(&steps);
         witness.run_out();
     }

@@ -3,7 +3,10 @@
 use super::world::*;
 use crate::{
     decide::{Action, Command},
-    model::{FlowPolicy, MemberState, OnAllDown, Service, ServiceState, SwitchKind},
+    model::{
+        Check, CheckId, Combine, FlowPolicy, MemberId, MemberState, OnAllDown, Pace, Service, ServiceState,
+        SwitchKind,
+    },
 };
 
 fn refusing() -> Service {
@@ -85,6 +88,27 @@ fn after_a_cut_a_member_that_is_not_heard_of_is_left_after_a_window() {
     world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, revival, ms(2150));
 }
 
+/// The second of the two came a minute after the first, and a window was a minute longer too.
+#[test]
+fn after_a_cut_a_member_that_is_seldom_asked_is_left_as_soon() {
+    let seldom = Check { down_interval: s(60), ..check() };
+    let cut = |condition| {
+        let mut world = World::settled(with_checks(orders(), vec![seldom.clone()]));
+        world.is(PARIS, Dead).is(DUBLIN, Dead).run(s(600)).is(PARIS, condition).is(DUBLIN, NeverProbed);
+        assert_eq!(world.pace(PARIS), Pace::Down);
+        world.probe(DUBLIN, &pass()).probe(DUBLIN, &pass()).assert_no_switch();
+        world
+    };
+    let mut world = cut(Dead);
+    let revival = world.now;
+    world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, revival, ms(0));
+    let asked = world.rounds().iter().filter(|(at, member)| (*at, *member) == (revival, PARIS)).count();
+    assert_eq!(asked, 2, "no more often than is needed");
+    let mut world = cut(NeverProbed);
+    let revival = world.now;
+    world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, revival, s(2));
+}
+
 #[test]
 fn a_service_that_refuses_is_held_when_all_have_failed_once_more() {
     let mut world = World::settled(refusing());
@@ -132,6 +156,64 @@ fn members_that_fail_one_after_the_other_are_no_blackout() {
     world.probe(PARIS, &fail()).probe(PARIS, &fail()).assert_held();
 }
 
+const PING: CheckId = CheckId(0);
+const HTTP: CheckId = CheckId(1);
+
+/// One of two checks is enough, and the web server that all members have in common has just died.
+fn without_the_web_server(service: Service) -> World {
+    let named = |name: &str| Check { name: name.to_owned(), ..check() };
+    let checks = vec![named("ping"), named("http")];
+    let mut world = World::settled(with_checks(Service { combine: Combine::Any, ..service }, checks));
+    for member in [PARIS, DUBLIN] {
+        world.is(member, NeverProbed);
+        fail_one(&mut world, member, HTTP);
+    }
+    world.assert_active(PARIS, ServiceState::Ok);
+    world
+}
+
+fn fail_one(world: &mut World, member: MemberId, check: CheckId) {
+    for _ in 0..3 {
+        world.probe_check(member, check, &fail());
+    }
+}
+
+/// It failed since the web server had died, it seemed, and so did the other one: a failover waited for the end of the window.
+#[test]
+fn what_failed_long_ago_and_was_borne_makes_no_doubt() {
+    let mut world = without_the_web_server(orders());
+    world.sleep(s(3600)).probe_check(DUBLIN, PING, &pass());
+    fail_one(&mut world, PARIS, PING);
+    world.assert_active(DUBLIN, ServiceState::Degraded);
+}
+
+#[test]
+fn what_failed_together_long_ago_and_was_borne_makes_no_blackout() {
+    let mut world = without_the_web_server(refusing());
+    world.sleep(s(3600));
+    fail_one(&mut world, DUBLIN, PING);
+    world.sleep(s(10));
+    fail_one(&mut world, PARIS, PING);
+    world.assert_held();
+}
+
+/// Which it does all the time: it took paris down a second time, and said nothing of it.
+#[test]
+fn what_fails_anyway_confirms_nothing_after_a_cut() {
+    let mut world = without_the_web_server(orders());
+    for member in [DUBLIN, PARIS] {
+        fail_one(&mut world, member, PING);
+    }
+    world.sleep(s(60)).probe_check(DUBLIN, PING, &pass()).probe_check(DUBLIN, PING, &pass());
+    world.done.clear();
+    for _ in 0..3 {
+        world.probe_check(PARIS, HTTP, &fail());
+    }
+    assert_eq!(world.rounds().len(), 1, "it has had its say");
+    world.probe_check(PARIS, PING, &pass()).assert_no_switch();
+    world.probe_check(PARIS, PING, &pass()).assert_active(PARIS, ServiceState::Ok);
+}
+
 #[test]
 fn a_blackout_is_no_flapping() {
     let mut world = World::settled(orders());
@@ -144,7 +226,7 @@ fn a_blackout_is_no_flapping() {
 }
 
 fn one_failure_is_enough() -> Service {
-    let check = crate::model::Check { fall: 1, ..check() };
+    let check = Check { fall: 1, ..check() };
     with_checks(orders(), vec![check])
 }
 
@@ -169,6 +251,43 @@ fn a_late_agent_leaves_a_dead_member_after_one_more_probe_or_a_window() {
     world.late(s(10)).is(PARIS, NeverProbed).probe(PARIS, &fail());
     let late = world.now;
     world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, late, s(2));
+}
+
+/// Paris has refused three times and would be left in five seconds, but the agent is stopped for eight.
+fn stopped_in_a_tolerance() -> World {
+    let mut check = check();
+    check.detect.refused_tolerance = s(5);
+    let mut world = World::settled(with_checks(orders(), vec![check]));
+    world.is(PARIS, NeverProbed).probe(PARIS, &fail()).probe(PARIS, &fail()).probe(PARIS, &fail());
+    world.late(s(8));
+    world
+}
+
+/// It was as good as dead for whoever had not looked: the end of a tolerance needs a look.
+#[test]
+fn a_tolerance_that_ended_unseen_takes_nobody_down_who_answers_first() {
+    let mut world = stopped_in_a_tolerance();
+    world.probe(PARIS, &pass()).assert_state(PARIS, MemberState::Up);
+    world.is(PARIS, Alive).run(s(60)).assert_no_switch();
+}
+
+#[test]
+fn a_member_is_not_left_for_a_tolerance_that_ended_unseen() {
+    let mut world = stopped_in_a_tolerance();
+    world.run(ms(0)).assert_state(PARIS, MemberState::Down);
+    world.assert_no_switch();
+    world.probe(PARIS, &pass()).probe(PARIS, &pass()).is(PARIS, Alive).run(s(60)).assert_no_switch();
+    world.assert_active(PARIS, ServiceState::Ok);
+}
+
+#[test]
+fn a_member_that_still_fails_after_a_tolerance_that_ended_unseen_is_left() {
+    let mut world = stopped_in_a_tolerance();
+    world.probe(PARIS, &fail()).assert_no_switch();
+    world.probe(PARIS, &fail()).assert_active(DUBLIN, ServiceState::Degraded);
+    let mut world = stopped_in_a_tolerance();
+    let thaw = world.now;
+    world.run(s(60)).assert_switched(SwitchKind::Failover, DUBLIN, thaw, s(2));
 }
 
 /// Each lateness began the window anew: a starved agent would have stayed for ever. And the second one ended the first.

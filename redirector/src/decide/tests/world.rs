@@ -302,6 +302,18 @@ impl World {
         self
     }
 
+    /// One probe more, now, of one of several checks at a member's first address.
+    pub(super) fn probe_check(
+        &mut self,
+        member: MemberId,
+        check: CheckId,
+        outcome: &ProbeOutcome,
+    ) -> &mut Self {
+        self.core.on_probe(self.now, member, address(member, 0), check, outcome);
+        self.drain_actions();
+        self
+    }
+
     /// That many failures in a row at one address, now.
     pub(super) fn fail_address(&mut self, member: MemberId, address: SocketAddr, times: u32) {
         for _ in 0..times {

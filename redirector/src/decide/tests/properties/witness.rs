@@ -40,6 +40,8 @@ pub(super) struct Witness {
     kept_drains: Vec<Draining>,
     /// When the agent was late last.
     late: Option<Time>,
+    /// When it will have seen as much again as it missed.
+    unseen_until: Time,
     /// Whether the first choice is still to be made, and at the latest when.
     choosing: Option<Time>,
     /// What only this test knows of each member, in the order of the service.
@@ -124,6 +126,7 @@ impl Witness {
             floor,
             drains,
             late: None,
+            unseen_until: START,
         };
         witness.record_core();
         witness.look(May::default());
@@ -172,14 +175,12 @@ impl Witness {
             }
             Event::Late(by) => {
                 let by = Duration::from_millis(*by);
-                let nothing = !self.core.is_due(told);
-                if !nothing {
-                    self.now = self.now.max(told);
-                }
                 self.record(told, Input::Late(nanos(by)));
                 self.core.on_late(told, by);
-                self.late = Some(self.now.max(told));
-                self.look(May { nothing, ..May::default() });
+                let late = self.now.max(told);
+                self.late = Some(late);
+                self.unseen_until = self.unseen_until.max(late + by.min(self.service.failback.healthy_for));
+                self.look(May { nothing: true, ..May::default() });
             }
             Event::Signal(member, signal) => {
                 // What time alone brings about is not its doing.

@@ -88,10 +88,7 @@ impl Witness {
             known.state.1 <= heard
                 || here.iter().any(|story| story.failures.first().is_some_and(|first| *first <= heard))
         };
-        let failed_again = |heard: Time| {
-            let since = |story: &Story| story.failures.iter().filter(|failure| **failure >= heard).count();
-            here.iter().any(|story| story.fails && since(story) >= 2)
-        };
+        let failed_again = |heard: Time| self.failed_again(here.iter().copied(), heard);
         if known.heard.is_some_and(|heard| is_of_the_cut(heard) && !failed_again(heard)) {
             return Some("it failed together with the others, and was not asked again");
         }

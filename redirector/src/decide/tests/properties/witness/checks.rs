@@ -6,8 +6,8 @@ use super::{Witness, offers};
 use crate::{
     decide::{Command, MemberView, Switch, View},
     model::{
-        Epoch, FailbackMode, FlowPolicy, Initial, MemberId, MemberState, OnAllDown, Signals, SwitchKind,
-        Verdict,
+        Effect, Epoch, FailbackMode, FlowPolicy, Initial, MemberId, MemberState, OnAllDown, Signals,
+        SwitchKind, Verdict,
     },
 };
 
@@ -107,6 +107,7 @@ impl Witness {
         assert!(self.orders.pin.is_none() || self.core.orders().pin.is_none(), "a pin held");
         let up_since = self.members[to.0].up_since.expect("a failback goes to a member that is up");
         assert!(self.now.since(up_since) >= failback.healthy_for, "healthy_for");
+        assert!(self.now >= self.unseen_until, "the agent was late");
         let held = self.last_switch.is_none_or(|last| self.now.since(last) >= failback.hold_down);
         assert!(held, "hold_down");
         self.check_round(to);
@@ -147,6 +148,10 @@ impl Witness {
                     !is_kept || after.suspicion.is_some(),
                     "a dead member is active and another one is up"
                 );
+                let doubted =
+                    after.suspicion.as_ref().is_some_and(|why| why.starts_with("every other member"));
+                let answering = up.iter().find(|member| self.answers(**member, after));
+                assert!(!(is_kept && doubted && answering.is_some()), "{answering:?} answers");
                 if switched
                     .is_some_and(|switch| matches!(switch.kind, SwitchKind::Failover | SwitchKind::Initial))
                 {
@@ -165,6 +170,23 @@ impl Witness {
         let window = check.interval + check.timeout;
         let for_long = self.kept_dead_since.is_some_and(|since| self.now.since(since) >= window);
         assert!(!for_long, "a suspicion that does not end");
+    }
+
+    /// Whether the newest answers at an address are enough to be up.
+    fn answers(&self, member: MemberId, after: &View) -> bool {
+        let checks = || self.service.checks.iter().enumerate();
+        after.members[member.0].addresses.iter().any(|view| {
+            let passes = |number| {
+                self.members[member.0].answers.iter().any(|(address, check, _, verdict)| {
+                    (*address, *check, *verdict) == (view.address, number, Verdict::Pass)
+                })
+            };
+            let mut vetoes = checks().filter(|(_, check)| check.effect == Effect::Veto);
+            let counting = || checks().filter(|(_, check)| check.effect == Effect::Count);
+            let needed = self.service.combine.needed(counting().count());
+            vetoes.all(|(number, _)| passes(number))
+                && counting().filter(|(number, _)| passes(*number)).count() >= needed
+        })
     }
 
     /// No member was better whose answers were new and good.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{Known, Witness};
 use crate::{
     decide::{Core, Drain, Resumed, ResumedSwitch, Switch, Time, View},
-    model::{Epoch, FlowPolicy, MemberId, MemberState, Service, SwitchKind, Verdict},
+    model::{Effect, Epoch, FlowPolicy, MemberId, MemberState, Service, SwitchKind, Verdict},
 };
 
 /// What an earlier agent had not finished.
@@ -101,6 +101,18 @@ impl Witness {
         checks(member) == MemberState::Down && elsewhere && self.service.on_failover == FlowPolicy::Reset
     }
 
+    /// Whether so many of the checks that decide at one address have failed twice since that the others are too few.
+    pub(super) fn failed_again<'a>(&self, here: impl Iterator<Item = &'a Story>, heard: Time) -> bool {
+        let again = |story: &&Story| {
+            story.fails && story.failures.iter().filter(|failure| **failure >= heard).count() >= 2
+        };
+        let effects: Vec<_> =
+            here.filter(again).map(|story| self.service.checks[story.check].effect).collect();
+        let failed = |effect: Effect| effects.iter().filter(|of| **of == effect).count();
+        let counting = self.service.checks.iter().filter(|check| check.effect == Effect::Count).count();
+        failed(Effect::Veto) > 0 || counting - failed(Effect::Count) < self.service.combine.needed(counting)
+    }
+
     /// What speaks for a cut of this host, or for the member.
     fn waits_for(&self, member: MemberId, active: MemberId, view: &View) -> Option<&'static str> {
         let of_it = &self.members[member.0];
@@ -114,9 +126,9 @@ impl Witness {
                 || stories().any(|story| story.failures.first().is_some_and(|first| *first <= heard))
         };
         let failed_again = |heard: Time| {
-            stories().any(|story| {
-                story.fails && story.failures.iter().filter(|failure| **failure >= heard).count() >= 2
-            })
+            let at = |address: SocketAddr| stories().filter(move |story| story.address == address);
+            let mut addresses = view.members[member.0].addresses.iter();
+            addresses.any(|view| self.failed_again(at(view.address), heard))
         };
         if of_it.heard_again.is_some_and(|heard| is_of_the_cut(heard) && !failed_again(heard)) {
             return Some("it failed together with the active member, and was not asked again");
