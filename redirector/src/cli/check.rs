@@ -1,19 +1,13 @@
 //! `redirector check`: what a configuration means on this host, before it is run. Touches nothing.
 
-use std::{
-    collections::HashMap,
-    io::Write,
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::Write, net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use self::{
-    load::{Detection, in_milliseconds, milliseconds},
+    load::{Detection, in_milliseconds},
+    probes::Finding,
     ready::Ready,
 };
 use super::{
@@ -21,18 +15,13 @@ use super::{
     table::{Align, Table},
 };
 use crate::{
-    config::{Answers, Resolved},
+    config::Answers,
     control::status::VERSION,
     datapath::{self, programs::HalfOpen},
-    decide::detection::{self, Prompt, Trouble},
-    model::{Check, Config, MemberId, ProbeOutcome, Service, ServiceId, Verdict},
-    probe::{
-        self,
-        heartbeat::{self, Heartbeat},
-    },
 };
 
 mod load;
+mod probes;
 mod ready;
 
 /// The whole answer.
@@ -74,23 +63,6 @@ struct Address {
     flows: u64,
 }
 
-/// One check of one member.
-#[derive(Debug, Serialize)]
-struct Finding {
-    service: String,
-    member: String,
-    address: String,
-    check: String,
-    passed: bool,
-    result: String,
-    /// From a crash of the server until the check fails, at the latest, in milliseconds; `null`: it does not see that.
-    detects_crash_ms: Option<u64>,
-    /// From the moment that nothing comes back any more until the check fails, likewise.
-    detects_silence_ms: Option<u64>,
-    /// From the moment that the server does not answer any more until the check fails, likewise.
-    detects_stall_ms: Option<u64>,
-}
-
 /// Validates, runs every check once, prints what was found.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     run::log_to_standard_error("warn");
@@ -105,7 +77,7 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
         Ok(memory) => memory,
         Err(error) => return run::failed(&error),
     };
-    let (checks, detection) = probe_all(&fitting.config, &fitting.resolved).await;
+    let (checks, detection) = probes::all(&fitting.config, &fitting.resolved).await;
     let readiness = ready::look(&fitting.config, &fitting.resolved).await;
     let findings = Findings { checks, detection, readiness, ..findings(fitting, memory) };
     let findings = Findings { passed: findings.checks.iter().all(|finding| finding.passed), ..findings };
@@ -114,45 +86,6 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
         Ok(()) => Exit::Failed,
         Err(error) => run::failed(&error),
     }
-}
-
-async fn probe_all(config: &Config, resolved: &Resolved) -> (Vec<Finding>, Vec<Detection>) {
-    let (mut checks, mut detection) = (Vec::new(), Vec::new());
-    for (at, service) in config.services.iter().enumerate() {
-        let beats = beats(service, ServiceId(at), resolved).await;
-        for (number, member) in service.members.iter().enumerate() {
-            let addresses = resolved.addresses(ServiceId(at), MemberId(number));
-            let mut latencies = vec![Duration::ZERO; member.checks.len()];
-            for address in addresses.iter() {
-                for (check, slowest) in member.checks.iter().zip(&mut latencies) {
-                    let outcome = match beats.get(&check.name) {
-                        Some(of_members) => of_members[number].clone(),
-                        None => probe::once(check, address, &member.access).await,
-                    };
-                    if let ProbeOutcome::Passed { latency } = outcome {
-                        *slowest = latency.max(*slowest);
-                    }
-                    checks.push(finding(&service.name, &member.name, address, check, &outcome));
-                }
-            }
-            detection.push(Detection::of(service, member, &latencies, addresses.iter().count()));
-        }
-    }
-    (checks, detection)
-}
-
-/// What every heartbeat of a service finds, by the name of the check: of each member.
-async fn beats(service: &Service, id: ServiceId, resolved: &Resolved) -> HashMap<String, Vec<ProbeOutcome>> {
-    let mut beats = HashMap::new();
-    for check in &service.checks {
-        let Some((heartbeat, senders)) = Heartbeat::of(service, check) else { continue };
-        for (number, sender) in senders.iter().enumerate() {
-            sender.send_replace(resolved.addresses(id, MemberId(number)).iter().collect());
-        }
-        let limit = heartbeat.settings.tolerance + check.timeout + check.fast_interval;
-        beats.insert(check.name.clone(), heartbeat::once(&heartbeat, limit).await);
-    }
-    beats
 }
 
 /// But for what the probes find.
@@ -183,32 +116,6 @@ fn findings(fitting: run::Fitting, memory: u64) -> Findings {
         checks: Vec::new(),
         detection: Vec::new(),
         readiness: Vec::new(),
-    }
-}
-
-fn finding(
-    service: &str,
-    member: &str,
-    address: SocketAddr,
-    check: &Check,
-    outcome: &ProbeOutcome,
-) -> Finding {
-    let latency = match outcome {
-        ProbeOutcome::Passed { latency } => *latency,
-        _ => Duration::ZERO,
-    };
-    let [crash, silence, stall] = Trouble::ALL
-        .map(|trouble| detection::of_check(check, trouble, latency, Prompt::Interval).map(milliseconds));
-    Finding {
-        service: service.into(),
-        member: member.into(),
-        address: address.to_string(),
-        check: check.name.clone(),
-        passed: outcome.verdict() == Verdict::Pass,
-        result: outcome.to_string(),
-        detects_crash_ms: crash,
-        detects_silence_ms: silence,
-        detects_stall_ms: stall,
     }
 }
 
