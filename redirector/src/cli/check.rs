@@ -1,8 +1,13 @@
-//! `redirector check`: what a configuration means on this host, before it is run. Touches nothing.
+//! `redirector check`: what a configuration means on this host, before it is run. Changes nothing there; at the members its
+//! probes do what those of an agent do.
 
-use std::{io::Write, net::IpAddr, path::Path, sync::Arc};
+use std::{
+    io::{self, Write},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+};
 
-use anyhow::Result;
 use serde::Serialize;
 
 use self::{
@@ -28,8 +33,10 @@ mod ready;
 #[derive(Debug, Serialize)]
 struct Findings {
     version: u32,
-    /// Whether every check passed for every member.
+    /// What the exit code says: every check passed for every member, and nothing is sure to break applications at any.
     passed: bool,
+    /// The first half of it.
+    checks_passed: bool,
     /// What the maps take in the kernel with the configured size, in bytes.
     flow_table_bytes: u64,
     /// How many flows that are not established yet one source may have with one service, and all sources together.
@@ -79,13 +86,13 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     };
     let (checks, detection) = probes::all(&fitting.config, &fitting.resolved).await;
     let readiness = ready::look(&fitting.config, &fitting.resolved).await;
-    let findings = Findings { checks, detection, readiness, ..findings(fitting, memory) };
-    let findings = Findings { passed: findings.checks.iter().all(|finding| finding.passed), ..findings };
-    match write(&findings, &args.config, args.output, out) {
-        Ok(()) if findings.passed && findings.readiness.iter().all(Ready::is_sound) => Exit::Done,
-        Ok(()) => Exit::Failed,
-        Err(error) => run::failed(&error),
-    }
+    let checks_passed = checks.iter().all(|finding| finding.passed);
+    let passed = checks_passed && readiness.iter().all(Ready::is_sound);
+    let findings =
+        Findings { passed, checks_passed, checks, detection, readiness, ..findings(fitting, memory) };
+    let written = write(&findings, &args.config, args.output, out);
+    let exit = if passed { Exit::Done } else { Exit::Failed };
+    super::conclude("findings", written, exit, &mut io::stderr())
 }
 
 /// But for what the probes find.
@@ -107,6 +114,7 @@ fn findings(fitting: run::Fitting, memory: u64) -> Findings {
     Findings {
         version: VERSION,
         passed: false,
+        checks_passed: false,
         flow_table_bytes: memory,
         half_open_per_source: half_open.per_source,
         half_open_per_service: half_open.per_service,
@@ -119,7 +127,7 @@ fn findings(fitting: run::Fitting, memory: u64) -> Findings {
     }
 }
 
-fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Write) -> Result<()> {
+fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Write) -> io::Result<()> {
     if output == Output::Json {
         serde_json::to_writer_pretty(&mut *out, findings)?;
         writeln!(out)?;
@@ -164,10 +172,14 @@ fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Writ
     for warning in &findings.warnings {
         writeln!(out, "warning: {warning}")?;
     }
+    let failed = findings.checks.iter().filter(|finding| !finding.passed).count();
+    if failed > 0 {
+        writeln!(out, "\n{failed} of {} checks did not pass.", findings.checks.len())?;
+    }
     Ok(())
 }
 
-fn write_addresses(addresses: &[Address], out: &mut impl Write) -> Result<()> {
+fn write_addresses(addresses: &[Address], out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new([
         ("service", Align::Left),
         ("member", Align::Left),

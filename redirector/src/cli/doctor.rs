@@ -72,10 +72,8 @@ pub async fn run(socket: &Path, args: &DoctorArgs, out: &mut impl Write) -> Exit
         Ok(rows) => Diagnosis::of(rows),
         Err(error) => return run::failed(&error),
     };
-    match write(&diagnosis, args.output, out) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => run::failed(&error.into()),
-        _ => diagnosis.exit(),
-    }
+    let written = write(&diagnosis, args.output, out);
+    super::conclude("diagnosis", written, diagnosis.exit(), &mut io::stderr())
 }
 
 async fn diagnose(socket: &Path, loaded: Option<&Loaded>) -> Result<Vec<Row>> {
