@@ -86,7 +86,7 @@ use tokio::sync::{Notify, mpsc};
 
 pub use self::{
     change::{Ending, Prepared, Preparer},
-    claim::{Claim, uninstall},
+    claim::{Claim, foresee, uninstall},
     clock::Clock as Ticks,
     collect::Collected,
     host::{Path, Survey, survey},

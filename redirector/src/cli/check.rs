@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use anyhow::Result;
 use serde::Serialize;
 
 use self::{
@@ -23,6 +24,8 @@ use crate::{
     config::Answers,
     control::status::VERSION,
     datapath::{self, programs::HalfOpen},
+    model::Config,
+    telemetry,
 };
 
 mod load;
@@ -77,7 +80,7 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
         Ok(read) => read,
         Err(exit) => return exit,
     };
-    if let Err(error) = datapath::check_ports(fitting.config.datapath.port_range) {
+    if let Err(error) = foresee(&fitting.config).await {
         return run::failed(&error);
     }
     let memory = match datapath::kernel_memory(fitting.config.datapath.max_flows) {
@@ -93,6 +96,12 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     let written = write(&findings, &args.config, args.output, out);
     let exit = if passed { Exit::Done } else { Exit::Failed };
     super::conclude("findings", written, exit, &mut io::stderr())
+}
+
+/// What a start would refuse, and the file is not to blame for.
+async fn foresee(config: &Config) -> Result<()> {
+    datapath::foresee(&config.datapath).await?;
+    config.agent.metrics_listen.map_or(Ok(()), telemetry::server::refuse_foreign_address)
 }
 
 /// But for what the probes find.

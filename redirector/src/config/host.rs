@@ -66,6 +66,15 @@ pub enum Misfit {
         /// An address that both have; `None`: their endpoints are the same, whatever these resolve to.
         address: Option<SocketAddr>,
     },
+    /// At a path that the agent uses there is something of another kind.
+    WrongKind {
+        /// The key of `[agent]` that leads there.
+        key: &'static str,
+        /// Where it is: the path that is written, or one above it.
+        path: PathBuf,
+        /// What it should be.
+        needed: &'static str,
+    },
     /// The host has no group of the name that is written for those who may change things.
     NoOperatorGroup,
 }
@@ -200,6 +209,12 @@ impl Loaded {
                 };
                 let next = "correct one of the two: a failover from one to the other helps nobody";
                 self.member_fault(*service, *member, Complaint::new(cause, next))
+            }
+            Misfit::WrongKind { key, path, needed } => {
+                let cause =
+                    format!("`{key}` needs {} to be a {needed}, and it is something else", path.display());
+                let next = format!("move it away, or give another path as `{key}`");
+                self.fault_of_key("agent", key, Complaint::new(cause, next))
             }
             Misfit::NoOperatorGroup => {
                 let name = self.config.agent.operator_group.as_deref().unwrap_or_default();

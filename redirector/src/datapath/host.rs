@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     config::{Misfit, Resolved},
+    kinds,
     model::{Config, MemberId, Service, ServiceId},
     users,
 };
@@ -66,6 +67,7 @@ pub async fn survey(config: &Config, resolved: &Resolved) -> Result<Survey> {
     {
         survey.misfits.push(Misfit::NoOperatorGroup);
     }
+    survey.misfits.extend(kinds::wrong(&config.agent));
     survey.misfits.extend(same_servers(config, resolved));
     let members = |(at, service): (usize, &Service)| {
         (0..service.members.len()).map(move |number| (ServiceId(at), MemberId(number)))

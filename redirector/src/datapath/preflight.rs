@@ -26,8 +26,13 @@ const BPF_FS: u64 = 0xcafe_4a11;
 
 /// Refuses a host that cannot carry the programs. Touches nothing.
 pub(super) fn check() -> Result<()> {
-    check_kernel(KernelVersion::current().context("the kernel's version cannot be read")?)?;
+    check_running_kernel()?;
     check_capabilities(&fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?)
+}
+
+/// Refuses the kernel that runs, by its version.
+pub(super) fn check_running_kernel() -> Result<()> {
+    check_kernel(KernelVersion::current().context("the kernel's version cannot be read")?)
 }
 
 /// Refuses a kernel by its version.

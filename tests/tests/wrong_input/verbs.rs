@@ -95,6 +95,19 @@ fn check_says_the_same_by_exit_code_text_and_json() {
     });
 }
 
+/// `check` says it, and so does the log of an agent.
+#[test]
+fn members_that_lead_to_the_same_server_are_warned_about() {
+    Scenario::new(Offloads::On).run(|lab| {
+        let attempt = Attempt::new(lab).replace("10.2.2.2:6379", "10.2.1.2:6379");
+        let ended = attempt.run("check")?;
+        let warning =
+            "member \"m2\" of service \"orders\": the endpoint is that of member \"m1\" too; correct one";
+        ensure!(ended.code == 0 && ended.stdout.contains(warning), "{ended:#?}");
+        Ok(())
+    });
+}
+
 /// `check | head -1` ended with an error.
 #[test]
 fn an_output_that_ends_early_is_no_failure_of_check() {
