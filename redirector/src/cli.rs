@@ -41,7 +41,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/redirector/redirector.toml";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "redirector", version, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not running, 4 degraded \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or recording, 3 agent not running, 4 degraded \
                         (status --exit-code; doctor)."
 )]
 pub struct Cli {
@@ -268,7 +268,8 @@ pub enum Exit {
     Done = 0,
     /// It did not.
     Failed = 1,
-    /// The configuration is wrong or does not fit this host; for a wrong command line clap exits with the same number.
+    /// The configuration is wrong or does not fit this host, or a recording cannot be replayed; for a wrong command line clap
+    /// exits with the same number.
     WrongUsage = 2,
     /// No agent answers on the control socket.
     NotRunning = 3,

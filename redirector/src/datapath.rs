@@ -2,7 +2,7 @@
 //!
 //! | module | concern |
 //! |---|---|
-//! | `preflight` | what the host must offer |
+//! | `preflight`, `capabilities` | what the host must offer, and what this process may |
 //! | `host` | whether a configuration fits the host |
 //! | `doctor` | what a host offers and what runs there, for people |
 //! | `network` | VIP device, routes |
@@ -38,6 +38,7 @@
 
 mod attach;
 mod bpf;
+mod capabilities;
 mod change;
 mod claim;
 mod clock;

@@ -26,7 +26,7 @@ use crate::{
         self,
         doctor::{Kernel, Pins, Trials, hooks, netfilter, routes},
     },
-    model::Datapath,
+    model::{CheckKind, Datapath, HookRun, Service},
 };
 
 mod agent;
@@ -84,7 +84,8 @@ async fn diagnose(socket: &Path, loaded: Option<&Loaded>) -> Result<Vec<Row>> {
     let kernel = Kernel::look()?;
     // Without the privileges every trial would fail for the same reason, which has a row.
     let trials = if kernel.unprivileged.is_none() { Trials::run()? } else { Trials::without_privileges() };
-    let mut rows = kernel::rows(&kernel, &trials, datapath::kernel_memory(datapath.max_flows)?);
+    let commands = loaded.is_some_and(|loaded| loaded.config.services.iter().any(runs_commands));
+    let mut rows = kernel::rows(&kernel, &trials, datapath::kernel_memory(datapath.max_flows)?, commands);
     let mut uplinks = datapath.uplinks.clone();
     let mut of_the_configuration = Vec::new();
     if let Some(loaded) = loaded {
@@ -94,6 +95,12 @@ async fn diagnose(socket: &Path, loaded: Option<&Loaded>) -> Result<Vec<Row>> {
     rows.extend(of_the_configuration);
     rows.extend(of_the_agent(socket, &datapath, &uplinks, &kernel).await?);
     Ok(rows)
+}
+
+/// Whether checks or hooks of a service do.
+fn runs_commands(service: &Service) -> bool {
+    service.checks.iter().any(|check| matches!(check.kind, CheckKind::Exec(_)))
+        || service.hooks.iter().any(|hook| matches!(hook.run, HookRun::Command { .. }))
 }
 
 async fn of_the_host(datapath: &Datapath, uplinks: &[String]) -> Result<Vec<Row>> {

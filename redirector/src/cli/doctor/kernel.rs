@@ -1,11 +1,15 @@
 //! Rows about the kernel and this process.
 
 use super::row::{Area, Row};
-use crate::datapath::doctor::{Kernel, Trial, Trials, kernel::Lockdown, trial::Untried};
+use crate::datapath::doctor::{
+    Kernel, Trial, Trials,
+    kernel::{Lockdown, Missing},
+    trial::Untried,
+};
 
-/// All of them. `map_bytes` is what the maps take with the configured size.
-pub(super) fn rows(kernel: &Kernel, trials: &Trials, map_bytes: u64) -> Vec<Row> {
-    let mut rows = vec![version(kernel), capabilities(kernel)];
+/// All of them. `map_bytes` is what the maps take with the configured size; `commands`: whether checks or hooks run some.
+pub(super) fn rows(kernel: &Kernel, trials: &Trials, map_bytes: u64, commands: bool) -> Vec<Row> {
+    let mut rows = vec![version(kernel), capabilities(kernel, commands)];
     rows.extend([
         tried("programs", &trials.programs, "the kernel takes them", PROGRAMS),
         tried("veth", &trials.veth, "can be made", VETH),
@@ -14,6 +18,7 @@ pub(super) fn rows(kernel: &Kernel, trials: &Trials, map_bytes: u64) -> Vec<Row>
         tried("connection", &trials.connections[1], "carried to the member", CONNECTION).about("IPv6"),
         tried("batches", &trials.batches, "the flow table is read in batches", BATCHES),
         sock_destroy(&trials.destroy),
+        namespaces(&trials.namespaces),
         reset_requests(&trials.requests),
         orphans(kernel),
         route_lookup(kernel),
@@ -49,11 +54,22 @@ fn version(kernel: &Kernel) -> Row {
     }
 }
 
-fn capabilities(kernel: &Kernel) -> Row {
-    match &kernel.unprivileged {
-        None => Row::good(Area::Kernel, "capabilities", "all that are needed"),
-        Some(sentence) => Row::bad(Area::Kernel, "capabilities", "not all that are needed", sentence),
+fn capabilities(kernel: &Kernel, commands: bool) -> Row {
+    if let Some(sentence) = &kernel.unprivileged {
+        return Row::bad(Area::Kernel, "capabilities", "not all that are needed", sentence);
     }
+    if kernel.missing.is_empty() {
+        return Row::good(Area::Kernel, "capabilities", "all that are of use");
+    }
+    let names: Vec<_> = kernel.missing.iter().map(|missing| missing.name).collect();
+    let found = format!("all that are needed, but not {}", names.join(", "));
+    let without = |Missing { name, lost, .. }: &Missing| format!("without {name} {lost}");
+    let lost: Vec<_> = kernel.missing.iter().map(without).collect();
+    let next = format!("{}; run the agent as root, or give it what it shall do", lost.join("; "));
+    if kernel.missing.iter().all(|missing| missing.for_commands && !commands) {
+        return Row::note(Area::Kernel, "capabilities", found, next);
+    }
+    Row::warning(Area::Kernel, "capabilities", found, next)
 }
 
 /// A row for what an agent cannot do without.
@@ -98,6 +114,20 @@ fn sock_destroy(trial: &Trial) -> Row {
              with CONFIG_INET_DIAG_DESTROY",
         ),
         Trial::Untried(why) => untried("sock_destroy", *why),
+    }
+}
+
+fn namespaces(trial: &Trial) -> Row {
+    match trial {
+        Trial::Works => Row::good(Area::Kernel, "namespaces", "sockets in containers are woken at a switch"),
+        Trial::Fails(error) => Row::warning(
+            Area::Kernel,
+            "namespaces",
+            error,
+            "clients in containers are sent resets at a switch instead, as those on other hosts are; give the agent \
+             CAP_SYS_ADMIN",
+        ),
+        Trial::Untried(why) => untried("namespaces", *why),
     }
 }
 
@@ -233,6 +263,7 @@ mod tests {
             version: [6, 18, 1],
             refused: None,
             unprivileged: None,
+            missing: Vec::new(),
             filters_system_calls: false,
             lockdown: None,
             unprivileged_bpf_disabled: Some(2),
@@ -252,6 +283,7 @@ mod tests {
             connections: [works(), works()],
             batches: works(),
             destroy: works(),
+            namespaces: works(),
             requests: works(),
         }
     }
@@ -262,13 +294,13 @@ mod tests {
 
     #[test]
     fn a_new_kernel_is_good() {
-        let rows = rows(&new(), &works(), 98 << 20);
+        let rows = rows(&new(), &works(), 98 << 20, false);
         assert!(rows.iter().all(|row| row.verdict == Good && row.next.is_none()), "{rows:#?}");
     }
 
     #[test]
     fn what_an_older_kernel_lacks_is_noted() {
-        let rows = rows(&Kernel { version: [6, 1, 0], ..new() }, &works(), 98 << 20);
+        let rows = rows(&Kernel { version: [6, 1, 0], ..new() }, &works(), 98 << 20, false);
         for check in ["orphans", "route_lookup", "ipv6_checksum"] {
             assert_eq!(verdict(&rows, check), Some(Note), "{check}");
         }
@@ -278,17 +310,17 @@ mod tests {
     #[test]
     fn locked_memory_counts_before_5_11() {
         let old = Kernel { version: [5, 10, 0], ..new() };
-        assert_eq!(verdict(&rows(&old, &works(), 98 << 20), "locked_memory"), Some(Bad));
-        assert_eq!(verdict(&rows(&old, &works(), 1 << 20), "locked_memory"), None);
+        assert_eq!(verdict(&rows(&old, &works(), 98 << 20, false), "locked_memory"), Some(Bad));
+        assert_eq!(verdict(&rows(&old, &works(), 1 << 20, false), "locked_memory"), None);
         let unlimited = Kernel { locked_memory: None, ..old };
-        assert_eq!(verdict(&rows(&unlimited, &works(), 98 << 20), "locked_memory"), None);
+        assert_eq!(verdict(&rows(&unlimited, &works(), 98 << 20, false), "locked_memory"), None);
     }
 
     #[test]
     fn what_prevents_running_is_bad_in_the_words_of_the_refusal() {
         let sentence = "this process lacks CAP_BPF; run it as root";
         let kernel = Kernel { refused: Some("too old".into()), unprivileged: Some(sentence.into()), ..new() };
-        let rows = rows(&kernel, &Trials::without_privileges(), 0);
+        let rows = rows(&kernel, &Trials::without_privileges(), 0, false);
         assert_eq!((verdict(&rows, "version"), verdict(&rows, "capabilities")), (Some(Bad), Some(Bad)));
         assert_eq!(rows[1].next.as_deref(), Some(sentence));
         for check in ["programs", "veth", "tcx", "connection", "batches", "sock_destroy", "reset_requests"] {
@@ -306,14 +338,15 @@ mod tests {
             connections: [Trial::Works, fails()],
             batches: fails(),
             destroy: fails(),
+            namespaces: fails(),
             requests: fails(),
             compiled: Some(false),
         };
-        let rows = rows(&new(), &trials, 0);
+        let rows = rows(&new(), &trials, 0, false);
         for check in ["programs", "veth", "tcx", "connection", "batches"] {
             assert_eq!(verdict(&rows, check), Some(Bad), "{check}");
         }
-        for check in ["sock_destroy", "reset_requests", "jit"] {
+        for check in ["sock_destroy", "namespaces", "reset_requests", "jit"] {
             assert_eq!(verdict(&rows, check), Some(Warning), "{check}");
         }
     }
@@ -330,9 +363,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lost_without_a_capability_is_said() {
+        let of = |for_commands, commands| {
+            let missing = Missing { name: "CAP_KILL", lost: "nothing ends", for_commands };
+            let row = capabilities(&Kernel { missing: vec![missing], ..new() }, commands);
+            assert!(
+                row.found.contains("CAP_KILL") && row.next.unwrap().contains("without CAP_KILL nothing ends")
+            );
+            row.verdict
+        };
+        assert_eq!((of(true, false), of(true, true), of(false, false)), (Note, Warning, Warning));
+    }
+
+    #[test]
     fn limits_and_filters_are_named() {
         let kernel = Kernel { open_files: Some(256), cgroup2: None, filters_system_calls: true, ..new() };
-        let rows = rows(&kernel, &works(), 0);
+        let rows = rows(&kernel, &works(), 0, false);
         assert_eq!(verdict(&rows, "open_files"), Some(Warning));
         assert_eq!((verdict(&rows, "cgroup2"), verdict(&rows, "seccomp")), (Some(Note), Some(Note)));
     }
