@@ -72,8 +72,10 @@ pub struct Flow {
     /// In which tick a reply was looked at for an error last. Not [`Half::at`], which the member's answer to the SYN has set: on a
     /// short way the first reply, which says most of a member that is loading or full, comes in the same tick.
     pub answered_at: u32,
+    /// What the client had sent then ([`Half::next`]): until it sends more, nothing that comes is the beginning of a reply.
+    pub answered_for: u32,
     /// Fills the line.
-    pub reserved_rest: [u32; 6],
+    pub reserved_rest: [u32; 5],
 }
 
 /// The way to an address, as the routing table said. The first fields are `struct bpf_redir_neigh`.
@@ -172,26 +174,59 @@ impl Half {
         self.seen & Flags::ACK as u32 != 0
     }
 
-    /// The half after one more segment was carried, `at` a moment.
+    /// The half after one more segment was carried, `at` a moment. `other`: what the other end sent. It is looked at, in a cache
+    /// line of the other direction, only for what a connection that runs well does not have.
+    ///
+    /// What nobody can have sent on this connection moves nothing: whoever guesses numbers would make those believed that
+    /// follow. A reset does not either; it is judged by itself, by what was carried before.
     #[inline(always)]
     #[must_use]
-    pub const fn after(&self, segment: &Segment, at: u32) -> Self {
-        let first = !self.started();
+    const fn after(&self, segment: &Segment, at: u32, other: &Self) -> Self {
+        if segment.flags.is_reset() || (self.started() && !self.goes_on_with(segment, other)) {
+            return Self { at, ..*self };
+        }
         let next = segment.next();
+        let is_behind = self.started() && is_after(self.next, next);
+        // Behind the end of a stream is nothing: an earlier FIN is none.
+        let flags = if is_behind { segment.flags.0 & !Flags::FIN } else { segment.flags.0 };
         Self {
-            next: if first || is_after(next, self.next) { next } else { self.next },
-            acknowledged: if segment.flags.has_ack()
-                && (self.seen & Flags::ACK as u32 == 0 || is_after(segment.acknowledged, self.acknowledged))
-            {
+            next: if is_behind { self.next } else { next },
+            acknowledged: if segment.flags.has_ack() && self.may_acknowledge(segment.acknowledged, other) {
                 segment.acknowledged
             } else {
                 self.acknowledged
             },
-            seen: self.seen | segment.flags.0 as u32,
+            seen: self.seen | flags as u32,
             at,
         }
     }
+
+    /// Whether a segment follows what was carried; or what was lost or overtaken on the way here: then it is within a window, and
+    /// acknowledges what the other end sent (RFC 5961 section 5).
+    #[inline(always)]
+    const fn goes_on_with(&self, segment: &Segment, other: &Self) -> bool {
+        !is_after(segment.sequence, self.next)
+            || (segment.sequence.wrapping_sub(self.next) <= WINDOW
+                && segment.flags.has_ack()
+                && other.next.wrapping_sub(segment.acknowledged) <= WINDOW)
+    }
+
+    /// Whether an acknowledgement is news: it goes a little further than the last one, or as far as the other end has sent.
+    #[inline(always)]
+    const fn may_acknowledge(&self, number: u32, other: &Self) -> bool {
+        let step = number.wrapping_sub(self.acknowledged);
+        let is_first = !self.has_acknowledged();
+        (!is_first && step <= STEP)
+            || ((is_first || step <= i32::MAX as u32) && other.next.wrapping_sub(number) <= WINDOW)
+    }
 }
+
+/// How far apart what is under way in one direction can be: more than the receive windows that Linux allows by default
+/// (`net.ipv4.tcp_rmem`: 32 MiB), and a small part of all numbers.
+const WINDOW: u32 = 64 << 20;
+
+/// How far an acknowledgement goes at most in one step, as a rule: what one segment of a network card's offload holds.
+const STEP: u32 = 64 << 10;
 
 /// Whether a sequence number lies between what the other end acknowledged and what was sent. Without an
 /// acknowledgement so far, among the last 64 KiB.
@@ -261,10 +296,12 @@ impl Flow {
     #[must_use]
     pub const fn client_after(&self, segment: &Segment, at: u32) -> Half {
         match (self.replies.started(), segment.flags.is_open(), segment.flags.is_reset()) {
-            (false, true, _) => Half { next: 0, acknowledged: 0, seen: 0, at }.after(segment, at),
+            (false, true, _) => {
+                Half { next: 0, acknowledged: 0, seen: 0, at }.after(segment, at, &self.replies)
+            }
             // It resets an earlier connection, and its number is one of that.
             (false, _, true) => self.client,
-            _ => self.client.after(segment, at),
+            _ => self.client.after(segment, at, &self.replies),
         }
     }
 
@@ -277,9 +314,9 @@ impl Flow {
     #[must_use]
     pub const fn replies_after(&self, segment: &Segment, at: u32) -> Half {
         let answers = self.replies.started()
-            || !segment.flags.has_ack()
-            || self.client.next.wrapping_sub(segment.acknowledged) <= u16::MAX as u32;
-        if answers { self.replies.after(segment, at) } else { self.replies }
+            || (segment.flags.has_ack()
+                && self.client.next.wrapping_sub(segment.acknowledged) <= u16::MAX as u32);
+        if answers { self.replies.after(segment, at, &self.client) } else { self.replies }
     }
 
     /// Whether a segment of the client confirms that it heard the member, which ends the opening of a flow.
@@ -511,14 +548,14 @@ mod tests {
     #[test]
     fn only_a_reset_that_its_receiver_believes_ends_a_flow() {
         let mut flow = flow();
-        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), 0);
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), 0);
         let refusal = segment(0, 101, 0, Flags::RST | Flags::ACK);
         assert_eq!(on_member_segment(&flow, &refusal, false), Step::CarryLast);
         let guess = segment(0, 77, 0, Flags::RST | Flags::ACK);
         assert_eq!(on_member_segment(&flow, &guess, false), Step::Carry);
 
-        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
-        flow.client = flow.client.after(&segment(101, 501, 10, Flags::ACK), 0);
+        flow.replies = flow.replies_after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        flow.client = flow.client_after(&segment(101, 501, 10, Flags::ACK), 0);
         for stale in [false, true] {
             for (sequence, step) in [(111, Step::CarryLast), (101, Step::CarryLast), (12345, Step::Carry)] {
                 let reset = segment(sequence, 0, 0, Flags::RST);
@@ -537,7 +574,7 @@ mod tests {
         flow.client = flow.client_after(&segment(4_000_000_000, 0, 1, Flags::SYN), 0);
         flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), 0);
         assert_eq!(flow.client.next, 101);
-        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        flow.replies = flow.replies_after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
         assert!(flow.is_repeated(&segment(100, 0, 1, Flags::SYN)));
         assert!(!flow.is_repeated(&segment(101, 501, 0, Flags::ACK)));
     }
@@ -562,12 +599,71 @@ mod tests {
 
     #[test]
     fn halves_follow_the_highest_number_over_the_wrap() {
-        let start = Half::default().after(&segment(u32::MAX - 5, 0, 1, Flags::SYN), 0);
+        let replies = Half { next: 77, ..Half::default() };
+        let start = Half::default().after(&segment(u32::MAX - 5, 0, 1, Flags::SYN), 0, &replies);
         assert_eq!(start.next, u32::MAX - 4);
-        let data = start.after(&segment(u32::MAX - 4, 77, 10, Flags::ACK), 0);
+        let data = start.after(&segment(u32::MAX - 4, 77, 10, Flags::ACK), 0, &replies);
         assert_eq!((data.next, data.acknowledged), (5, 77));
-        let again = data.after(&segment(u32::MAX - 4, 70, 3, Flags::ACK), 0);
+        let again = data.after(&segment(u32::MAX - 4, 70, 3, Flags::ACK), 0, &replies);
         assert_eq!((again.next, again.acknowledged), (5, 77), "a retransmission moves nothing back");
+    }
+
+    /// An established flow: the client's next number is 111, the member's 501.
+    fn established() -> Flow {
+        let mut flow = flow();
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), 0);
+        flow.replies = flow.replies_after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        flow.client = flow.client_after(&segment(101, 501, 10, Flags::ACK), 0);
+        flow.replies = flow.replies_after(&segment(501, 111, 0, Flags::ACK), 0);
+        flow
+    }
+
+    /// The first of two used to make the second one exact: four packets with made-up numbers ended any flow.
+    #[test]
+    fn no_number_that_somebody_guessed_makes_the_next_one_believed() {
+        let far = 1_000_000_000;
+        let (rst, ack, fin) = (Flags::RST, Flags::ACK, Flags::FIN);
+        let guesses = [
+            ("a reset", segment(501 + far, 0, 0, rst)),
+            ("a reset that acknowledges", segment(501 + far, 111, 0, rst | ack)),
+            ("far ahead", segment(501 + far, 111, 0, ack)),
+            ("acknowledges what was never sent", segment(501 + (1 << 20), 111 + far, 0, ack)),
+            ("acknowledges nothing", segment(501 + (1 << 20), 0, 8, 0)),
+            ("an end far ahead", segment(501 + far, 111, 1, fin | ack)),
+            ("an end far behind", segment(501_u32.wrapping_sub(far), 111, 1, fin | ack)),
+        ];
+        for (what, guess) in guesses {
+            let mut flow = established();
+            assert_eq!(on_member_segment(&flow, &guess, false), Step::Carry, "{what}");
+            flow.replies = flow.replies_after(&guess, 0);
+            assert_eq!((flow.replies, flow.state()), (established().replies, State::Established), "{what}");
+            let again = segment(guess.next(), 0, 0, rst);
+            assert_eq!(on_member_segment(&flow, &again, false), Step::Carry, "{what}, and a reset");
+        }
+        let mut flow = established();
+        flow.client = flow.client_after(&segment(111, 501 + far, 5, ack), 0);
+        assert_eq!((flow.client.next, flow.client.acknowledged), (116, 501), "its data counts");
+        assert_eq!(on_member_segment(&flow, &segment(501 + far, 0, 0, rst), false), Step::Carry);
+    }
+
+    #[test]
+    fn what_was_lost_before_it_came_here_leaves_a_gap() {
+        let mut flow = established();
+        flow.replies = flow.replies_after(&segment(501 + 32_000_000, 111, 1000, Flags::ACK), 0);
+        assert_eq!(flow.replies.next, 501 + 32_001_000);
+        // Many segments went another way, or their acknowledgements were lost.
+        flow.client = flow.client_after(&segment(111, 501 + 32_001_000, 0, Flags::ACK), 0);
+        assert_eq!(flow.client.acknowledged, 501 + 32_001_000);
+    }
+
+    #[test]
+    fn a_reset_without_an_acknowledgement_answers_nothing() {
+        let mut flow = flow();
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), 0);
+        flow.replies = flow.replies_after(&segment(3_000_000_000, 0, 0, Flags::RST), 0);
+        assert!(!flow.replies.started());
+        flow.replies = flow.replies_after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        assert_eq!(flow.replies.next, 501);
     }
 
     #[test]
@@ -596,29 +692,29 @@ mod tests {
     #[test]
     fn a_blind_acknowledgement_confirms_nothing() {
         let mut flow = Flow { half_open: 1, ..flow() };
-        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), 0);
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), 0);
         assert!(!flow.is_confirmed_by(&segment(101, 501, 0, Flags::ACK)), "the member has not answered");
-        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        flow.replies = flow.replies_after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
         assert!(!flow.is_confirmed_by(&segment(100, 0, 1, Flags::SYN)));
         for (acknowledged, confirms) in [(501, true), (502, false), (77_777_777, false)] {
             let ack = segment(101, acknowledged, 0, Flags::ACK);
             assert_eq!(flow.is_confirmed_by(&ack), confirms, "{acknowledged}");
         }
-        flow.replies = flow.replies.after(&segment(501, 101, 20_000, Flags::ACK), 0);
+        flow.replies = flow.replies_after(&segment(501, 101, 20_000, Flags::ACK), 0);
         assert!(flow.is_confirmed_by(&segment(101, 501, 0, Flags::ACK)), "a member that speaks first");
     }
 
     #[test]
     fn a_flow_opens_is_established_and_closes() {
         let mut flow = Flow { half_open: 1, ..flow() };
-        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), 0);
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), 0);
         assert_eq!(flow.state(), State::Opening);
-        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
-        flow.client = flow.client.after(&segment(101, 7, 0, Flags::ACK), 0);
+        flow.replies = flow.replies_after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        flow.client = flow.client_after(&segment(101, 7, 0, Flags::ACK), 0);
         assert_eq!(flow.state(), State::Opening, "still counted as half open: nothing confirmed the answer");
         flow.half_open = 0;
         assert_eq!(flow.state(), State::Established);
-        flow.replies = flow.replies.after(&segment(501, 101, 1, Flags::FIN | Flags::ACK), 0);
+        flow.replies = flow.replies_after(&segment(501, 101, 1, Flags::FIN | Flags::ACK), 0);
         assert_eq!(flow.state(), State::Closing);
     }
 
@@ -626,9 +722,9 @@ mod tests {
     fn idle_is_measured_from_the_last_segment_over_the_wrap() {
         let mut flow = Flow { opened_at: u32::MAX - 50, ..flow() };
         assert_eq!(flow.idle(49), 100, "nothing was carried yet");
-        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), u32::MAX - 30);
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), u32::MAX - 30);
         assert_eq!(flow.idle(49), 80);
-        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 9);
+        flow.replies = flow.replies_after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 9);
         assert_eq!(flow.idle(49), 40);
         assert_eq!(flow.idle(8), 0, "carried after the clock was read");
         // A month without a segment, the longest time-out there is, with 1000 ticks a second.
@@ -639,13 +735,13 @@ mod tests {
     #[test]
     fn a_reset_may_overtake_what_the_member_has_not_acknowledged() {
         let mut flow = flow();
-        flow.client = flow.client.after(&segment(100, 0, 1, Flags::SYN), 0);
+        flow.client = flow.client_after(&segment(100, 0, 1, Flags::SYN), 0);
         assert!(!flow.has_all_arrived(), "not even the SYN");
-        flow.replies = flow.replies.after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
+        flow.replies = flow.replies_after(&segment(500, 101, 1, Flags::SYN | Flags::ACK), 0);
         assert!(flow.has_all_arrived());
-        flow.client = flow.client.after(&segment(101, 501, 30, Flags::ACK), 0);
+        flow.client = flow.client_after(&segment(101, 501, 30, Flags::ACK), 0);
         assert!(!flow.has_all_arrived());
-        flow.replies = flow.replies.after(&segment(501, 131, 0, Flags::ACK), 0);
+        flow.replies = flow.replies_after(&segment(501, 131, 0, Flags::ACK), 0);
         assert!(flow.has_all_arrived());
     }
 
@@ -653,11 +749,11 @@ mod tests {
     fn a_flow_has_ended_when_both_fins_are_acknowledged() {
         let fin = Flags::FIN | Flags::ACK;
         let mut flow = flow();
-        flow.client = flow.client.after(&segment(100, 500, 1, fin), 0);
+        flow.client = flow.client_after(&segment(100, 500, 1, fin), 0);
         assert!(!flow.has_ended());
-        flow.replies = flow.replies.after(&segment(500, 101, 1, fin), 0);
+        flow.replies = flow.replies_after(&segment(500, 101, 1, fin), 0);
         assert!(!flow.has_ended(), "the member's FIN is not acknowledged yet");
-        flow.client = flow.client.after(&segment(101, 501, 0, Flags::ACK), 0);
+        flow.client = flow.client_after(&segment(101, 501, 0, Flags::ACK), 0);
         assert!(flow.has_ended());
     }
 }

@@ -388,10 +388,15 @@ pub(crate) fn read_v6(packet: &impl Packet, start: usize) -> Result<Header, Outc
     let [a, b, protocol, _] = bytes(packet, at(field::V6_LENGTH))?;
     let source = packet.load(at(field::V6_SOURCE)).ok_or(Outcome::Malformed)?;
     let destination = packet.load(at(field::V6_DESTINATION)).ok_or(Outcome::Malformed)?;
+    let addresses = [Addr(source), Addr(destination)];
+    // No network carries mapped IPv4 addresses (RFC 4942 section 2.2): here they would be those of an IPv4 flow.
+    if addresses[0].is_v4() || addresses[1].is_v4() {
+        return Err(Outcome::Malformed);
+    }
     Ok(Header {
         protocol,
         v6: true,
-        addresses: [Addr(source), Addr(destination)],
+        addresses,
         offset: at(IPV6),
         length: u32::from(u16::from_be_bytes([a, b])),
     })

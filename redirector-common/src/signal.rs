@@ -6,7 +6,10 @@
 //!
 //! All moments are ticks of the kernel (the low half of its jiffies), as in [`crate::flow::Flow`].
 
-use crate::{addr::Tuple, flow::is_after};
+use crate::{
+    addr::Tuple,
+    flow::{is_after, since},
+};
 
 macro_rules! named {
     ($(#[doc = $about:literal])+ $kind:ident { $($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+ }) => {
@@ -217,6 +220,14 @@ pub const fn is_first(since: u32, last: u32) -> bool {
     !is_after(since, last)
 }
 
+/// Whether a member has to be heard of anew: it never was, or in a quarter of the time in which the ticks come round (12 days with
+/// 1000 a second).
+#[inline(always)]
+#[must_use]
+pub const fn is_long_ago(heard: u32, now: u32) -> bool {
+    heard == 0 || since(heard, now) > u32::MAX / 4
+}
+
 /// A smoothed time after one more sample (RFC 6298 section 2: an eighth of it); 0 is none, so a sample of 0 counts as 1.
 #[inline(always)]
 #[must_use]
@@ -287,6 +298,21 @@ mod tests {
         let bytes = text.as_bytes();
         let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         ErrorReply::of([word(0), word(4), word(8)])
+    }
+
+    #[test]
+    fn a_member_that_was_silent_for_weeks_begins_anew() {
+        let now = 5_u32;
+        for (heard, is_long) in [
+            (0, true),
+            (now, false),
+            (now + 1, false),
+            (now.wrapping_sub(u32::MAX / 4), false),
+            (now.wrapping_sub(u32::MAX / 4 + 1), true),
+            (now.wrapping_sub(u32::MAX / 2 + 9), true),
+        ] {
+            assert_eq!(is_long_ago(heard, now), is_long, "{heard}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use redirector_common::{
     flow::Flow,
     packet::{Flags, Segment},
     sample::Sample,
-    signal::{ErrorReply, Signal, is_first, smoothed},
+    signal::{ErrorReply, Signal, is_first, is_long_ago, smoothed},
 };
 
 use crate::{hook::Hook, kernel, maps, settings, signal};
@@ -62,11 +62,12 @@ pub fn heard_on<H: Hook>(hook: &H, flow: &mut Flow, client_side: &Tuple, segment
     }
 }
 
-/// The time of a member begins a tick before its first flow: otherwise nothing could be later than what was never heard.
+/// The time of a member begins a tick before its first flow, or the first after a long while: otherwise nothing could be later
+/// than what was never heard, or so long ago that it counts as still to come.
 #[inline(always)]
 pub fn begin(member: u16, now: u32) {
     if let Some(pulse) = maps::pulse(member)
-        && pulse.heard().get() == 0
+        && is_long_ago(pulse.heard().get(), now)
     {
         for word in [pulse.sent(), pulse.asked(), pulse.answered(), pulse.heard()] {
             word.set(now.wrapping_sub(1));
@@ -113,7 +114,7 @@ impl Note {
 const NO_ERROR: u32 = u32::MAX;
 
 /// Looks for what is worth knowing in a few segments of a flow: a round trip in each stretch of time, and an error in the first
-/// reply of a tick, whose number is returned.
+/// reply of a tick to what the client sent since the last one, whose number is returned.
 ///
 /// It raises no signal itself: kernels before 6.6 have no room on the stack for a third function in a row.
 #[inline(never)]
@@ -127,6 +128,11 @@ fn closely<H: Hook>(packet: H, flow: &mut Flow, acknowledged: u32, note: Note) -
     }
     if note.has_data() && flow.answered_at != now {
         flow.answered_at = now;
+        // In the middle of a long reply stands what clients have stored.
+        if flow.answered_for == flow.client.next {
+            return NO_ERROR;
+        }
+        flow.answered_for = flow.client.next;
         maps::count_answer(flow.member);
         if let Some(error) = error_in(&packet, note.tcp_offset()) {
             if let Some(pulse) = maps::pulse(flow.member) {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     control::{
@@ -56,6 +57,7 @@ pub struct Cli {
 impl Cli {
     /// Does what was asked, on a runtime of one thread.
     pub fn run(self) -> Exit {
+        raise_open_files();
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -281,6 +283,14 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
+}
+
+/// As many open files as this process may have: each probe takes one or more. What the limit is by default, 1024, is for programs
+/// that use `select` (systemd.exec(5)); commands that are started have a lower one of their own.
+fn raise_open_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // That it stays as it was, `doctor` says.
+    let _stays = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// The alphabet of names, so that what cannot be one is wrong usage and reaches no URL.

@@ -3,16 +3,25 @@
 //! All of it can be lost without harm to what is decided: a file that cannot be read is as good as none, and one that
 //! cannot be written is warned about.
 
-use std::{fs, path::Path, sync::mpsc, thread};
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::Path,
+    sync::mpsc,
+    thread,
+};
 
 use anyhow::{Context as _, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Reads what an earlier agent kept.
 pub fn read<T: Default + DeserializeOwned>(file: &Path) -> T {
-    let Ok(bytes) = fs::read(file) else { return T::default() };
-    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        tracing::warn!("{} is not readable, going on without it: {error}", file.display());
+    let read = match fs::read(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return T::default(),
+        read => read.map_err(anyhow::Error::from),
+    };
+    read.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)).unwrap_or_else(|error| {
+        tracing::warn!("{} is not readable, going on without it: {error:#}", file.display());
         T::default()
     })
 }
@@ -68,12 +77,16 @@ fn write_all<T: Serialize>(file: &Path, values: &mpsc::Receiver<T>, what: &str) 
     }
 }
 
-/// Replaces the file in one step.
+/// Replaces the file in one step: after a power cut there is the one or the other.
 fn replace(file: &Path, value: &impl Serialize) -> Result<()> {
     let directory = file.parent().context("a file without a directory")?;
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let new = file.with_extension("new");
-    fs::write(&new, serde_json::to_vec_pretty(value)?)
+    let bytes = serde_json::to_vec_pretty(value)?;
+    File::create(&new)
+        .and_then(|mut to| to.write_all(&bytes).and_then(|()| to.sync_all()))
         .with_context(|| format!("cannot write {}", new.display()))?;
-    fs::rename(&new, file).with_context(|| format!("cannot replace {}", file.display()))
+    fs::rename(&new, file)
+        .and_then(|()| File::open(directory)?.sync_all())
+        .with_context(|| format!("cannot replace {}", file.display()))
 }

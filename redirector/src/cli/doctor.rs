@@ -84,8 +84,13 @@ async fn diagnose(socket: &Path, loaded: Option<&Loaded>) -> Result<Vec<Row>> {
     let kernel = Kernel::look()?;
     // Without the privileges every trial would fail for the same reason, which has a row.
     let trials = if kernel.unprivileged.is_none() { Trials::run()? } else { Trials::without_privileges() };
-    let commands = loaded.is_some_and(|loaded| loaded.config.services.iter().any(runs_commands));
-    let mut rows = kernel::rows(&kernel, &trials, datapath::kernel_memory(datapath.max_flows)?, commands);
+    let services = loaded.map_or(&[][..], |loaded| &loaded.config.services);
+    let needs = kernel::Needs {
+        memory: datapath::kernel_memory(datapath.max_flows)?,
+        members: services.iter().map(|service| service.members.len()).sum(),
+        commands: services.iter().any(runs_commands),
+    };
+    let mut rows = kernel::rows(&kernel, &trials, needs);
     let mut uplinks = datapath.uplinks.clone();
     let mut of_the_configuration = Vec::new();
     if let Some(loaded) = loaded {

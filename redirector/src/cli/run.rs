@@ -37,8 +37,15 @@ pub async fn uninstall(args: &UninstallArgs) -> Exit {
         Ok(sections) => sections,
         Err(error) => return wrong_configuration(&error),
     };
-    if let Err(error) = datapath::uninstall(&datapath).await {
-        return failed(&error);
+    match datapath::uninstall(&datapath).await {
+        Ok(true) => {}
+        // Who names another file than the agent's removes nothing, and should know.
+        Ok(false) => eprintln!(
+            "nothing was there to remove: no device {}, no pins in {}",
+            datapath.device,
+            datapath.pin_dir.display()
+        ),
+        Err(error) => return failed(&error),
     }
     let socket = agent.control_socket;
     match server::remove_abandoned(&socket) {

@@ -111,7 +111,7 @@ mod tests {
         let needed_only = format!("CapEff:\t{:016x}\n", 1_u64 << 12 | 1 << 38 | 1 << 39);
         assert!(check(&needed_only).is_ok());
         assert_eq!(names(&needed_only).len(), USEFUL.len());
-        let but_raw = format!("CapEff:\t{:016x}\n", (1_u64 << 41) - 1 & !(1 << 13));
+        let but_raw = format!("CapEff:\t{:016x}\n", ((1_u64 << 41) - 1) & !(1 << 13));
         assert_eq!(names(&but_raw), ["CAP_NET_RAW"]);
     }
 }

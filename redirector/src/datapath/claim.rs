@@ -113,15 +113,17 @@ pub(super) fn sign(maps: &mut Maps) -> Result<()> {
     if maps.meta()? == own { Ok(()) } else { maps.set_meta(own) }
 }
 
-/// Removes programs, maps, pins, device and routes. Needs no running agent, and refuses while one runs.
-pub async fn uninstall(config: &model::Datapath) -> Result<()> {
+/// Removes programs, maps, pins, device and routes. Needs no running agent, and refuses while one runs. Returns whether there was
+/// anything.
+pub async fn uninstall(config: &model::Datapath) -> Result<bool> {
     preflight::check()?;
     let network = Network::connect()?;
     let claim = if config.pin_dir.exists() { Some(PinDir::claim(&config.pin_dir)?) } else { None };
     refuse_taken(&network, &config.pin_dir, &config.device).await?;
+    let was_there = config.pin_dir.exists() || network.has_device(&config.device).await?;
     remove(&network, &config.pin_dir, &config.device).await?;
     drop(claim);
-    Ok(())
+    Ok(was_there)
 }
 
 /// Flows end first, while programs can carry their resets: nobody hangs on a connection that goes nowhere. Then the

@@ -73,16 +73,18 @@ fn ports_apart(range: PortRange, local: &str, reserved: &str) -> Result<()> {
     };
     match (first.max(range.first)..=last.min(range.last)).find(|port| !is_reserved(*port)) {
         None => Ok(()),
-        Some(port) => bail!(
-            "port_range {}-{} overlaps with the ports that this host gives its own connections (port {port} of \
-             net.ipv4.ip_local_port_range, {first}-{last}): a direct connection to a member could get the port of a \
-             flow and hang; choose a port_range outside in [datapath], or reserve it (sysctl -w \
-             net.ipv4.ip_local_reserved_ports={}-{})",
-            range.first,
-            range.last,
-            range.first,
-            range.last
-        ),
+        Some(port) => {
+            let (range, earlier) = (format!("{}-{}", range.first, range.last), reserved.trim());
+            // To write it replaces what is reserved already.
+            let comma = if earlier.is_empty() { "" } else { "," };
+            bail!(
+                "port_range {range} overlaps with the ports that this host gives its own connections (port {port} of \
+                 net.ipv4.ip_local_port_range, {first}-{last}): a direct connection to a member could get the port of a \
+                 flow and hang; choose a port_range outside in [datapath], or reserve it: \
+                 net.ipv4.ip_local_reserved_ports = {earlier}{comma}{range}, by `sysctl -w` for now and in a file of \
+                 /etc/sysctl.d for after the next boot"
+            )
+        }
     }
 }
 
@@ -221,7 +223,11 @@ mod tests {
         assert!(ports_apart(range, "32768\t60999\n", "\n").is_ok());
         assert!(ports_apart(range, "1024\t65535\n", "8080,10000-32767\n").is_ok());
         let error = ports_apart(range, "1024\t65535\n", "10000-20000\n").unwrap_err().to_string();
-        assert!(error.contains("port 20001") && error.contains("ip_local_reserved_ports"), "{error}");
+        assert!(error.contains("port 20001"), "{error}");
+        // What is reserved for others stays reserved.
+        assert!(error.contains("ip_local_reserved_ports = 10000-20000,10000-32767, by"), "{error}");
+        let error = ports_apart(range, "1024\t65535\n", "\n").unwrap_err().to_string();
+        assert!(error.contains("ip_local_reserved_ports = 10000-32767, by"), "{error}");
     }
 
     #[test]

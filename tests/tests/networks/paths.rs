@@ -8,6 +8,7 @@ use super::{SOON, agent, both_served, quick_bulk};
 with_and_without_offloads! {
     a_narrow_path_to_the_member,
     a_narrow_path_behind_forwarded_clients,
+    a_narrow_uplink_before_forwarded_clients,
     a_narrow_path_to_the_client,
     a_narrow_bridge_to_the_container,
     fragments_of_a_client,
@@ -63,6 +64,24 @@ fn a_narrow_path_behind_forwarded_clients(scenario: Scenario) {
             }
             let outcomes = &agent.status()?["outcomes"];
             ensure!(agent.outcome("icmp_to_client")? >= before + 2, "{}: {outcomes:#}", client.name());
+        }
+        Ok(())
+    });
+}
+
+/// This host itself finds that what it forwards does not fit, before it becomes a member's: the stack says so to the client. Larger
+/// packets than the uplink takes would be lost there, without a word.
+fn a_narrow_uplink_before_forwarded_clients(scenario: Scenario) {
+    scenario.run(|lab| {
+        lab.app().ip(&format!("link set eth0 mtu {NARROW}"))?;
+        lab.router().ip(&format!("link set to-app mtu {NARROW}"))?;
+        let clients = [lab.container("c1")?, lab.machine("outside")?];
+        lab.vips_through_app()?;
+        let _agent = agent(lab, &lab.config(), "m1")?;
+        for client in &clients {
+            for mut connection in both_served(client, "m1")? {
+                quick_bulk(&mut connection).with_context(|| client.name().to_owned())?;
+            }
         }
         Ok(())
     });

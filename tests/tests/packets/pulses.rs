@@ -253,13 +253,13 @@ fn silence_began_when_the_first_segment_that_waits_was_sent() {
     });
 }
 
-/// An error is looked for in the first reply of a tick: of each flow that asks one after the other, in all of them.
+/// An error is looked for in the first reply of a tick: of a flow that asks one after the other, in all of them.
 #[test]
 fn errors_that_mean_trouble_are_counted_by_kind() {
     both(|bench| {
         bench.establish();
         bench.reports();
-        let mut next = 501;
+        let (mut asked, mut next) = (101, 501);
         for (text, error) in [
             ("-LOADING_Redis_is_loading_the_dataset_in_memory", Some(ErrorReply::Loading)),
             ("-BUSY_Redis_is_busy_running_a_script.", Some(ErrorReply::Busy)),
@@ -271,9 +271,12 @@ fn errors_that_mean_trouble_are_counted_by_kind() {
         ] {
             for options in [0, 12] {
                 bench.wait();
+                bench.sent(&format!("client > vip PSH ACK seq={asked} ack={next} len=9"));
+                asked += 9;
                 let (before, answers) = (bench.pulse(MEMBER), bench.answers());
-                let seen = bench
-                    .came(&format!("member > port PSH ACK seq={next} ack=101 tcpopt={options} says={text}"));
+                let seen = bench.came(&format!(
+                    "member > port PSH ACK seq={next} ack={asked} tcpopt={options} says={text}"
+                ));
                 assert_eq!(seen.outcome, "replied");
                 next += text.len() + 2;
                 let (after, reports) = (bench.pulse(MEMBER), bench.reports());
@@ -285,6 +288,32 @@ fn errors_that_mean_trouble_are_counted_by_kind() {
                 }
             }
         }
+    });
+}
+
+/// What a client has stored may look like an error where a segment of a long reply begins.
+#[test]
+fn the_middle_of_a_reply_is_no_error() {
+    both(|bench| {
+        bench.establish();
+        bench.sent("client > vip PSH ACK seq=101 ack=501 len=30");
+        bench.came("member > port ACK seq=501 ack=131 says=$1000000");
+        let (before, answers) = (bench.pulse(MEMBER), bench.answers());
+        for segment in 0..3 {
+            bench.wait();
+            let seq = 511 + segment * 6;
+            assert_eq!(
+                bench.came(&format!("member > port ACK seq={seq} ack=131 says=-OOM_x")).outcome,
+                "replied"
+            );
+        }
+        assert_eq!((bench.pulse(MEMBER).errors, bench.answers()), (before.errors, answers));
+        bench.wait();
+        bench.sent("client > vip PSH ACK seq=131 ack=529 len=30");
+        bench.came("member > port PSH ACK seq=529 ack=161 says=-OOM_command");
+        assert_eq!(bench.answers(), answers + 1);
+        let out_of_memory = ErrorReply::OutOfMemory as usize;
+        assert_eq!(bench.pulse(MEMBER).errors[out_of_memory], before.errors[out_of_memory] + 1);
     });
 }
 
@@ -308,8 +337,11 @@ fn each_error_is_reported_for_itself() {
             build(&format!("member > port PSH ACK seq=501 ack=101 says={text}"), &bench.names)
         });
         // Within the time of one report: it is tried again if the machine was busy elsewhere.
-        let told = (0..20).find_map(|_| {
+        let told = (101..121).find_map(|asked| {
             bench.wait();
+            for (client, _) in replies {
+                bench.sent(&format!("{client} > vip PSH ACK seq={asked} ack=501 len=1"));
+            }
             bench.reports();
             let start = Instant::now();
             bench.come_quickly(&frames);
@@ -339,8 +371,13 @@ fn each_error_is_counted_for_itself() {
         });
         // Within the time of one report: it is tried again if the machine was busy elsewhere.
         let untold = |bench: &Bench| bench.pulse(MEMBER).errors_unreported;
+        let mut asked = 101;
         let told_once = (0..20).any(|_| {
             bench.wait();
+            for client in clients {
+                bench.sent(&format!("{client} > vip PSH ACK seq={asked} ack=501 len=1"));
+            }
+            asked += 1;
             bench.reports();
             bench.come_quickly(&frames);
             bench.reports().len() == 1 && untold(bench)[ErrorReply::ReadOnly as usize] == 2
@@ -353,7 +390,9 @@ fn each_error_is_counted_for_itself() {
             (loading, ErrorReply::Loading, 1),
         ] {
             bench.wait();
-            bench.came(&format!("member > port PSH ACK seq={next} ack=101 says={text}"));
+            bench.sent(&format!("neighbour > vip PSH ACK seq={asked} ack={next} len=1"));
+            asked += 1;
+            bench.came(&format!("member > port PSH ACK seq={next} ack={asked} says={text}"));
             next += text.len() + 2;
             let [report] = bench.reports()[..] else { panic!("not one report of {text}") };
             assert_eq!((report.error_reply(), report.count), (Some(error), count));

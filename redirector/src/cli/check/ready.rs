@@ -28,7 +28,7 @@ impl Ready {
     }
 }
 
-/// So many looks at the same time: each has a descriptor or two open, and a process has 1024 where nobody gave it more.
+/// So many looks at the same time: each has a descriptor or two open, and a process may be allowed 1024 only.
 const LOOKS: usize = 256;
 
 /// Looks at every address, also with the login of the applications.

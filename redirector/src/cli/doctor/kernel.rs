@@ -7,9 +7,20 @@ use crate::datapath::doctor::{
     trial::Untried,
 };
 
-/// All of them. `map_bytes` is what the maps take with the configured size; `commands`: whether checks or hooks run some.
-pub(super) fn rows(kernel: &Kernel, trials: &Trials, map_bytes: u64, commands: bool) -> Vec<Row> {
-    let mut rows = vec![version(kernel), capabilities(kernel, commands)];
+/// What an agent takes of this host with its configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Needs {
+    /// Of the maps.
+    pub(super) memory: u64,
+    /// Members of all services.
+    pub(super) members: usize,
+    /// Whether checks or hooks run some.
+    pub(super) commands: bool,
+}
+
+/// All of them.
+pub(super) fn rows(kernel: &Kernel, trials: &Trials, needs: Needs) -> Vec<Row> {
+    let mut rows = vec![version(kernel), capabilities(kernel, needs.commands)];
     rows.extend([
         tried("programs", &trials.programs, "the kernel takes them", PROGRAMS),
         tried("veth", &trials.veth, "can be made", VETH),
@@ -25,8 +36,8 @@ pub(super) fn rows(kernel: &Kernel, trials: &Trials, map_bytes: u64, commands: b
         ipv6_checksum(kernel),
     ]);
     rows.extend(trials.compiled.map(jit));
-    rows.extend(locked_memory(kernel, map_bytes));
-    rows.extend([open_files(kernel), cgroup2(kernel)]);
+    rows.extend(locked_memory(kernel, needs.memory));
+    rows.extend([open_files(kernel, needs.members), cgroup2(kernel)]);
     rows.extend(kernel.lockdown.map(lockdown));
     rows.extend(kernel.unprivileged_bpf_disabled.map(unprivileged_bpf));
     if kernel.filters_system_calls {
@@ -207,15 +218,21 @@ fn locked_memory(kernel: &Kernel, map_bytes: u64) -> Option<Row> {
     Some(Row::bad(Area::Kernel, "locked_memory", found, next))
 }
 
-fn open_files(kernel: &Kernel) -> Row {
-    /// Programs, maps and links take some 40, each probe of a member one.
-    const ENOUGH: u64 = 512;
+fn open_files(kernel: &Kernel, members: usize) -> Row {
+    /// Programs, maps and links take some 100, operators and scrapers have places of their own.
+    const AT_LEAST: u64 = 512;
+    /// A kept connection, with `heartbeat` two, with `keyspace` one for each shard.
+    const PER_MEMBER: u64 = 4;
+    let enough = AT_LEAST + PER_MEMBER * members as u64;
     match kernel.open_files {
-        Some(limit) if limit < ENOUGH => Row::warning(
+        Some(limit) if limit < enough => Row::warning(
             Area::Kernel,
             "open_files",
             format!("at most {limit}"),
-            "probes of many members may fail for want of descriptors; LimitNOFILE=4096 in the unit, or `ulimit -n 4096`",
+            format!(
+                "probes may fail for want of descriptors, and say nothing of their members then; LimitNOFILE={enough} in \
+                 the unit, or `ulimit -Hn {enough}`"
+            ),
         ),
         Some(limit) => Row::good(Area::Kernel, "open_files", format!("at most {limit}")),
         None => Row::good(Area::Kernel, "open_files", "any number"),
@@ -288,19 +305,23 @@ mod tests {
         }
     }
 
+    fn of_maps(memory: u64) -> Needs {
+        Needs { memory, members: 2, commands: false }
+    }
+
     fn verdict(rows: &[Row], check: &str) -> Option<Verdict> {
         rows.iter().filter(|row| row.check == check).map(|row| row.verdict).max()
     }
 
     #[test]
     fn a_new_kernel_is_good() {
-        let rows = rows(&new(), &works(), 98 << 20, false);
+        let rows = rows(&new(), &works(), of_maps(98 << 20));
         assert!(rows.iter().all(|row| row.verdict == Good && row.next.is_none()), "{rows:#?}");
     }
 
     #[test]
     fn what_an_older_kernel_lacks_is_noted() {
-        let rows = rows(&Kernel { version: [6, 1, 0], ..new() }, &works(), 98 << 20, false);
+        let rows = rows(&Kernel { version: [6, 1, 0], ..new() }, &works(), of_maps(98 << 20));
         for check in ["orphans", "route_lookup", "ipv6_checksum"] {
             assert_eq!(verdict(&rows, check), Some(Note), "{check}");
         }
@@ -310,17 +331,17 @@ mod tests {
     #[test]
     fn locked_memory_counts_before_5_11() {
         let old = Kernel { version: [5, 10, 0], ..new() };
-        assert_eq!(verdict(&rows(&old, &works(), 98 << 20, false), "locked_memory"), Some(Bad));
-        assert_eq!(verdict(&rows(&old, &works(), 1 << 20, false), "locked_memory"), None);
+        assert_eq!(verdict(&rows(&old, &works(), of_maps(98 << 20)), "locked_memory"), Some(Bad));
+        assert_eq!(verdict(&rows(&old, &works(), of_maps(1 << 20)), "locked_memory"), None);
         let unlimited = Kernel { locked_memory: None, ..old };
-        assert_eq!(verdict(&rows(&unlimited, &works(), 98 << 20, false), "locked_memory"), None);
+        assert_eq!(verdict(&rows(&unlimited, &works(), of_maps(98 << 20)), "locked_memory"), None);
     }
 
     #[test]
     fn what_prevents_running_is_bad_in_the_words_of_the_refusal() {
         let sentence = "this process lacks CAP_BPF; run it as root";
         let kernel = Kernel { refused: Some("too old".into()), unprivileged: Some(sentence.into()), ..new() };
-        let rows = rows(&kernel, &Trials::without_privileges(), 0, false);
+        let rows = rows(&kernel, &Trials::without_privileges(), Needs::default());
         assert_eq!((verdict(&rows, "version"), verdict(&rows, "capabilities")), (Some(Bad), Some(Bad)));
         assert_eq!(rows[1].next.as_deref(), Some(sentence));
         for check in ["programs", "veth", "tcx", "connection", "batches", "sock_destroy", "reset_requests"] {
@@ -342,7 +363,7 @@ mod tests {
             requests: fails(),
             compiled: Some(false),
         };
-        let rows = rows(&new(), &trials, 0, false);
+        let rows = rows(&new(), &trials, Needs::default());
         for check in ["programs", "veth", "tcx", "connection", "batches"] {
             assert_eq!(verdict(&rows, check), Some(Bad), "{check}");
         }
@@ -378,8 +399,18 @@ mod tests {
     #[test]
     fn limits_and_filters_are_named() {
         let kernel = Kernel { open_files: Some(256), cgroup2: None, filters_system_calls: true, ..new() };
-        let rows = rows(&kernel, &works(), 0, false);
+        let rows = rows(&kernel, &works(), Needs::default());
         assert_eq!(verdict(&rows, "open_files"), Some(Warning));
         assert_eq!((verdict(&rows, "cgroup2"), verdict(&rows, "seccomp")), (Some(Note), Some(Note)));
+    }
+
+    #[test]
+    fn many_members_take_many_files() {
+        let of = |limit, members| open_files(&Kernel { open_files: limit, ..new() }, members);
+        assert_eq!(of(Some(1024), 100).verdict, Good);
+        let row = of(Some(1024), 1500);
+        assert_eq!(row.verdict, Warning);
+        assert!(row.next.is_some_and(|next| next.contains("LimitNOFILE=6512")));
+        assert_eq!(of(None, 1500).verdict, Good);
     }
 }

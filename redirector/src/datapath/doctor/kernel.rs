@@ -33,7 +33,7 @@ pub struct Kernel {
     pub cgroup2: Option<PathBuf>,
     /// How much memory this process may lock, in bytes; `None`: any. It counts for maps before Linux 5.11.
     pub locked_memory: Option<u64>,
-    /// How many files this process may open; `None`: any.
+    /// How many files this process may open, as an agent may after it raised that to what it is allowed; `None`: any.
     pub open_files: Option<u64>,
 }
 
