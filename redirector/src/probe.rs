@@ -20,7 +20,7 @@ use http::Http;
 use kept::Kept;
 use keyspace::Keyspace;
 use lag::Lag;
-use patience::Patience;
+use patience::{Open, Patience};
 use ping::Ping;
 use rhythm::Rhythm;
 use set_get::SetGet;
@@ -174,9 +174,9 @@ async fn round(prober: &mut Prober, check: &Check, patience: &mut Patience, fail
     let mut vote = Vote::new(check.policy, check.probes);
     loop {
         let started = Instant::now();
-        let kept = prober.is_connected();
+        let open = prober.open();
         let outcome = prober.probe(patience.limits(check, failures)).await;
-        if patience.learn(check, failures, &outcome, kept) {
+        if patience.learn(check, failures, &outcome, open) {
             prober.disconnect();
         }
         if let Some(decisive) = vote.count(outcome) {
@@ -325,7 +325,16 @@ impl Prober {
         }
     }
 
-    /// Whether one connection is kept now.
+    /// What the next probe has to begin with.
+    fn open(&self) -> Open {
+        match &self.kind {
+            Kind::Keyspace(keyspace) => keyspace.open(),
+            _ if self.is_connected() => Open::All,
+            _ => Open::Nothing,
+        }
+    }
+
+    /// Whether there is one connection to ask over, and it is kept now.
     fn is_connected(&self) -> bool {
         match &self.kind {
             Kind::Tcp | Kind::Keyspace(_) | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
@@ -337,11 +346,11 @@ impl Prober {
         }
     }
 
-    /// Lets go of the connection that is kept, if there is one.
+    /// Lets go of the connections that are kept, if there are any.
     fn disconnect(&mut self) {
         match &mut self.kind {
-            Kind::Tcp | Kind::Keyspace(_) | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {
-            }
+            Kind::Tcp | Kind::Lag(_) | Kind::Http(_) | Kind::Exec(_) | Kind::OfNobody => {}
+            Kind::Keyspace(keyspace) => keyspace.disconnect(),
             Kind::Ping(kept) => kept.disconnect(),
             Kind::Echo(kept) => kept.disconnect(),
             Kind::SetGet(kept) => kept.disconnect(),

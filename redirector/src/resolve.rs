@@ -11,11 +11,15 @@
 
 mod answer;
 mod follow;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::{
     fs,
+    future::Future,
     net::IpAddr,
     os::unix::fs::MetadataExt as _,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -30,11 +34,16 @@ use hickory_resolver::{
     },
 };
 
+use tokio::time::timeout;
+
 pub use answer::{Answer, Said};
 pub use follow::{Changed, Followed, follow};
 
 const HOSTS: &str = "/etc/hosts";
 const SERVERS: &str = "/etc/resolv.conf";
+
+/// How long the other IP version may take when one has addresses (RFC 8305, section 3, "Resolution Delay").
+const OTHER_VERSION: Duration = Duration::from_millis(50);
 
 /// `/etc/hosts` has no TTL: it is looked at again after this.
 const HOSTS_HOLD: Duration = Duration::from_secs(10);
@@ -59,20 +68,31 @@ type Stamp = (u64, u64, i64, i64, u64);
 impl Resolver {
     /// The addresses of a host name. Takes as long as `/etc/resolv.conf` lets servers take (`timeout`, `attempts`).
     pub async fn look_up(self: &Arc<Self>, host: &str) -> Answer {
+        self.look_up_within(host, None).await
+    }
+
+    /// The same for whoever has little time, and one address is enough for: when there are some of one IP version, the
+    /// other one is waited for only shortly.
+    pub async fn look_up_soon(self: &Arc<Self>, host: &str) -> Answer {
+        self.look_up_within(host, Some(OTHER_VERSION)).await
+    }
+
+    async fn look_up_within(self: &Arc<Self>, host: &str, patience: Option<Duration>) -> Answer {
         let own = Arc::clone(self);
         // Reads files.
         let sources = match tokio::task::spawn_blocking(move || own.sources()).await {
             Ok(sources) => sources,
             Err(error) => return Answer::failed(&format!("the resolver stopped: {error}")),
         };
-        let name = match Name::from_utf8(host) {
+        // Names of machines may have underscores in them, against RFC 952.
+        let name = match Name::from_str_relaxed(host) {
             Ok(name) => name,
             Err(error) => return Answer::failed(&error.to_string()),
         };
         match sources.static_addresses(&name) {
             Some(answer) => answer,
             None => match &sources.dns {
-                Ok(dns) => ask(dns, name).await,
+                Ok(dns) => ask(dns, name, patience).await,
                 Err(error) => Answer::failed(error),
             },
         }
@@ -126,26 +146,70 @@ fn stamp(path: &str) -> Option<Stamp> {
     Some((file.dev(), file.ino(), file.ctime(), file.ctime_nsec(), file.size()))
 }
 
-/// Both IP versions, each with its own result. The second question is for the name that answered the first one, so that
-/// a search list never mixes two hosts.
-async fn ask(dns: &TokioResolver, name: Name) -> Answer {
-    let mut holds = None;
-    let mut ask = async |name: Name, kind| match dns.lookup(name.clone(), kind).await {
-        Ok(lookup) => {
-            let answered = lookup.query().name().clone();
-            let ttl = lookup.answers().iter().map(|record| record.ttl).min();
-            let ttl = ttl.map(|seconds| Duration::from_secs(seconds.into()));
-            holds = [holds, ttl].into_iter().flatten().min();
-            match addresses(lookup.answers()) {
-                none if none.is_empty() => (Said::Nothing, answered),
-                found => (Said::Addresses(found), answered),
-            }
+/// What was heard of one IP version.
+struct Heard {
+    said: Said,
+    /// Of whom, when that is known: with a search list, one of several names.
+    name: Option<Name>,
+    /// The smallest TTL.
+    holds: Option<Duration>,
+}
+
+/// Both IP versions at the same time, each with its own result: a server, or a firewall before it, may answer for one and
+/// drop the other's question. When one has addresses, the other is given `patience` (`None`: as long as it takes).
+///
+/// A search list never mixes two hosts: when they answer for different names, the one that has IPv4 addresses is asked for
+/// its others.
+async fn ask(dns: &TokioResolver, name: Name, patience: Option<Duration>) -> Answer {
+    let (v4, v6) = (ask_for(dns, name.clone(), RecordType::A), ask_for(dns, name, RecordType::AAAA));
+    let (mut v4, mut v6) = (pin!(v4), pin!(v6));
+    let (v4, mut v6) = tokio::select! {
+        v4 = &mut v4 => {
+            let v6 = beside(&v4, v6, patience).await;
+            (v4, v6)
         }
-        Err(error) => (without_addresses(&error), name),
+        v6 = &mut v6 => (beside(&v6, v4, patience).await, v6),
     };
-    let (v4, name) = ask(name, RecordType::A).await;
-    let (v6, _) = ask(name, RecordType::AAAA).await;
-    Answer { v4, v6, holds: holds.unwrap_or_default() }
+    if let (Said::Addresses(_), Some(name), Some(other)) = (&v4.said, &v4.name, &v6.name)
+        && name != other
+    {
+        v6 = beside(&v4, ask_for(dns, name.clone(), RecordType::AAAA), patience).await;
+    }
+    let holds = [v4.holds, v6.holds].into_iter().flatten().min().unwrap_or_default();
+    Answer { v4: v4.said, v6: v6.said, holds }
+}
+
+/// What is heard of the other IP version than this `one`.
+async fn beside(one: &Heard, other: impl Future<Output = Heard>, patience: Option<Duration>) -> Heard {
+    match (&one.said, patience) {
+        (Said::Addresses(_), Some(patience)) => timeout(patience, other).await.unwrap_or_else(|_| Heard {
+            said: without_addresses(&NetError::Timeout),
+            name: None,
+            holds: None,
+        }),
+        _ => other.await,
+    }
+}
+
+async fn ask_for(dns: &TokioResolver, name: Name, kind: RecordType) -> Heard {
+    match dns.lookup(name, kind).await {
+        Ok(lookup) => {
+            let said = match addresses(lookup.answers()) {
+                none if none.is_empty() => Said::Nothing,
+                found => Said::Addresses(found),
+            };
+            let ttl = lookup.answers().iter().map(|record| record.ttl).min();
+            let holds = ttl.map(|seconds| Duration::from_secs(seconds.into()));
+            Heard { said, name: Some(lookup.query().name().clone()), holds }
+        }
+        Err(error) => {
+            let name = match &error {
+                NetError::Dns(DnsError::NoRecordsFound(none)) => Some(none.query.name().clone()),
+                _ => None,
+            };
+            Heard { said: without_addresses(&error), name, holds: None }
+        }
+    }
 }
 
 /// That a name has no address of a version is an answer. That it does not exist contradicts an answer for the other

@@ -82,7 +82,7 @@ pub enum Cause {
 /// Kinds of failure that are borne for different times ([`Detect`](super::Detect)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Nothing came back, not even an answer to a SYN; or the network says that there is no way.
+    /// Nothing came back, not even an answer to a SYN or to the question for an address; or the network says that there is no way.
     Silence,
     /// The host answers, Redis does not: a fork, a slow script, or frozen.
     Stall,
@@ -95,11 +95,14 @@ pub enum FailureKind {
 }
 
 impl Failure {
-    /// Of which kind it is. A time-out tells by its phase: a connection that was opened is a sign of life.
+    /// Of which kind it is. A time-out tells by its phase: a connection that was opened is a sign of life. A name that is not
+    /// answered for is as one that does not resolve.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match (self.cause.inner(), self.phase) {
-            (Cause::TimedOut(_), Phase::Connect) | (Cause::Unreachable(_), _) => FailureKind::Silence,
+            (Cause::TimedOut(_), Phase::Resolve | Phase::Connect) | (Cause::Unreachable(_), _) => {
+                FailureKind::Silence
+            }
             (Cause::TimedOut(_), Phase::Tls | Phase::Authenticate | Phase::Command) => FailureKind::Stall,
             (Cause::Refused | Cause::Closed, _) => FailureKind::Refused,
             (Cause::Redis(kind, _), _) => FailureKind::Redis(*kind),

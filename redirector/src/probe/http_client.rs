@@ -15,7 +15,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -42,7 +42,7 @@ use super::{
 use crate::{
     model::{Cause, Failure, Login, Phase, Tls, Url},
     quote::quote,
-    resolve::{Resolver, Said},
+    resolve::Resolver,
     tls::{self, Connector},
 };
 
@@ -58,6 +58,8 @@ pub(crate) struct Client {
     tls: Option<Result<Connector, String>>,
     authorization: Option<HeaderValue>,
     resolver: Arc<Resolver>,
+    /// The newest addresses of the URL's host, if it is a name that has been looked up.
+    known: Mutex<Vec<IpAddr>>,
 }
 
 /// What came back.
@@ -76,7 +78,14 @@ impl Client {
             Some(tls) => Connector::new(tls),
             None => Err("no TLS settings for an https URL".to_owned()),
         });
-        Self { url, address, tls, authorization: basic(login), resolver: Arc::default() }
+        Self {
+            url,
+            address,
+            tls,
+            authorization: basic(login),
+            resolver: Arc::default(),
+            known: Mutex::default(),
+        }
     }
 
     /// `GET` of a path with its query, for at most `limit` bytes of body. `phase` tells how far it came.
@@ -163,19 +172,19 @@ impl Client {
         if let Ok(ip) = self.url.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, self.url.port)]);
         }
-        let answer = self.resolver.look_up(&self.url.host).await;
-        let mut found = Vec::new();
-        let mut why = "it has no address".to_owned();
-        for said in [answer.v4, answer.v6] {
-            match said {
-                Said::Addresses(addresses) => found.extend(addresses),
-                Said::Failed(reason) => why = reason,
-                Said::Nothing => {}
-            }
-        }
-        if found.is_empty() {
-            return Err(Cause::Unreachable(format!("the name {} does not resolve: {why}", self.url.host)));
-        }
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let answer = self.resolver.look_up_soon(&self.url.host);
+        let found = match known.is_empty() {
+            true => answer.await.after(&known).map_err(|why| {
+                Cause::Unreachable(format!("the name {} does not resolve: {why}", self.url.host))
+            })?,
+            // Without an answer, or when it is late, the last one goes on to hold.
+            false => match timeout(PATIENCE, answer).await {
+                Ok(answer) => answer.after(&known).unwrap_or(known),
+                Err(_) => known,
+            },
+        };
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&found);
         Ok(found.into_iter().map(|ip| SocketAddr::new(ip, self.url.port)).collect())
     }
 
@@ -195,7 +204,7 @@ impl Client {
 /// How long the end of a connection may take whose answer is there.
 const GOODBYE: Duration = Duration::from_millis(50);
 
-/// How long an address may take to connect when there is another one.
+/// How long an address may take to connect when there is another one, and a name to be looked up when it was before.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// RFC 7617; in UTF-8, as Redis Software takes it.
@@ -259,4 +268,45 @@ fn of_http(error: &hyper::Error) -> Cause {
         return Cause::Closed;
     }
     Cause::WrongAnswer(format!("not proper HTTP: {}", quote(&error.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::{
+        model::FailureKind,
+        resolve::{
+            Said,
+            tests::{Server, dropped, found},
+        },
+    };
+
+    /// A name server that fails is not the server that is asked.
+    #[tokio::test]
+    async fn the_last_addresses_hold_while_the_name_is_not_answered_for() {
+        let questions = AtomicUsize::new(0);
+        let server = Server::start(move |_, is_v6| match (questions.fetch_add(1, Ordering::SeqCst), is_v6) {
+            (2.., _) => dropped(),
+            (_, true) => Said::Nothing,
+            (_, false) => found("127.0.0.1"),
+        })
+        .await;
+        let url = Url { is_https: false, host: "web.example".into(), port: 80, path: "/".into() };
+        let mut client = Client::new(url, None, None, &Login::default());
+        client.resolver = server.resolver(&[]);
+        for _ in 0..2 {
+            let started = Instant::now();
+            assert_eq!(client.addresses().await, Ok(vec!["127.0.0.1:80".parse().unwrap()]));
+            assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        }
+
+        client.known = Mutex::default();
+        let mut phase = Phase::Command;
+        let get = client.get("/", 0, &mut phase);
+        assert!(timeout(Duration::from_millis(100), get).await.is_err());
+        let late = Failure { phase, cause: Cause::TimedOut(Duration::from_millis(100)) };
+        assert_eq!(late.kind(), FailureKind::Silence, "as a name that does not resolve");
+    }
 }

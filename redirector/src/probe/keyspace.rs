@@ -7,8 +7,9 @@
 //! What is known of the shards is learnt anew when it turns out to be wrong, and every so often.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     future::{Future, pending, poll_fn},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -17,7 +18,6 @@ use std::{
 
 use redis::Value;
 use tokio::{
-    net::lookup_host,
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -28,14 +28,19 @@ use self::{
 };
 use super::{
     nonce::nonce,
+    patience::Open,
     redis::{Connection, shown, wrong},
     slots::{Slots, spread_tags, tag_of},
     socket::SILENCE,
     stop::Stop,
 };
-use crate::model::{
-    Access, Cause, Check, Failure, Keyspace as Settings, Limits, Phase, ProbeOutcome, RedisErrorKind,
-    ShardFailure, Verdict,
+use crate::{
+    model::{
+        Access, Cause, Check, Failure, Keyspace as Settings, Limits, Phase, ProbeOutcome, RedisErrorKind,
+        ShardFailure, Verdict,
+    },
+    quote::quote,
+    resolve::Resolver,
 };
 
 mod node;
@@ -47,6 +52,9 @@ const LEARN_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Shards and nodes that one member can have. Each is a connection and two commands per probe.
 const MOST_SHARDS: usize = 1000;
 
+/// Names that are looked up at the same time.
+const LOOK_UPS_AT_ONCE: usize = 16;
+
 /// The state of a `keyspace` prober.
 pub(super) struct Keyspace {
     address: SocketAddr,
@@ -57,6 +65,8 @@ pub(super) struct Keyspace {
     /// Makes keys and values this prober's own: others, on other hosts and for other members, probe the same database.
     nonce: String,
     probes: u64,
+    /// For the names that nodes announce. The C library's has no time-out that would do, and a thread waits for it.
+    resolver: Arc<Resolver>,
     map: Option<Map>,
     /// For questions about the shards.
     connection: Option<Connection>,
@@ -68,7 +78,12 @@ struct Map {
     /// What is wrong with the announcements themselves.
     faults: Vec<Fault>,
     learnt: Instant,
+    /// Whether the endpoint did not answer in time when it was asked for a newer one.
+    is_overdue: bool,
 }
+
+/// Addresses of the names that nodes announce, or why there are none.
+type Names = HashMap<String, Result<Vec<IpAddr>, String>>;
 
 impl Keyspace {
     pub(super) fn new(address: SocketAddr, access: Access, settings: Settings, check: &Check) -> Self {
@@ -79,6 +94,7 @@ impl Keyspace {
             counted: check.counted_errors.clone(),
             nonce: nonce(),
             probes: 0,
+            resolver: Arc::default(),
             map: None,
             connection: None,
         }
@@ -92,14 +108,15 @@ impl Keyspace {
         let is_new = known.is_none();
         let mut map = match known {
             Some(map) => map,
-            None => self.learn(phase).await?,
+            None => self.learn(None, &round, phase).await?,
         };
         let mut faults = map.probe(&round).await;
         if !is_new && faults.iter().any(Fault::may_be_of_the_map) {
             // What is found with the new one counts; without a new one, what was found with the old.
-            if let Ok(Ok(learnt)) = timeout_at(round.deadline(), self.learn(phase)).await {
+            if let Ok(Ok(learnt)) = timeout_at(round.deadline(), self.learn(Some(&map), &round, phase)).await
+            {
                 let is_the_same = learnt.leads_as(&map);
-                map = learnt.with_connections_of(map);
+                map.replace(learnt);
                 if !is_the_same {
                     faults = map.probe(&round).await;
                 }
@@ -107,15 +124,32 @@ impl Keyspace {
         }
         let Some((of_phase, cause)) = worst(faults, &self.counted) else {
             *phase = Phase::Command;
-            if map.learnt.elapsed() > LEARN_AGAIN_AFTER {
-                map = self.learn(phase).await?.with_connections_of(map);
-            }
+            let asked = match map.learnt.elapsed() > LEARN_AGAIN_AFTER {
+                true => self.learn_again(&mut map, &round, phase).await,
+                false => Ok(()),
+            };
             self.map = Some(map);
-            return Ok(());
+            return asked;
         };
         self.map = Some(map);
         *phase = of_phase;
         Err(Stop::Answer(cause))
+    }
+
+    /// What the next probe has to begin with.
+    pub(super) fn open(&self) -> Open {
+        match &self.map {
+            None => Open::Nothing,
+            Some(map) if map.faults.is_empty() && map.nodes.iter().all(|node| node.connection.is_some()) => {
+                Open::All
+            }
+            Some(_) => Open::Part,
+        }
+    }
+
+    /// The next probe begins from nothing.
+    pub(super) fn disconnect(&mut self) {
+        (self.map, self.connection) = (None, None);
     }
 
     /// Returns when one of the kept connections has ended (and drops it); never, when there is none.
@@ -145,8 +179,23 @@ impl Keyspace {
         }
     }
 
-    /// Asks the endpoint who has which slots.
-    async fn learn(&mut self, phase: &mut Phase) -> Result<Map, Stop> {
+    /// What is known is right, and old. It stays until there is a newer one, for the endpoint alone has failed. What such a
+    /// probe leaves of its time may not be enough, so it fails only when there was no answer to the probe before, either.
+    async fn learn_again(&mut self, map: &mut Map, round: &Round, phase: &mut Phase) -> Result<(), Stop> {
+        match timeout_at(round.deadline(), self.learn(Some(map), round, phase)).await {
+            Ok(learnt) => {
+                map.replace(learnt?);
+                Ok(())
+            }
+            Err(_) if std::mem::replace(&mut map.is_overdue, true) => {
+                Err(Stop::Answer(Cause::TimedOut(round.limits.answer)))
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Asks the endpoint who has which slots. What is `known` already helps where a name is not answered for.
+    async fn learn(&mut self, known: Option<&Map>, round: &Round, phase: &mut Phase) -> Result<Map, Stop> {
         let shards = match self.connection.take() {
             Some(mut kept) => match self.shards(&mut kept).await {
                 Err(stop) if stop.is_closed() => self.shards_anew(phase).await?,
@@ -159,9 +208,12 @@ impl Keyspace {
         };
         let (nodes, faults) = match shards {
             None => (vec![self.endpoint_alone()], Vec::new()),
-            Some(shards) => self.nodes(shards).await?,
+            Some(shards) => {
+                let names = self.look_up(&shards, known, round).await;
+                self.nodes(shards, &names)
+            }
         };
-        Ok(Map { nodes, faults, learnt: Instant::now() })
+        Ok(Map { nodes, faults, learnt: Instant::now(), is_overdue: false })
     }
 
     async fn shards_anew(&mut self, phase: &mut Phase) -> Result<Option<Vec<Shard>>, Stop> {
@@ -209,14 +261,40 @@ impl Keyspace {
         format!("{}{{{tag}}}:{}", self.settings.prefix, self.nonce)
     }
 
+    /// Looks up every name that is announced. All of it takes no longer than the probe has, whatever the servers do.
+    async fn look_up(&self, shards: &[Shard], known: Option<&Map>, round: &Round) -> Names {
+        let announced = shards.iter().filter_map(|shard| shard.primary.as_ref()?.host.as_ref());
+        let hosts: BTreeSet<_> = announced.filter(|host| host.parse::<IpAddr>().is_err()).collect();
+        let (mut names, mut running) = (Names::new(), JoinSet::new());
+        let mut hosts = hosts.into_iter();
+        loop {
+            for host in hosts.by_ref().take(LOOK_UPS_AT_ONCE - running.len()) {
+                let last = known.map(|map| map.addresses_of(host, &self.access)).unwrap_or_default();
+                let (host, resolver, limit) = (host.clone(), Arc::clone(&self.resolver), round.last_call());
+                running.spawn(async move {
+                    let found = match timeout_at(limit, resolver.look_up_soon(&host)).await {
+                        Ok(answer) => answer.after(&last),
+                        Err(_) => Err("no server answered in time".to_owned()),
+                    };
+                    (host, found.or_else(|why| if last.is_empty() { Err(why) } else { Ok(last) }))
+                });
+            }
+            match running.join_next().await {
+                Some(Ok((host, found))) => names.insert(host, found),
+                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                None => return names,
+            };
+        }
+    }
+
     /// One node for each address that is announced, and what cannot be probed at all.
-    async fn nodes(&self, shards: Vec<Shard>) -> Result<(Vec<Node>, Vec<Fault>), Stop> {
+    fn nodes(&self, shards: Vec<Shard>, names: &Names) -> (Vec<Node>, Vec<Fault>) {
         let (mut nodes, mut faults) = (Vec::<Node>::new(), Vec::new());
         let mut covered = Slots::default();
         for Shard { slots, primary } in shards {
             let (Some(first), Some(primary)) = (slots.first(), primary) else { continue };
             covered.join(&slots);
-            let (address, access) = match self.locate(&primary).await {
+            let (address, access) = match self.locate(&primary, names) {
                 Ok(found) => found,
                 Err(cause) => {
                     faults.push(Fault { slots, address: None, phase: Phase::Resolve, cause });
@@ -238,27 +316,32 @@ impl Keyspace {
             let cause = Cause::Redis(RedisErrorKind::ClusterDown, text);
             faults.push(Fault { slots: uncovered, address: None, phase: Phase::Command, cause });
         }
-        Ok((nodes, faults))
+        (nodes, faults)
     }
 
     /// Where a node is, and by which name its certificate goes: the one that it announces; one that announces an address
     /// alone goes by the name of the member.
-    async fn locate(&self, node: &Announced) -> Result<(SocketAddr, Arc<Access>), Cause> {
+    fn locate(&self, node: &Announced, names: &Names) -> Result<(SocketAddr, Arc<Access>), Cause> {
         let Some(host) = &node.host else {
             return Ok((SocketAddr::new(self.address.ip(), node.port), Arc::clone(&self.access)));
         };
         if let Ok(ip) = host.parse() {
             return Ok((SocketAddr::new(ip, node.port), Arc::clone(&self.access)));
         }
-        let found: Vec<_> = lookup_host((host.as_str(), node.port))
-            .await
-            .map_err(|error| Cause::Local(format!("the announced name {host:?} does not resolve ({error})")))?
-            .collect();
-        let same_version = found.iter().find(|address| address.is_ipv4() == self.address.is_ipv4());
-        let address = same_version.or(found.first()).copied();
-        let address =
-            address.ok_or_else(|| Cause::Local(format!("the announced name {host:?} has no address")))?;
-        Ok((address, Arc::new(Access { host: host.clone(), ..(*self.access).clone() })))
+        let found = match names.get(host) {
+            Some(Ok(found)) => found.as_slice(),
+            Some(Err(why)) => {
+                let text = format!("the announced name {:?} does not resolve ({why})", quote(host));
+                return Err(Cause::Local(text));
+            }
+            None => &[],
+        };
+        let same_version = found.iter().find(|ip| ip.is_ipv4() == self.address.is_ipv4());
+        let ip = same_version.or(found.first()).copied();
+        let ip =
+            ip.ok_or_else(|| Cause::Local(format!("the announced name {:?} has no address", quote(host))))?;
+        let access = Access { host: host.clone(), ..(*self.access).clone() };
+        Ok((SocketAddr::new(ip, node.port), Arc::new(access)))
     }
 }
 
@@ -304,13 +387,19 @@ impl Map {
         ways(self) == ways(other)
     }
 
-    /// Takes over what an older one has open.
-    fn with_connections_of(mut self, mut older: Self) -> Self {
+    /// With a newer one, which takes over what is open.
+    fn replace(&mut self, newer: Self) {
+        let mut older = std::mem::replace(self, newer);
         for node in &mut self.nodes {
             let same = older.nodes.iter_mut().find(|old| old.address == node.address && old.id == node.id);
             node.connection = same.and_then(|old| old.connection.take());
         }
-        self
+    }
+
+    /// Where nodes are that announce this name. Those that announce none go by `own`.
+    fn addresses_of(&self, host: &str, own: &Arc<Access>) -> Vec<IpAddr> {
+        let by_name = |node: &&Node| node.access.host == host && !Arc::ptr_eq(&node.access, own);
+        self.nodes.iter().filter(by_name).map(|node| node.address.ip()).collect()
     }
 }
 
@@ -318,6 +407,8 @@ impl Fault {
     /// Whether the slots may be somewhere else by now.
     fn may_be_of_the_map(&self) -> bool {
         match &self.cause {
+            // Asked again, the name may resolve.
+            _ if self.phase == Phase::Resolve => true,
             Cause::Redis(kind, _) => {
                 matches!(kind, RedisErrorKind::Moved | RedisErrorKind::ReadOnly | RedisErrorKind::ClusterDown)
             }
@@ -391,3 +482,6 @@ async fn first<F: Future>(mut futures: Vec<Pin<Box<F>>>) -> F::Output {
     });
     pin!(any).await
 }
+
+#[cfg(test)]
+mod tests;

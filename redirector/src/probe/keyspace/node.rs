@@ -43,8 +43,8 @@ impl Round {
         self.started + self.limits.answer - self.limits.answer / 20
     }
 
-    /// When nothing more is begun for single keys, so that all others are still heard of.
-    fn last_call(&self) -> Instant {
+    /// When nothing more is begun for single keys, and no name waited for any more, so that all others are still heard of.
+    pub(super) fn last_call(&self) -> Instant {
         self.started + self.limits.answer - self.limits.answer / 10
     }
 
