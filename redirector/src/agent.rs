@@ -74,7 +74,7 @@ use crate::{
         access::Access,
         server::{self, Request},
     },
-    datapath::{Claim, Datapath, Notice, Pulses, Ticks, peer_groups},
+    datapath::{Claim, Datapath, Notice, Pulses, Ticks, boot_id, peer_groups},
     decide::{Action, Core, Resumed, Switch},
     fitting::Fitting,
     model::{Config, FlowPolicy, LOOK_AFTER, MemberId, Offer, Service, ServiceId},
@@ -139,7 +139,10 @@ pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_
     let metrics = Metrics::default();
     let events = Events::open(&config.agent.state_dir, metrics.clone());
     let datapath = Datapath::start(claim, &config, &resolved, kernel_log).await?;
-    let history = History::read(&config.agent.state_dir);
+    let boot = boot_id()?;
+    let history = History::read(&config.agent.state_dir, &boot);
+    let mut orders = OrdersFile::read(&config.agent.state_dir, &boot);
+    orders.retain(&config.services);
     let (reports, mut from_probes) = mpsc::channel(QUEUE);
     let mut tasks = Tasks::default();
     events.emit(Event::Started {
@@ -150,7 +153,8 @@ pub async fn run(file: &Path, fitting: Fitting, resolver: Arc<Resolver>, kernel_
     let observer = Observer::new(events.clone(), metrics);
     let (answers, mut from_hooks) = mpsc::channel(QUEUE);
     let hooks = Hooks::new(events.clone(), answers);
-    let mut agent = Agent::new(config, resolved, datapath, history, reports, (observer, hooks), &mut tasks);
+    let mut agent =
+        Agent::new(config, resolved, datapath, (history, orders), reports, (observer, hooks), &mut tasks);
     let (mut notices, mut signals) = (agent.datapath.notices(), agent.datapath.signals());
     let source = names::Source { resolver: Arc::clone(&resolver), events: events.clone() };
     let mut names = agent.follow_names(&source, &mut tasks);
@@ -208,13 +212,11 @@ impl Agent {
         config: Arc<Config>,
         resolved: Resolved,
         datapath: Datapath,
-        history: History,
+        (history, orders): (History, OrdersFile),
         reports: mpsc::Sender<Report>,
         (observer, hooks): (Observer, Hooks),
         tasks: &mut Tasks,
     ) -> Self {
-        let mut orders = OrdersFile::read(&config.agent.state_dir);
-        orders.retain(&config.services);
         let answers = answers::Keeper::new(&config.agent.state_dir);
         answers.keep(&config, &resolved);
         let recorder = config.agent.record.as_deref().map(Recorder::new);
@@ -358,6 +360,7 @@ impl Agent {
                 self.observer.member_changed(service, member, state, reason, borne);
             }
             Action::Look { member } => self.probers.look(id, member),
+            Action::Ask { member, address } => self.probers.ask_address(id, member, address),
             Action::Signal { member, signal, looked } => {
                 let (service, member) = self.names(id, member);
                 self.observer.signal(service, member, &signal, looked);
@@ -379,7 +382,7 @@ impl Agent {
         }
         let service = &self.config.services[id.0];
         self.observer.switched(id, service, switch, stored);
-        self.history.record(service, switch, self.clock.system_time(switch.at));
+        self.history.record(service, switch, self.clock);
         self.tell_hooks(id, switch);
     }
 

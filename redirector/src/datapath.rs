@@ -55,6 +55,7 @@ mod list;
 mod maps;
 mod memory;
 mod namespaces;
+mod netlink;
 pub mod network;
 mod notice;
 mod pace;
@@ -95,6 +96,7 @@ pub use self::{
     memory::{kernel_memory, map_sizes},
     notice::{Notice, Swept, SweptFlows},
     peer::peer_groups,
+    pins::boot_id,
     preflight::check_ports,
     pulses::{Beat, Pulses, Totals, Vitals},
     signals::{OfMember, Signals},

@@ -23,7 +23,8 @@
 //! * Unknown is neither up nor down: it causes no switch and no refusal.
 //! * Of each IP version that a member has addresses of, at least one is offered. Where one is up, none is offered that
 //!   is down.
-//! * The flows of an address end early only after it was left out or removed, by the service's policy.
+//! * The flows of an address end early only after it was left out or removed, by the service's policy; of one that was left out only
+//!   where another one of its member is up, and was heard since ([`left_out`]).
 //! * A drain ends early only when its member is down, and where clients that are reset find an active member that is up.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
@@ -63,6 +64,7 @@ mod flap;
 mod health;
 mod hooks;
 mod leaving;
+mod left_out;
 mod member;
 mod operator;
 mod orders;
@@ -259,7 +261,7 @@ impl Core {
         let hooks = self.hooks_asked_until().filter(|at| *at > self.now);
         let pin = self.orders.pin.as_ref().and_then(|pin| pin.until);
         let ends =
-            [self.drains.next_deadline(), self.next_end_of_a_doubted_drain(), self.leaving.next_deadline()];
+            [self.drains.next_deadline(), self.next_end_of_a_doubted_drain(), self.next_end_of_addresses()];
         let tolerances = self.members.iter().map(Member::next_deadline);
         let look = self.next_look();
         [first_choice, moves, round, hooks, pin, look]
@@ -399,10 +401,7 @@ impl Core {
         }
         self.end_drains();
         self.end_drains_of_the_dead();
-        for (member, address) in self.leaving.take_ended(self.now) {
-            let removed = !self.offered[member.0].iter().any(|offer| offer.address == address);
-            self.actions.push_back(Action::ResetAddress { member, address, removed });
-        }
+        self.end_addresses();
         self.look();
         self.keep_drains();
         self.keep_orders();

@@ -26,6 +26,7 @@ const CLIENTS: usize = 60;
 
 with_and_without_offloads! {
     new_flows_are_spread_and_an_address_that_fails_is_left_out,
+    a_cut_of_this_host_resets_no_flow,
     an_added_address_gets_flows_and_a_removed_one_loses_them,
     the_last_answer_stays_when_the_resolver_fails,
     a_restart_moves_no_flow,
@@ -154,6 +155,41 @@ fn new_flows_are_spread_and_an_address_that_fails_is_left_out(scenario: Scenario
         lab.member("m2").thaw()?;
         wait_spread(lab, &["m1", "m2", "m3"], SOON)?;
         still_answer(served.values_mut().flatten()).context("a flow was disturbed by the return")
+    });
+}
+
+/// Of three addresses one fails before the others, and all are heard again.
+fn a_cut_of_this_host_resets_no_flow(scenario: Scenario) {
+    let all = ["m1", "m2", "m3"];
+    three(scenario).run(|lab| {
+        let (agent, _names) = start(lab, &all, |config| config)?;
+        wait_spread(lab, &all, SOON)?;
+        let mut served = connect(lab, (VIP_V4, VIP_PORT).into(), CLIENTS)?;
+        ensure!(names(&served) == all, "{:?}", names(&served));
+        // One is known to be down at least, in the longer cut all are.
+        for least in [1, 3] {
+            let is = |state: &str, least: usize| {
+                states(&agent).is_ok_and(|states| {
+                    let v4 = states.iter().filter(|(address, ..)| !address.starts_with('['));
+                    v4.filter(|(_, is, _)| is == state).count() >= least
+                })
+            };
+            let cut = Instant::now();
+            for name in all {
+                lab.black_hole(lab.member(name))?;
+            }
+            wait_until("an address is down", SOON, || is("down", least))?;
+            let length = cut.elapsed();
+            for name in all {
+                lab.heal(lab.member(name))?;
+            }
+            wait_until("all are up again", SOON, || is("up", all.len()))?;
+            still_answer(served.values_mut().flatten()).with_context(|| format!("a cut of {length:?}"))?;
+            let events = agent.verb(&["events", "-o", "json"])?;
+            let events = String::from_utf8(events.stdout)?;
+            ensure!(!events.contains("address_reset"), "a cut of {length:?}: {events}");
+        }
+        Ok(())
     });
 }
 

@@ -33,4 +33,14 @@ impl Clock {
     pub(super) fn rfc3339(self, moment: Time) -> String {
         humantime::format_rfc3339_millis(self.system_time(moment)).to_string()
     }
+
+    /// When it is, or was, that time of day (RFC 3339), by the clock as it is set now; `None`: it is none.
+    pub(super) fn moment(self, text: &str) -> Option<Time> {
+        let at = humantime::parse_rfc3339(text).ok()?;
+        let now = self.now();
+        Some(match at.duration_since(SystemTime::now()) {
+            Ok(ahead) => now + ahead,
+            Err(past) => now.ago(past.duration()),
+        })
+    }
 }

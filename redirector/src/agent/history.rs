@@ -3,19 +3,20 @@
 //! Losing the file loses the reason and the time of the last switch, and with them the drains or a hold-down that were
 //! running. It decides nothing else: active member, epoch and floors are in the maps.
 //!
-//! Deadlines are kept by the time of day, so that they go on while no agent runs. Nothing here outlives a boot: without the maps
-//! there is no epoch that a record could be of.
+//! Nothing here outlives a boot: without the maps there is no epoch that a record could be of. So moments are those of the
+//! agent's clock, which goes on while no agent runs and which nobody sets, and a record says which boot they count from. One of
+//! another boot is none.
 //!
-//! A version before drains were written down wrote the same records without [`Record::drains`], and takes no notice of them.
-//! So either version can follow on the other: the older one knows of the newest switch, and leaves out the rest when it writes.
+//! Earlier versions wrote the same records without [`Record::drains`], or with times of day alone, and take no notice of the
+//! rest. So any version can follow on any other: the older one goes by the time of day, and leaves out the rest when it writes.
 
-use std::{collections::BTreeMap, path::Path, time::SystemTime};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
 use crate::{
-    decide::{Drain, Draining, ResumedSwitch, Spread, Switch},
+    decide::{Drain, Draining, ResumedSwitch, Spread, Switch, Time},
     kept::{self, Writer},
     model::{Epoch, FlowPolicy, MemberId, Service, SwitchKind},
 };
@@ -30,8 +31,14 @@ struct Record {
     #[serde(default)]
     policy: Option<FlowPolicy>,
     reason: String,
-    /// RFC 3339.
+    /// RFC 3339, for people and for earlier versions.
     at: String,
+    /// By the agent's clock. `None`: an earlier version wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at_boot_ns: Option<Time>,
+    /// The boot that the agent's clock counts from. `None`: an earlier version wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<String>,
     /// Those under way, of this switch and of earlier ones, as they began. `None`: an earlier version wrote this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     drains: Option<Vec<Kept>>,
@@ -42,8 +49,11 @@ struct Record {
 struct Kept {
     epoch: u32,
     from: Option<String>,
-    /// RFC 3339.
+    /// RFC 3339, for people and for earlier versions.
     until: String,
+    /// By the agent's clock. `None`: an earlier version wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until_boot_ns: Option<Time>,
     spread: Spread,
 }
 
@@ -53,17 +63,21 @@ type Records = BTreeMap<String, Record>;
 #[derive(Debug)]
 pub(super) struct History {
     records: Records,
+    /// This boot.
+    boot: String,
     /// Something is not written yet.
     changed: bool,
     writer: Writer<Records>,
 }
 
 impl History {
-    /// Reads what an earlier agent kept.
-    pub(super) fn read(state_dir: &Path) -> Self {
+    /// Reads what an earlier agent kept in this boot.
+    pub(super) fn read(state_dir: &Path, boot: &str) -> Self {
         let file = state_dir.join("switches.json");
+        let mut records: Records = kept::read(&file);
+        records.retain(|_, record| record.boot.as_ref().is_none_or(|of| of == boot));
         let writer = Writer::new(&file, "the last switch is");
-        Self { records: kept::read(&file), changed: false, writer }
+        Self { records, boot: boot.to_owned(), changed: false, writer }
     }
 
     /// The switch to `epoch`, if that is the one on record, and what drains since then. Of the switch before, only what drains.
@@ -74,30 +88,30 @@ impl History {
         if record.epoch != epoch.0 && !is_older {
             return None;
         }
-        let at = humantime::parse_rfc3339(&record.at).ok()?;
-        // A clock that was set back makes the switch a new one.
-        let now = SystemTime::now().max(at);
+        let at = record.at_boot_ns.or_else(|| clock.moment(&record.at))?;
+        let now = clock.now();
+        // By the time of day the switch may be still to come: the clock was set back, and it counts as a new one.
+        let by_day = |until: &str| clock.moment(until).map(|until| now + until.since(now.max(at)));
         let member = |name: &String| service.members.iter().position(|member| member.name == *name);
         let resumed = |kept: &Kept| {
-            let until = humantime::parse_rfc3339(&kept.until).ok();
-            let left = until.and_then(|until| until.duration_since(now).ok()).unwrap_or_default();
+            let deadline = kept.until_boot_ns.or_else(|| by_day(&kept.until)).unwrap_or_default();
             let from = kept.from.as_ref().and_then(member).map(MemberId);
             let drain = Drain { epoch: Epoch(kept.epoch), from, spread: kept.spread };
-            Draining { deadline: clock.now() + left, drain }
+            Draining { deadline, drain }
         };
         Some(ResumedSwitch {
             from: record.from.as_ref().and_then(member).map(MemberId),
             kind: record.kind,
             policy: record.policy,
             reason: record.reason.clone(),
-            age: now.duration_since(at).unwrap_or_default(),
+            age: now.since(at),
             drains: record.drains.as_ref().map(|drains| drains.iter().map(resumed).collect()),
             is_older,
         })
     }
 
     /// A switch was made. What drains goes on, until [`Self::drains`] says something else.
-    pub(super) fn record(&mut self, service: &Service, switch: &Switch, at: SystemTime) {
+    pub(super) fn record(&mut self, service: &Service, switch: &Switch, clock: Clock) {
         // A record of another epoch was not resumed: it is of a time before these maps, or of switches that were not written.
         let before = self.records.remove(&service.name);
         // With a step between them that nobody wrote down, it was: [`Self::resume`].
@@ -110,7 +124,9 @@ impl History {
             kind: switch.kind,
             policy: Some(switch.policy),
             reason: switch.reason.clone(),
-            at: humantime::format_rfc3339_millis(at).to_string(),
+            at: clock.rfc3339(switch.at),
+            at_boot_ns: Some(switch.at),
+            boot: Some(self.boot.clone()),
             drains: Some(drains),
         };
         self.records.insert(service.name.clone(), record);
@@ -121,15 +137,16 @@ impl History {
     pub(super) fn drains(&mut self, service: &Service, drains: &[Draining], clock: Clock) {
         // Every drain is of a switch that is on record, or was taken from there.
         let Some(record) = self.records.get_mut(&service.name) else { return };
-        let (now, moment) = (SystemTime::now(), clock.now());
         let kept = |Draining { deadline, drain }: &Draining| Kept {
             epoch: drain.epoch.0,
             from: name(service, drain.from),
-            // In full: a drain must not end before its time.
-            until: humantime::format_rfc3339_nanos(now + deadline.since(moment)).to_string(),
+            until: clock.rfc3339_ahead(*deadline),
+            until_boot_ns: Some(*deadline),
             spread: drain.spread,
         };
         record.drains = Some(drains.iter().map(kept).collect());
+        // That of an earlier version's record has none yet.
+        record.boot = Some(self.boot.clone());
         self.changed = true;
     }
 
@@ -147,11 +164,16 @@ fn name(service: &Service, member: Option<MemberId>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{env, fs, path::PathBuf, process, time::Duration};
+    use std::{
+        env, fs,
+        path::PathBuf,
+        process,
+        time::{Duration, SystemTime},
+    };
 
     use super::*;
-    use crate::{decide::Time, model::FlowPolicy};
 
+    const BOOT: &str = "this boot";
     const M1: Option<MemberId> = Some(MemberId(0));
     const M2: Option<MemberId> = Some(MemberId(1));
 
@@ -185,10 +207,10 @@ mod tests {
     /// Two switches, each with a drain, as an agent tells of them.
     fn two_drains(history: &mut History, first: Time, second: Time) {
         let service = three();
-        history.record(&service, &switch(M1, 1, 5, FlowPolicy::Drain), SystemTime::now());
+        history.record(&service, &switch(M1, 1, 5, FlowPolicy::Drain), Clock);
         history.drains(&service, &[draining(5, M1, first)], Clock);
         history.write();
-        history.record(&service, &switch(M2, 2, 6, FlowPolicy::Drain), SystemTime::now());
+        history.record(&service, &switch(M2, 2, 6, FlowPolicy::Drain), Clock);
         history.drains(&service, &[draining(5, M1, first), draining(6, M2, second)], Clock);
         history.write();
     }
@@ -201,18 +223,16 @@ mod tests {
     fn drains_survive_with_the_rest_of_their_time() {
         let dir = state_dir("survive");
         let (over, ahead) = (Clock.now(), Clock.now() + Duration::from_secs(3600));
-        let mut history = History::read(&dir);
+        let mut history = History::read(&dir, BOOT);
         two_drains(&mut history, over, ahead);
         // Dropping it waits for the disk.
         drop(history);
 
-        let history = History::read(&dir);
+        let history = History::read(&dir, BOOT);
         let [first, second] = resumed(&history, &three(), 6)[..] else { panic!("{history:?}") };
         assert_eq!((first.drain, second.drain), (draining(5, M1, over).drain, draining(6, M2, ahead).drain));
         assert!(first.deadline <= Clock.now(), "it has ended meanwhile");
-        // Two clocks are read one after the other.
-        let apart = second.deadline.since(ahead) + ahead.since(second.deadline);
-        assert!(apart < Duration::from_secs(1), "{apart:?}");
+        assert_eq!(second.deadline, ahead);
         assert_eq!(history.resume(&three(), Epoch(8), Clock), None, "a record of another switch");
         assert_eq!(history.resume(&three(), Epoch(5), Clock), None, "a record of another switch");
         fs::remove_dir_all(&dir).unwrap();
@@ -222,7 +242,7 @@ mod tests {
     fn members_are_known_by_name_and_may_be_gone() {
         let dir = state_dir("names");
         let ahead = Clock.now() + Duration::from_secs(3600);
-        let mut history = History::read(&dir);
+        let mut history = History::read(&dir, BOOT);
         two_drains(&mut history, ahead, ahead);
         let froms =
             |service| resumed(&history, &service, 6).iter().map(|one| one.drain.from).collect::<Vec<_>>();
@@ -237,13 +257,13 @@ mod tests {
     fn drains_go_on_over_a_switch() {
         let dir = state_dir("over");
         let ahead = Clock.now() + Duration::from_secs(3600);
-        let mut history = History::read(&dir);
+        let mut history = History::read(&dir, BOOT);
         two_drains(&mut history, ahead, ahead);
-        history.record(&three(), &switch(Some(MemberId(2)), 0, 7, FlowPolicy::Keep), SystemTime::now());
+        history.record(&three(), &switch(Some(MemberId(2)), 0, 7, FlowPolicy::Keep), Clock);
         let next = history.resume(&three(), Epoch(7), Clock).unwrap();
         assert_eq!(next.drains.map(|drains| drains.len()), Some(2));
         // Of switches before this boot, say: their drains are nobody's.
-        history.record(&three(), &switch(None, 0, 1, FlowPolicy::Keep), SystemTime::now());
+        history.record(&three(), &switch(None, 0, 1, FlowPolicy::Keep), Clock);
         let first = history.resume(&three(), Epoch(1), Clock).unwrap();
         assert_eq!(first.drains, Some(Vec::new()));
         drop(history);
@@ -255,12 +275,12 @@ mod tests {
     fn drains_go_on_where_the_active_member_is_gone() {
         let dir = state_dir("gone");
         let ahead = Clock.now() + Duration::from_secs(3600);
-        let mut history = History::read(&dir);
+        let mut history = History::read(&dir, BOOT);
         two_drains(&mut history, ahead, ahead);
         let two = service(&["m1", "m2"]);
         let froms = |drains: Vec<Draining>| drains.iter().map(|one| one.drain.from).collect::<Vec<_>>();
         assert_eq!(froms(resumed(&history, &two, 7)), [M1, M2]);
-        history.record(&two, &switch(None, 0, 8, FlowPolicy::Keep), SystemTime::now());
+        history.record(&two, &switch(None, 0, 8, FlowPolicy::Keep), Clock);
         assert_eq!(froms(resumed(&history, &two, 8)), [M1, M2]);
         drop(history);
         fs::remove_dir_all(&dir).unwrap();
@@ -284,7 +304,7 @@ mod tests {
         let file = dir.join("switches.json");
         let before = r#"{"orders": {"epoch": 6, "from": "m2", "kind": "failback", "reason": "as it was", "at": "2026-01-01T00:00:00.000Z"}}"#;
         fs::write(&file, before).unwrap();
-        let mut history = History::read(&dir);
+        let mut history = History::read(&dir, BOOT);
         let read = history.resume(&three(), Epoch(6), Clock).unwrap();
         assert_eq!((read.from, read.kind, read.reason.as_str()), (M2, SwitchKind::Failback, "as it was"));
         assert_eq!(read.drains, None);
@@ -301,20 +321,78 @@ mod tests {
         fs::remove_dir_all(&dir).unwrap();
     }
 
+    /// What stands in the file, with its times of day set to something else: as if the clock had been set.
+    fn set_clock(dir: &Path, at: &str, until: &str) {
+        let file = dir.join("switches.json");
+        let mut records: Records = kept::read(&file);
+        let record = records.get_mut("orders").unwrap();
+        record.at = at.into();
+        record.drains.iter_mut().flatten().for_each(|kept| kept.until = until.into());
+        fs::write(&file, serde_json::to_vec(&records).unwrap()).unwrap();
+    }
+
+    /// It ended drains at the start, when set forward, and let them and a hold-down last longer, when set back.
     #[test]
-    fn a_clock_that_was_set_back_lets_no_drain_last_longer_than_it_was_told() {
-        let dir = state_dir("back");
-        let mut history = History::read(&dir);
-        let day = Duration::from_secs(86400);
-        history.record(&three(), &switch(M1, 1, 6, FlowPolicy::Drain), SystemTime::now() + day);
-        let hour = Duration::from_secs(3600);
-        history.drains(&three(), &[draining(6, M1, Clock.now() + day + hour)], Clock);
-        history.write();
-        let [one] = resumed(&history, &three(), 6)[..] else { panic!("{history:?}") };
-        let left = one.deadline.since(Clock.now());
-        // The time of the switch is kept in milliseconds.
-        assert!(left.abs_diff(hour) < Duration::from_secs(1), "{left:?}");
+    fn a_clock_that_is_set_changes_no_drain_and_no_age() {
+        let dir = state_dir("set");
+        let ahead = Clock.now() + Duration::from_secs(3600);
+        two_drains(&mut History::read(&dir, BOOT), ahead, ahead);
+        for (at, until) in [
+            ("2001-01-01T00:00:00Z", "2001-01-01T01:00:00Z"),
+            ("2201-01-01T00:00:00Z", "2201-01-01T01:00:00Z"),
+            ("no time", "no time"),
+        ] {
+            set_clock(&dir, at, until);
+            let history = History::read(&dir, BOOT);
+            let last = history.resume(&three(), Epoch(6), Clock).unwrap();
+            assert!(last.age < Duration::from_secs(60), "{at}: {:?}", last.age);
+            let deadlines: Vec<_> = last.drains.unwrap().iter().map(|one| one.deadline).collect();
+            assert_eq!(deadlines, [ahead, ahead], "{at}");
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// The first epochs of a boot are those of the boot before.
+    #[test]
+    fn a_record_of_another_boot_is_none() {
+        let dir = state_dir("boot");
+        let ahead = Clock.now() + Duration::from_secs(3600);
+        two_drains(&mut History::read(&dir, BOOT), ahead, ahead);
+        let mut history = History::read(&dir, "another");
+        assert_eq!(history.resume(&three(), Epoch(6), Clock), None);
+        history.record(&three(), &switch(M1, 1, 7, FlowPolicy::Keep), Clock);
+        assert_eq!(resumed(&history, &three(), 7), []);
         drop(history);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// As the version before wrote it.
+    #[test]
+    fn a_record_of_times_of_day_goes_by_them() {
+        let dir = state_dir("day");
+        fs::create_dir_all(&dir).unwrap();
+        let (day, hour) = (Duration::from_secs(86400), Duration::from_secs(3600));
+        // The second: the clock was set back since, by a day.
+        for ahead in [Duration::ZERO, day] {
+            let at = SystemTime::now() + ahead;
+            let [at, until] = [at, at + hour].map(|time| humantime::format_rfc3339_nanos(time).to_string());
+            let text = format!(
+                r#"{{"orders": {{"epoch": 6, "from": "m1", "kind": "manual", "reason": "test", "at": "{at}",
+                    "drains": [{{"epoch": 6, "from": "m1", "until": "{until}", "spread": "at_end"}}]}}}}"#
+            );
+            fs::write(dir.join("switches.json"), text).unwrap();
+            let mut history = History::read(&dir, BOOT);
+            let [one] = resumed(&history, &three(), 6)[..] else { panic!("{history:?}") };
+            let left = one.deadline.since(Clock.now());
+            assert!(left.abs_diff(hour) < Duration::from_secs(1), "{left:?}");
+            // What the core makes of it is of this boot.
+            history.drains(&three(), &[one], Clock);
+            history.write();
+            drop(history);
+            set_clock(&dir, &at, "2001-01-01T00:00:00Z");
+            assert_eq!(resumed(&History::read(&dir, BOOT), &three(), 6)[..], [one]);
+            assert_eq!(History::read(&dir, "another").resume(&three(), Epoch(6), Clock), None);
+        }
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,9 +1,9 @@
-//! What operators have said and still holds, on disk: a restarted agent goes on with it. An expiry is kept by the time of day,
-//! so that it goes on while no agent runs.
+//! What operators have said and still holds, on disk: a restarted agent goes on with it. It holds over a reboot too, so an
+//! expiry is kept by the time of day; and by the agent's clock, which nobody sets, for as long as the boot lasts.
 //!
 //! Losing the file loses the orders, as if each had been taken back.
 
-use std::{collections::BTreeMap, path::Path, time::SystemTime};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,11 @@ use crate::{
 struct Record {
     /// RFC 3339.
     pin_until: Option<String>,
+    /// The same by the agent's clock, of that [`Self::boot`]; earlier agents did not write it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pin_until_boot_ns: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<String>,
     /// Without the time of the pin.
     #[serde(flatten)]
     orders: Orders,
@@ -30,21 +35,26 @@ type Records = BTreeMap<String, Record>;
 #[derive(Debug)]
 pub(super) struct OrdersFile {
     records: Records,
+    /// This boot.
+    boot: String,
     writer: Writer<Records>,
 }
 
 impl OrdersFile {
     /// Reads what an earlier agent kept.
-    pub(super) fn read(state_dir: &Path) -> Self {
+    pub(super) fn read(state_dir: &Path, boot: &str) -> Self {
         let file = state_dir.join("orders.json");
-        Self { records: kept::read(&file), writer: Writer::new(&file, "what operators said is") }
+        let writer = Writer::new(&file, "what operators said is");
+        Self { records: kept::read(&file), boot: boot.to_owned(), writer }
     }
 
     /// What still holds of what was said about this service; `None`: nothing was.
     pub(super) fn of(&self, service: &Service, clock: Clock) -> Option<Orders> {
-        let Record { pin_until, mut orders } = self.records.get(&service.name)?.clone();
+        let Record { pin_until, pin_until_boot_ns, boot, mut orders } =
+            self.records.get(&service.name)?.clone();
         if let Some(pin) = &mut orders.pin {
-            pin.until = pin_until.map(|until| moment(&until, clock));
+            let of_this_boot = pin_until_boot_ns.filter(|_| boot.as_ref() == Some(&self.boot));
+            pin.until = of_this_boot.or_else(|| pin_until.map(|until| moment(&until, clock)));
         }
         Some(orders)
     }
@@ -65,7 +75,9 @@ impl OrdersFile {
         } else {
             let until = orders.pin.as_mut().and_then(|pin: &mut Pin| pin.until.take());
             let pin_until = until.map(|until| clock.rfc3339_ahead(until));
-            self.records.insert(service.name.clone(), Record { pin_until, orders });
+            let boot = until.is_some().then(|| self.boot.clone());
+            let record = Record { pin_until, pin_until_boot_ns: until, boot, orders };
+            self.records.insert(service.name.clone(), record);
         }
         self.writer.write(self.records.clone());
     }
@@ -73,8 +85,7 @@ impl OrdersFile {
 
 /// When a time of day comes; a time that is not readable or has passed is now.
 fn moment(text: &str, clock: Clock) -> Time {
-    let left = humantime::parse_rfc3339(text).ok().and_then(|at| at.duration_since(SystemTime::now()).ok());
-    clock.now() + left.unwrap_or_default()
+    clock.now().max(clock.moment(text).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -101,20 +112,30 @@ mod tests {
             drained: [("dublin".to_owned(), Drained { force: true })].into(),
             weights: [("oslo".to_owned(), Weight { now: 7, configured: 50 })].into(),
         };
-        let mut file = OrdersFile::read(&state_dir);
+        let mut file = OrdersFile::read(&state_dir, "this boot");
         assert_eq!(file.of(&service(), clock), None);
         file.keep(&service(), orders.clone(), clock);
         // Dropping it waits for the disk.
         drop(file);
-        let mut file = OrdersFile::read(&state_dir);
+        let mut file = OrdersFile::read(&state_dir, "this boot");
         let read = file.of(&service(), clock).unwrap();
-        let left = read.pin.as_ref().unwrap().until.unwrap().since(clock.now());
+        assert_eq!(read, orders);
+        let until = |boot| {
+            let read = OrdersFile::read(&state_dir, boot).of(&service(), clock);
+            read.unwrap().pin.unwrap().until.unwrap()
+        };
+        let left = until("another").since(clock.now());
         assert!((3595..=3600).contains(&left.as_secs()), "{left:?}");
-        let until = read.pin.as_ref().unwrap().until;
-        assert_eq!(read, Orders { pin: Some(pin(until)), ..orders });
+        // The clock is set: by it the pin has ended.
+        let path = state_dir.join("orders.json");
+        let mut records: Records = kept::read(&path);
+        records.get_mut("orders").unwrap().pin_until = Some("2001-01-01T00:00:00Z".into());
+        fs::write(&path, serde_json::to_vec(&records).unwrap()).unwrap();
+        assert_eq!(Some(until("this boot")), orders.pin.as_ref().unwrap().until);
+        assert!(until("another") <= clock.now());
         file.keep(&service(), Orders::default(), clock);
         drop(file);
-        assert_eq!(OrdersFile::read(&state_dir).of(&service(), clock), None);
+        assert_eq!(OrdersFile::read(&state_dir, "this boot").of(&service(), clock), None);
         fs::remove_dir_all(&state_dir).unwrap();
     }
 

@@ -136,6 +136,13 @@ impl Probers {
         }
     }
 
+    /// Every prober of one address does the same.
+    pub(super) fn ask_address(&self, service: ServiceId, member: MemberId, address: SocketAddr) {
+        if let Some(running) = self.members[service.0][member.0].get(&address) {
+            running.told.send_modify(|told| told.asked += 1);
+        }
+    }
+
     /// Every prober of a member that a signal concerns does the same.
     pub(super) fn look(&self, service: ServiceId, member: MemberId) {
         for running in self.members[service.0][member.0].values() {

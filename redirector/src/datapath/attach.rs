@@ -10,7 +10,6 @@
 //! attaches first and detaches then: in between both run, and the second one finds nothing to do.
 
 mod clsact;
-mod netlink;
 mod tcx;
 
 use std::{

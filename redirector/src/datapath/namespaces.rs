@@ -34,7 +34,7 @@ pub(super) struct Namespace {
 
 /// The namespaces beside this one that have one of these addresses.
 pub(super) fn beside(addresses: &HashSet<IpAddr>) -> Result<Vec<Namespace>> {
-    let mut here = Links::open()?;
+    let here = Links::open()?;
     let mut numbers = here.led_to()?;
     if addresses.is_empty() || numbers.is_empty() {
         return Ok(Vec::new());

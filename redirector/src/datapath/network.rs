@@ -18,7 +18,8 @@ use anyhow::{Context as _, Result};
 use rtnetlink::{
     Handle, RouteMessageBuilder,
     packet_route::{
-        address::AddressAttribute,
+        RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType},
     },
@@ -29,6 +30,7 @@ pub use self::{
     device::{Device, Ensured},
     vip_route::{SingleRoute, VipRoute},
 };
+use super::netlink;
 
 /// A device of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,11 +71,9 @@ pub struct Network {
 impl Network {
     /// Opens netlink sockets; needs a tokio runtime, which drives them.
     pub fn connect() -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
-        tokio::spawn(connection);
-        let (connection, strict, _) = rtnetlink::new_connection_with_strict_check()
-            .context("cannot open a netlink socket that filters (Linux 4.20)")?;
-        tokio::spawn(connection);
+        let handle = netlink::connect(false).context("cannot open a netlink socket")?;
+        let strict =
+            netlink::connect(true).context("cannot open a netlink socket that filters (Linux 4.20)")?;
         Ok(Self { handle, strict })
     }
 
@@ -99,7 +99,8 @@ impl Network {
 
     async fn first_link(&self, request: rtnetlink::LinkGetRequest) -> Result<Option<LinkMessage>> {
         match Box::pin(request.execute()).try_next().await {
-            Ok(link) => Ok(link),
+            Ok(Some(link)) => Ok(Some(link)),
+            Ok(None) => Err(netlink::lost()).context("cannot ask for a device"),
             Err(rtnetlink::Error::NetlinkError(error)) if error.to_io().kind() == ErrorKind::NotFound => {
                 Ok(None)
             }
@@ -143,7 +144,10 @@ impl Network {
         request.header.flags |= flags;
         request.attributes.extend(device.map(RouteAttribute::Oif));
         match Box::pin(self.handle.route().get(request).execute()).try_next().await {
-            Ok(route) => Ok(route),
+            Ok(Some(route)) => Ok(Some(route)),
+            Ok(None) => {
+                Err(netlink::lost()).with_context(|| format!("cannot ask for the route to {address}"))
+            }
             Err(rtnetlink::Error::NetlinkError(error))
                 if matches!(
                     -error.raw_code(),
@@ -169,21 +173,12 @@ impl Network {
 
     /// Every address of this host, and the index of the device that has it.
     pub async fn addresses_by_device(&self) -> Result<Vec<(u32, IpAddr)>> {
-        let mut found = Vec::new();
-        let mut list = Box::pin(self.handle.address().get().execute());
-        while let Some(message) = list.try_next().await.context("cannot list the addresses")? {
-            let (mut own, mut other) = (None, None);
-            for attribute in &message.attributes {
-                match attribute {
-                    AddressAttribute::Local(address) => own = Some(*address),
-                    // The other end's on a point-to-point device, where the own one is given too.
-                    AddressAttribute::Address(address) => other = Some(*address),
-                    _ => {}
-                }
-            }
-            found.extend(own.or(other).map(|address| (message.header.index, address)));
-        }
-        Ok(found)
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let found = netlink::list(&self.handle, question, |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => own_address(&message),
+            _ => None,
+        });
+        found.await.context("cannot list the addresses")
     }
 }
 
@@ -206,6 +201,20 @@ impl From<LinkMessage> for Link {
         }
         link
     }
+}
+
+/// An address of this host, and the index of the device that has it.
+fn own_address(message: &AddressMessage) -> Option<(u32, IpAddr)> {
+    let (mut own, mut other) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => own = Some(*address),
+            // The other end's on a point-to-point device, where the own one is given too.
+            AddressAttribute::Address(address) => other = Some(*address),
+            _ => {}
+        }
+    }
+    Some((message.header.index, own.or(other)?))
 }
 
 fn device_of(route: &RouteMessage) -> Option<u32> {

@@ -268,12 +268,20 @@ pub(super) fn own_meta() -> Result<Meta> {
     Ok(Meta { version: layout::VERSION, reserved: 0, namespace: own_namespace()?, boot_id: own_boot()? })
 }
 
+/// This boot: a number that no other boot has, as text.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn boot_id() -> Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
+    Ok(text.trim().to_owned())
+}
+
 /// This boot, as `meta` has it.
 fn own_boot() -> Result<[u8; 40]> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
-    let mut boot_id = [0; 40];
-    boot_id.iter_mut().zip(text.trim().bytes()).for_each(|(to, from)| *to = from);
-    Ok(boot_id)
+    let mut boot = [0; 40];
+    boot.iter_mut().zip(boot_id()?.bytes()).for_each(|(to, from)| *to = from);
+    Ok(boot)
 }
 
 /// Cookie of this process's network namespace, which no other one gets in this boot (Linux 5.14).

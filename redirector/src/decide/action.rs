@@ -75,6 +75,13 @@ pub enum Action {
         /// Whom.
         member: MemberId,
     },
+    /// Every check of one address is asked once, now: before its flows, or those of another address, are reset.
+    Ask {
+        /// Whose address.
+        member: MemberId,
+        /// Which one.
+        address: SocketAddr,
+    },
     /// The hooks before a switch are asked, one after the other; what they say comes with
     /// [`Core::on_hooks`](super::Core::on_hooks). A question of the same service that is still open means nothing any more.
     AskHooks {

@@ -19,6 +19,8 @@ struct AtAddress {
     address: SocketAddr,
     /// In the order of the configuration.
     checks: Vec<Option<Answer>>,
+    /// When another one was heard for the first time since this one began to fail.
+    heard: Option<Time>,
 }
 
 /// The newest answer of one check at one address.
@@ -60,7 +62,7 @@ impl Answers {
     ) -> Option<Turn> {
         let position = self.0.iter().position(|known| known.address == address);
         let position = position.unwrap_or_else(|| {
-            self.0.push(AtAddress { address, checks: vec![None; checks.len()] });
+            self.0.push(AtAddress { address, checks: vec![None; checks.len()], heard: None });
             self.0.len() - 1
         });
         let slot = &mut self.0[position].checks[check.0];
@@ -117,6 +119,31 @@ impl Answers {
         })
     }
 
+    /// Of one address.
+    pub(super) fn at(&self, address: SocketAddr) -> Self {
+        Self(self.0.iter().filter(|known| known.address == address).cloned().collect())
+    }
+
+    /// Of [the others](Self::others_of).
+    pub(super) fn beside(&self, address: SocketAddr) -> Self {
+        Self(self.0.iter().filter(|known| known.is_beside(address)).cloned().collect())
+    }
+
+    /// Other addresses of the same IP version that have answered anything.
+    pub(super) fn others_of(&self, address: SocketAddr) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.0.iter().filter(move |known| known.is_beside(address)).map(|known| known.address)
+    }
+
+    /// When [another one](Self::others_of) was heard for the first time since this one began to fail.
+    pub(super) fn heard(&self, address: SocketAddr) -> Option<Time> {
+        self.0.iter().find(|known| known.address == address)?.heard
+    }
+
+    pub(super) fn set_heard(&mut self, address: SocketAddr, now: Time) {
+        let known = self.0.iter_mut().find(|known| known.address == address);
+        known.expect("it was asked for").heard = Some(now);
+    }
+
     /// Since when no address has answered as it should; `None`: one has, or nothing is known yet.
     pub(super) fn failing_since(&self) -> Option<Time> {
         let at_address = |at: &AtAddress| at.deciding().filter_map(|answer| answer.failing_since).min();
@@ -149,9 +176,27 @@ impl Answers {
         };
         self.0.iter().flat_map(AtAddress::deciding).any(confirms)
     }
+
+    /// Whether `others` have not passed since a check began to fail here: perhaps this host is cut off, and these answers are merely
+    /// the first to show it.
+    pub(super) fn is_unheard_by(&self, others: &Self) -> bool {
+        let heard = others.passes().max();
+        let failing = self.failures().max();
+        failing.is_some_and(|since| heard.is_none_or(|heard| heard < since))
+    }
+
+    /// Whether all that is known against who is down since `down_since` may be of a cut that ended when others were `heard`.
+    pub(super) fn may_have_been_cut(&self, down_since: Time, heard: Time) -> bool {
+        let fails_since = || self.failures().any(|since| since <= heard);
+        (down_since <= heard || fails_since()) && !self.confirmed_failing(heard)
+    }
 }
 
 impl AtAddress {
+    fn is_beside(&self, address: SocketAddr) -> bool {
+        self.address != address && self.address.is_ipv4() == address.is_ipv4()
+    }
+
     fn deciding(&self) -> impl Iterator<Item = &Answer> {
         self.checks.iter().flatten().filter(|answer| answer.decides)
     }

@@ -141,20 +141,16 @@ impl Core {
         Some(doubt).filter(|doubt| now < doubt.until).or_else(|| self.doubt(member, now))
     }
 
-    /// Whether the active member has not passed since a check of `member` began to fail: perhaps this host is cut off, and that one is
-    /// merely the first to show it.
+    /// Whether the active member has not passed since a check of `member` began to fail.
     fn is_unheard(&self, active: MemberId, member: MemberId) -> bool {
-        let heard = self.answers[active.0].passes().max();
-        let failing = self.answers[member.0].failures().max();
-        failing.is_some_and(|since| heard.is_none_or(|heard| heard < since))
+        self.answers[member.0].is_unheard_by(&self.answers[active.0])
     }
 
     /// Whether all that is known against `member` may be of the time when the active member failed too, or was not heard.
     fn may_have_been_cut(&self, member: MemberId) -> bool {
-        let Some(heard) = self.heard_again[member.0] else { return false };
-        let was_down = self.members[member.0].since() <= heard;
-        let fails_since = || self.answers[member.0].failures().any(|since| since <= heard);
-        (was_down || fails_since()) && !self.answers[member.0].confirmed_failing(heard)
+        let down_since = self.members[member.0].since();
+        self.heard_again[member.0]
+            .is_some_and(|heard| self.answers[member.0].may_have_been_cut(down_since, heard))
     }
 
     /// Whether an address that is down has no check that fails: it will be up when they have passed often enough.

@@ -322,6 +322,10 @@ impl Core {
             let then = format!("its flows are reset, whatever was heard; {}", doubt.why);
             add("doubt", Some(member), doubt.until, then);
         }
+        for (member, address, doubt) in self.doubted_addresses(now) {
+            let then = format!("the flows of {address} are reset, whatever was heard; {}", doubt.why);
+            add("doubt", Some(member), doubt.until, then);
+        }
         for (number, member) in self.members.iter().enumerate() {
             let id = MemberId(number);
             if let Some(since) = member.up_since() {

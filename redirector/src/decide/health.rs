@@ -122,6 +122,11 @@ impl Health {
         self.state
     }
 
+    /// Since when [`Self::state`] holds; `None`: since ever.
+    pub(super) fn since(&self) -> Option<Time> {
+        self.since
+    }
+
     /// When the newest probe ended.
     pub(super) fn checked_at(&self) -> Option<Time> {
         self.checked_at

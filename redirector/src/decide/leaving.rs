@@ -39,14 +39,24 @@ impl Leaving {
         self.0 = self.0.drain(..).filter_map(renumbered).collect();
     }
 
-    /// When the next one ends.
-    pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.0.iter().map(|left| left.deadline).min()
+    /// When the time of the next one is over.
+    pub(super) fn next_deadline(&self, now: Time) -> Option<Time> {
+        self.0.iter().map(|left| left.deadline).filter(|deadline| *deadline > now).min()
     }
 
-    /// Removes those that have ended.
-    pub(super) fn take_ended(&mut self, now: Time) -> Vec<(MemberId, SocketAddr)> {
-        let (ended, rest): (Vec<_>, _) = self.0.drain(..).partition(|left| left.deadline <= now);
+    /// Those whose time is over.
+    pub(super) fn due(&self, now: Time) -> impl Iterator<Item = (MemberId, SocketAddr)> + '_ {
+        self.0.iter().filter(move |left| left.deadline <= now).map(|left| (left.member, left.address))
+    }
+
+    /// Removes those whose time is over, if they `may_end`.
+    pub(super) fn take_ended(
+        &mut self,
+        now: Time,
+        may_end: impl Fn(MemberId, SocketAddr) -> bool,
+    ) -> Vec<(MemberId, SocketAddr)> {
+        let ends = |left: &Left| left.deadline <= now && may_end(left.member, left.address);
+        let (ended, rest): (Vec<_>, _) = self.0.drain(..).partition(ends);
         self.0 = rest;
         ended.into_iter().map(|left| (left.member, left.address)).collect()
     }

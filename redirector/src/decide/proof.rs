@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    Action, Core, answers,
+    Action, Core,
+    answers::{self, Turn},
     choice::Choice,
     round::{Progress, Round},
 };
@@ -26,6 +27,7 @@ impl Core {
         let passes = verdict == Verdict::Pass && checks[check.0].effect.decides();
         // As it was before: this pass is the one that they wait for.
         let unheard = if passes { self.failing_unheard(member) } else { Vec::new() };
+        let others = if passes { self.others_that_hear(member, address) } else { Vec::new() };
         let turn = self.answers[member.0].note(self.now, checks, address, check, verdict);
         if let Some(round) = self.round.as_mut().filter(|round| round.member == member) {
             round.hear(address, check, &checks[check.0].name, outcome);
@@ -33,11 +35,18 @@ impl Core {
         if let Some(turn) = turn {
             self.ask_for_drains(member, turn);
         }
+        if turn == Some(Turn::Fails) {
+            self.ask_the_others(member, address);
+        }
         for other in unheard {
             self.doubt_failures_up_to_now(other);
         }
+        for other in others {
+            self.doubt_failures_of_address(member, other);
+        }
         if verdict == Verdict::Fail {
             self.ask_once_more(member);
+            self.ask_address_once_more(member, address);
         }
     }
 

@@ -12,7 +12,8 @@
 //!
 //! A blackout does not count as flapping either.
 //! Doubt and lateness delay the early end of a drain in the same way, for the member that is drained and down; that waits for more
-//! than this: [`early_end`](super::early_end).
+//! than this: [`early_end`](super::early_end). So does the end of the flows of an address that is down while its member is not:
+//! [`left_out`](super::left_out).
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Core,
+    answers::Answers,
     choice::Standing,
     time::{Time, in_words},
 };
@@ -46,7 +48,7 @@ struct Blackout {
     heard: Option<Time>,
 }
 
-/// Why the end of the active member is not acted on yet.
+/// Why the end of the active member, or of what else is down, is not acted on yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Doubt {
     pub(super) why: String,
@@ -116,14 +118,15 @@ impl Core {
 
     /// Why the active member, which is down, is not left yet although the rules say so; `None`: nothing is in the way.
     pub(super) fn doubt(&self, active: MemberId, now: Time) -> Option<Doubt> {
-        let cases = [self.late(active), self.blackout(active), self.all_in_doubt(active)];
+        let late = self.late(self.members[active.0].since(), &self.answers[active.0]);
+        let cases = [late, self.blackout(active), self.all_in_doubt(active)];
         cases.into_iter().flatten().find(|doubt| now < doubt.until)
     }
 
-    fn late(&self, active: MemberId) -> Option<Doubt> {
+    /// Of who is down since `down_since`.
+    pub(super) fn late(&self, down_since: Time, answers: &Answers) -> Option<Doubt> {
         let Late { at, by } = self.suspicion.late?;
-        let went_down_since = self.members[active.0].since() >= at;
-        (went_down_since && !self.answers[active.0].confirmed_failing(at)).then(|| Doubt {
+        (down_since >= at && !answers.confirmed_failing(at)).then(|| Doubt {
             why: format!("the agent was late by {}: a probe that began since must fail too", in_words(by)),
             until: at + self.window(),
         })

@@ -7,7 +7,10 @@
 //! | `GET /readyz` | 200 while every service has an active member; else 503 with those that have none |
 //!
 //! It knows nothing of the agent but a channel. Whoever asks too much waits, and costs the agent's loop nothing: one scrape at
-//! a time, [`MAX_CLIENTS`] connections, each with one request and a limited time.
+//! a time, [`MAX_CLIENTS`] connections, each with one request, a head of a limited length and a limited time.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,
@@ -42,7 +45,7 @@ pub const FRESH: Duration = Duration::from_millis(500);
 /// How long the agent's loop may take to come round.
 pub const LOOP_TIME: Duration = Duration::from_secs(1);
 
-/// How long looking everything up may take.
+/// How long a client waits for metrics at most, the scrapes of others before its own included: Prometheus gives up after 10 s.
 const SCRAPE_TIME: Duration = Duration::from_secs(8);
 
 /// How long a connection may last, from accept to the last byte of the answer.
@@ -50,6 +53,9 @@ const CLIENT_TIME: Duration = Duration::from_secs(20);
 
 /// How long a client may take to send its request.
 const REQUEST_TIME: Duration = Duration::from_secs(2);
+
+/// The longest head of a request, in bytes. A longer one is refused (431), and nobody holds more of the agent's memory.
+const LONGEST_HEAD: usize = 16 * 1024;
 
 /// Connections at a time: the probes need file descriptors too.
 const MAX_CLIENTS: usize = 16;
@@ -126,7 +132,7 @@ fn foreign(address: SocketAddr) -> anyhow::Error {
 /// Serves until it is dropped; that ends all connections.
 pub async fn serve(listener: TcpListener, agent: mpsc::Sender<Ask>) {
     let mut clients = JoinSet::new();
-    let agent = Agent { asks: agent, scraped: Arc::default(), turn: Arc::new(Semaphore::new(1)) };
+    let agent = Agent::new(agent, SCRAPE_TIME);
     loop {
         tokio::select! {
             Some(_) = clients.join_next() => {}
@@ -152,6 +158,14 @@ struct Agent {
     scraped: Arc<Mutex<Option<(Instant, Bytes)>>>,
     /// Whose scrape is being made, also when nobody waits for it any more.
     turn: Arc<Semaphore>,
+    /// [`SCRAPE_TIME`]
+    scrape_time: Duration,
+}
+
+impl Agent {
+    fn new(asks: mpsc::Sender<Ask>, scrape_time: Duration) -> Self {
+        Self { asks, scraped: Arc::default(), turn: Arc::new(Semaphore::new(1)), scrape_time }
+    }
 }
 
 /// One connection, one request.
@@ -163,6 +177,7 @@ async fn client(stream: TcpStream, agent: Agent) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIME)
+        .max_buf_size(LONGEST_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -191,37 +206,38 @@ async fn route(method: &Method, path: &str, agent: &Agent) -> Response<Full<Byte
 }
 
 async fn metrics(agent: &Agent) -> Response<Full<Bytes>> {
-    let mut scraped = agent.scraped.lock().await;
-    let fresh = scraped.as_ref().filter(|(at, _)| at.elapsed() < FRESH).map(|(_, text)| text.clone());
-    let text = match fresh {
-        Some(text) => text,
-        None => match scrape(agent).await {
-            Ok(text) => scraped.insert((Instant::now(), text.into())).1.clone(),
-            Err(why) => return why,
-        },
+    let text = match within(agent.scrape_time, scraped(agent)).await {
+        Ok(text) => text,
+        Err(why) => return why,
     };
-    drop(scraped);
     let mut response = Response::new(Full::from(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT_TYPE));
     response
 }
 
-async fn scrape(agent: &Agent) -> Result<String, Response<Full<Bytes>>> {
-    let turn = timeout(SCRAPE_TIME, Arc::clone(&agent.turn).acquire_owned()).await;
+/// What somebody has just scraped, or what is scraped now.
+async fn scraped(agent: &Agent) -> Result<Bytes, Response<Full<Bytes>>> {
+    let mut scraped = agent.scraped.lock().await;
+    if let Some((at, text)) = &*scraped
+        && at.elapsed() < FRESH
+    {
+        return Ok(text.clone());
+    }
     // Nobody closes the semaphore.
-    let Ok(Ok(turn)) = turn else { return Err(late(SCRAPE_TIME)) };
-    ask(agent, SCRAPE_TIME, |reply| Ask::Scrape { turn, reply }).await
+    let turn = Arc::clone(&agent.turn).acquire_owned().await.map_err(|_| stopping())?;
+    let text = ask(agent, |reply| Ask::Scrape { turn, reply }).await?;
+    Ok(scraped.insert((Instant::now(), text.into())).1.clone())
 }
 
 async fn healthz(agent: &Agent) -> Response<Full<Bytes>> {
-    match ask(agent, LOOP_TIME, |reply| Ask::Alive { reply }).await {
+    match within(LOOP_TIME, ask(agent, |reply| Ask::Alive { reply })).await {
         Ok(()) => plain(StatusCode::OK, "ok\n".into()),
         Err(why) => why,
     }
 }
 
 async fn readyz(agent: &Agent) -> Response<Full<Bytes>> {
-    match ask(agent, LOOP_TIME, |reply| Ask::Ready { reply }).await {
+    match within(LOOP_TIME, ask(agent, |reply| Ask::Ready { reply })).await {
         Ok(without) if without.is_empty() => plain(StatusCode::OK, "ok\n".into()),
         Ok(without) => plain(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -234,21 +250,29 @@ async fn readyz(agent: &Agent) -> Response<Full<Bytes>> {
 /// Puts a question to the agent's loop.
 async fn ask<T>(
     agent: &Agent,
-    within: Duration,
     question: impl FnOnce(oneshot::Sender<T>) -> Ask,
 ) -> Result<T, Response<Full<Bytes>>> {
     let (reply, answer) = oneshot::channel();
-    let asked = timeout(within, async {
+    let asked = async {
         agent.asks.send(question(reply)).await.ok()?;
         answer.await.ok()
-    });
-    match asked.await {
-        Ok(Some(answer)) => Ok(answer),
-        Ok(None) => {
-            let text = "the agent is stopping, or cannot read its maps; look at its log\n";
-            Err(plain(StatusCode::SERVICE_UNAVAILABLE, text.into()))
-        }
-        Err(_) => Err(late(within)),
+    };
+    asked.await.ok_or_else(stopping)
+}
+
+fn stopping() -> Response<Full<Bytes>> {
+    let text = "the agent is stopping, or cannot read its maps; look at its log\n";
+    plain(StatusCode::SERVICE_UNAVAILABLE, text.into())
+}
+
+/// All of the wait for an answer, not each of its steps.
+async fn within<T>(
+    longest: Duration,
+    answer: impl Future<Output = Result<T, Response<Full<Bytes>>>>,
+) -> Result<T, Response<Full<Bytes>>> {
+    match timeout(longest, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(late(longest)),
     }
 }
 

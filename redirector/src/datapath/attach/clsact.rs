@@ -27,7 +27,7 @@ use rtnetlink::{
     },
 };
 
-use super::{Hook, Place, netlink::Socket};
+use super::{super::netlink::Socket, Hook, Place};
 
 /// Priority of every filter of Redirector's.
 const PRIORITY: u16 = 50_000;
@@ -79,7 +79,7 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn open() -> Result<Self> {
-        Ok(Self { socket: Socket::open()? })
+        Ok(Self { socket: Socket::open().context("cannot open a netlink socket")? })
     }
 
     /// Lets `program` run on a hook: in the place of the first of `own` filters that is there, or at the end of all.
@@ -162,7 +162,23 @@ impl Control {
 
     /// The filters of everybody on one hook.
     fn list(&self, place: Place) -> Result<Vec<TcMessage>> {
-        self.socket.list(RouteNetlinkMessage::GetTrafficFilter(message(at(place), Vec::new())))
+        self.ask_for_list(&RouteNetlinkMessage::GetTrafficFilter(message(at(place), Vec::new())))
+    }
+
+    /// A device that is gone has nothing on it. What cannot be read stands there as a message that says nothing.
+    fn ask_for_list(&self, question: &RouteNetlinkMessage) -> Result<Vec<TcMessage>> {
+        let listed = match self.socket.list(question) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
+            listed => listed.context("cannot list what traffic control has")?,
+        };
+        let of_control = |message| match message {
+            Some(RouteNetlinkMessage::NewQueueDiscipline(tc) | RouteNetlinkMessage::NewTrafficFilter(tc)) => {
+                Some(tc)
+            }
+            Some(_) => None,
+            None => Some(TcMessage::default()),
+        };
+        Ok(listed.into_iter().filter_map(of_control).collect())
     }
 
     /// Whether any filter is on the device.
@@ -177,7 +193,7 @@ impl Control {
 
     /// Devices that have `clsact`, or `ingress`, its older form for one direction.
     fn devices(&self) -> Result<Vec<u32>> {
-        let all = self.socket.list(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))?;
+        let all = self.ask_for_list(&RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))?;
         let takes_filters = |message: &&TcMessage| {
             message.attributes.iter().any(
                 |attribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "clsact" || kind == "ingress"),

@@ -7,11 +7,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
-use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
-use tokio_stream::StreamExt as _;
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
+};
 
 use super::super::{
-    attach, links,
+    attach, links, netlink,
     network::Network,
     pins::paths_in,
     programs::{EGRESS, INGRESS, links_dir},
@@ -147,30 +149,28 @@ fn errno(error: &ProgramError) -> Option<i32> {
 
 /// A device without `clsact` has none.
 async fn filters_on(device: u32, direction: Direction) -> Result<Vec<Filter>> {
-    let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
-    tokio::spawn(connection);
-    let index = i32::try_from(device).context("a device with an index beyond all bounds")?;
-    let all = handle.traffic_filter(index).get();
-    let request = match direction {
-        Direction::Ingress => all.ingress(),
-        Direction::Egress => all.egress(),
+    let handle = netlink::connect(false).context("cannot open a netlink socket")?;
+    let mut question = TcMessage::default();
+    question.header.index = i32::try_from(device).context("a device with an index beyond all bounds")?;
+    question.header.parent = TcHandle {
+        major: u16::MAX,
+        minor: match direction {
+            Direction::Ingress => TcHandle::MIN_INGRESS,
+            Direction::Egress => TcHandle::MIN_EGRESS,
+        },
     };
-    let mut found = Vec::new();
-    let mut list = Box::pin(request.execute());
-    loop {
-        match list.try_next().await {
-            Ok(Some(message)) => found.extend(filter_of(&message)),
-            Ok(None) => break,
-            // No queueing discipline, or no device.
-            Err(rtnetlink::Error::NetlinkError(error))
-                if matches!(-error.raw_code(), libc::EINVAL | libc::ENOENT | libc::ENODEV) =>
-            {
-                break;
-            }
-            Err(error) => return Err(error).context("cannot list the filters of a device"),
+    let listed =
+        netlink::list(&handle, RouteNetlinkMessage::GetTrafficFilter(question), |answer| match answer {
+            RouteNetlinkMessage::NewTrafficFilter(message) => filter_of(&message),
+            _ => None,
+        });
+    match listed.await {
+        // No queueing discipline, or no device.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)) => {
+            Ok(Vec::new())
         }
+        listed => listed.context("cannot list the filters of a device"),
     }
-    Ok(found)
 }
 
 /// `None` for the head of a priority, which is no filter.

@@ -7,10 +7,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rtnetlink::packet_route::address::AddressAttribute;
-use tokio_stream::StreamExt as _;
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+};
 
-use super::super::network::{Network, RouteTo};
+use super::super::{
+    netlink,
+    network::{Network, RouteTo},
+};
 use crate::{
     config::Resolved,
     model::{Config, MemberId, ServiceId},
@@ -108,13 +113,16 @@ impl Subnet {
 /// # Errors
 /// When the kernel does not answer.
 pub async fn subnets() -> Result<Vec<Subnet>> {
-    let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
-    tokio::spawn(connection);
+    let handle = netlink::connect(false).context("cannot open a netlink socket")?;
     let network = Network::connect()?;
     let mut names = BTreeMap::new();
     let mut subnets = Vec::new();
-    let mut list = Box::pin(handle.address().get().execute());
-    while let Some(message) = list.try_next().await.context("cannot list the addresses")? {
+    let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let listed = netlink::list(&handle, question, |answer| match answer {
+        RouteNetlinkMessage::NewAddress(message) => Some(message),
+        _ => None,
+    });
+    for message in listed.await.context("cannot list the addresses")? {
         let (index, prefix) = (message.header.index, message.header.prefix_len);
         let address = message.attributes.iter().find_map(|attribute| match attribute {
             AddressAttribute::Address(address) => Some(*address),

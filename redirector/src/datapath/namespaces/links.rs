@@ -4,21 +4,20 @@
 
 use std::{
     collections::HashSet,
+    io,
     net::IpAddr,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-use anyhow::{Context as _, Result, bail};
-use rtnetlink::{
-    packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
-    packet_route::{
-        RouteNetlinkMessage,
-        address::{AddressAttribute, AddressMessage},
-        link::{LinkAttribute, LinkMessage},
-        nsid::{NsidAttribute, NsidMessage},
-    },
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+use anyhow::{Context as _, Result};
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkMessage},
+    nsid::{NsidAttribute, NsidMessage},
 };
+
+use super::super::netlink::Socket;
 
 /// A routing socket of the network namespace that the thread is in.
 pub(super) struct Links {
@@ -27,88 +26,63 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn open() -> Result<Self> {
-        let socket = Socket::new(NETLINK_ROUTE).context("cannot open a netlink socket")?;
+        let socket = Socket::open().context("cannot open a netlink socket")?;
         Ok(Self { socket })
     }
 
     /// The numbers that this namespace has for those that its links lead into.
-    pub(super) fn led_to(&mut self) -> Result<HashSet<i32>> {
-        let mut numbers = HashSet::new();
-        self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP, |answer| {
-            if let RouteNetlinkMessage::NewLink(link) = answer {
-                numbers.extend(link.attributes.iter().filter_map(|attribute| match attribute {
-                    LinkAttribute::LinkNetNsId(number) if *number >= 0 => Some(*number),
-                    _ => None,
-                }));
-            }
-        })
-        .context("cannot list the links")?;
-        Ok(numbers)
+    pub(super) fn led_to(&self) -> Result<HashSet<i32>> {
+        let links = self
+            .list(&RouteNetlinkMessage::GetLink(LinkMessage::default()))
+            .context("cannot list the links")?;
+        let number = |attribute: LinkAttribute| match attribute {
+            LinkAttribute::LinkNetNsId(number) if number >= 0 => Some(number),
+            _ => None,
+        };
+        let numbers = |answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => link.attributes.into_iter().find_map(number),
+            _ => None,
+        };
+        Ok(links.into_iter().filter_map(numbers).collect())
     }
 
     /// The number that this namespace has for another one; `None`: it has none for it.
-    pub(super) fn number_of(&mut self, namespace: BorrowedFd<'_>) -> Result<Option<i32>> {
+    pub(super) fn number_of(&self, namespace: BorrowedFd<'_>) -> Result<Option<i32>> {
         let mut question = NsidMessage::default();
         question.attributes.push(NsidAttribute::Fd(namespace.as_raw_fd().cast_unsigned()));
-        let mut number = None;
-        self.ask(RouteNetlinkMessage::GetNsId(question), 0, |answer| {
-            if let RouteNetlinkMessage::NewNsId(message) = answer {
-                number = message.attributes.iter().find_map(|attribute| match attribute {
-                    NsidAttribute::Id(number) if *number >= 0 => Some(*number),
-                    _ => None,
-                });
-            }
+        let answer = self
+            .socket
+            .ask(RouteNetlinkMessage::GetNsId(question))
+            .context("cannot ask for the number of a network namespace")?;
+        let number = |attribute: &NsidAttribute| match attribute {
+            NsidAttribute::Id(number) if *number >= 0 => Some(*number),
+            _ => None,
+        };
+        Ok(match answer {
+            Some(RouteNetlinkMessage::NewNsId(message)) => message.attributes.iter().find_map(number),
+            _ => None,
         })
-        .context("cannot ask for the number of a network namespace")?;
-        Ok(number)
     }
 
     /// The addresses in this namespace.
-    pub(super) fn addresses(&mut self) -> Result<HashSet<IpAddr>> {
-        let mut addresses = HashSet::new();
-        self.ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP, |answer| {
-            if let RouteNetlinkMessage::NewAddress(message) = answer {
-                // On a point-to-point device one of the two is the other end's: it is no socket's own, and finds none.
-                addresses.extend(message.attributes.iter().filter_map(|attribute| match attribute {
-                    AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(*address),
-                    _ => None,
-                }));
-            }
-        })
-        .context("cannot list the addresses of a network namespace")?;
-        Ok(addresses)
+    pub(super) fn addresses(&self) -> Result<HashSet<IpAddr>> {
+        let all = self
+            .list(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))
+            .context("cannot list the addresses of a network namespace")?;
+        // On a point-to-point device one of the two is the other end's: it is no socket's own, and finds none.
+        let address = |attribute| match attribute {
+            AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(address),
+            _ => None,
+        };
+        let addresses = |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => message.attributes,
+            _ => Vec::new(),
+        };
+        Ok(all.into_iter().flat_map(addresses).filter_map(address).collect())
     }
 
-    /// Asks, and calls `each` for every message of the answer.
-    fn ask(
-        &mut self,
-        question: RouteNetlinkMessage,
-        flags: u16,
-        mut each: impl FnMut(RouteNetlinkMessage),
-    ) -> Result<()> {
-        let mut message = NetlinkMessage::from(question);
-        message.header.flags = NLM_F_REQUEST | flags;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-        loop {
-            let (answer, _) = self.socket.recv_from_full()?;
-            let mut rest = &answer[..];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)?;
-                let length = (message.header.length as usize).max(1).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
-                match message.payload {
-                    NetlinkPayload::InnerMessage(answer) => each(answer),
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) if error.code.is_some() => bail!(error.to_io()),
-                    _ => {}
-                }
-            }
-            if flags & NLM_F_DUMP == 0 {
-                return Ok(());
-            }
-        }
+    fn list(&self, question: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let readable = |answer: Option<_>| answer.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
+        self.socket.list(question)?.into_iter().map(readable).collect()
     }
 }

@@ -9,16 +9,15 @@ use anyhow::{Context as _, Result};
 use rtnetlink::{
     RouteMessageBuilder,
     packet_route::{
-        AddressFamily,
+        AddressFamily, RouteNetlinkMessage,
         route::{
             RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
             RouteScope, RouteType,
         },
     },
 };
-use tokio_stream::StreamExt as _;
 
-use super::{Network, device_of, ip_of, mtu_of, source_of};
+use super::{super::netlink, Network, device_of, ip_of, mtu_of, source_of};
 
 /// The route of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,25 +117,22 @@ impl Network {
     ) -> Result<R> {
         let mut kept = R::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut routes = Box::pin(self.strict.route().get(every_route(family, device)).execute());
-            loop {
-                match routes.try_next().await {
-                    // What was asked for is looked at once more: where the kernel does not know an IP version, it tells of all others.
-                    Ok(Some(route)) => {
-                        let is_meant = route.header.address_family == family
-                            && route.header.table == RouteHeader::RT_TABLE_MAIN
-                            && device.is_none_or(|device| device_of(&route) == Some(device));
-                        kept.extend(is_meant.then(|| keep(route)).flatten());
-                    }
-                    Ok(None) => break,
-                    // There is no such table as long as it has no route; or no such device any more.
-                    Err(rtnetlink::Error::NetlinkError(error))
-                        if matches!(-error.raw_code(), libc::ENOENT | libc::ENODEV) =>
-                    {
-                        break;
-                    }
-                    Err(error) => return Err(error).context("cannot list the routes"),
-                }
+            // What was asked for is looked at once more: where the kernel does not know an IP version, it tells of all others.
+            let is_meant = |route: &RouteMessage| {
+                route.header.address_family == family
+                    && route.header.table == RouteHeader::RT_TABLE_MAIN
+                    && device.is_none_or(|device| device_of(route) == Some(device))
+            };
+            let question = RouteNetlinkMessage::GetRoute(every_route(family, device));
+            let listed = netlink::list(&self.strict, question, |answer| match answer {
+                RouteNetlinkMessage::NewRoute(route) if is_meant(&route) => keep(route),
+                _ => None,
+            });
+            match listed.await {
+                Ok(listed) => kept.extend(listed),
+                // There is no such table as long as it has no route; or no such device any more.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {}
+                Err(error) => return Err(error).context("cannot list the routes"),
             }
         }
         Ok(kept)

@@ -383,6 +383,42 @@ fn drained() -> impl Strategy<Value = (Start, Vec<Step>)> {
     (start, steps.prop_map(|steps| steps.concat()))
 }
 
+/// Members have several addresses, and the probes of one of them or of all pass and fail: what cuts of this host look like, and deaths of
+/// addresses.
+fn several_addresses() -> impl Strategy<Value = (Start, Vec<Step>)> {
+    let start = (service(), which_addresses(), any::<bool>()).prop_map(|(service, which, answers_rounds)| {
+        let service = Service { on_failover: FlowPolicy::Reset, ..service };
+        let members = service.members.len();
+        let offered = |member: usize| {
+            let offer = |number: &usize| Offer { address: pool(MemberId(member))[*number], offered: true };
+            which.iter().map(offer).collect()
+        };
+        let known = (0..members).map(offered).collect();
+        Start { service, known, resumed: None, first: vec![which.clone(); members], answers_rounds }
+    });
+    let verdict = || prop_oneof![1 => Just(Verdict::Pass), 1 => Just(Verdict::Fail)];
+    // Several answers in a row that say the same: one at a time is seldom enough to go down or to come up.
+    let of_one = (0_usize..2, 0_usize..5, 0_usize..2, verdict(), vec(0_u64..150, 1..4)).prop_map(
+        |(member, address, check, verdict, waits)| {
+            let event = Event::Probe { member, address, check, verdict };
+            waits.into_iter().map(|wait| Step { wait, late: 0, event: event.clone() }).collect::<Vec<_>>()
+        },
+    );
+    // Each in its turn, some milliseconds apart.
+    let of_all = (0_usize..2, 0_usize..5, verdict(), vec(0_u64..30, 5..16)).prop_map(
+        |(member, first, verdict, waits)| {
+            let probe = |(number, wait): (usize, u64)| {
+                let address = (first + number) % 5;
+                Step { wait, late: 0, event: Event::Probe { member, address, check: 0, verdict } }
+            };
+            waits.into_iter().enumerate().map(probe).collect()
+        },
+    );
+    let others = step().prop_map(|step| vec![step]);
+    let steps = vec(prop_oneof![8 => of_one, 3 => of_all, 1 => others], 0..40);
+    (start, steps.prop_map(|steps| steps.concat()))
+}
+
 /// How many schedules are tried.
 fn schedules() -> ProptestConfig {
     let number = std::env::var("REDIRECTOR_SCHEDULES").ok().and_then(|number| number.parse().ok());
@@ -409,6 +445,16 @@ proptest! {
 
     #[test]
     fn so_it_does_while_a_member_is_drained((start, steps) in drained()) {
+        let mut witness = Witness::new(start).run(&steps);
+        witness.run_out();
+    }
+}
+
+proptest! {
+    #![proptest_config(fewer())]
+
+    #[test]
+    fn so_it_does_where_addresses_fail_alone_and_together((start, steps) in several_addresses()) {
         let mut witness = Witness::new(start).run(&steps);
         witness.run_out();
     }

@@ -386,6 +386,11 @@ impl World {
                     (probed.next_probe, probed.asked) = (self.now, true);
                 }
             }
+            if let Action::Ask { member, address } = action {
+                let all = &mut self.members[member.0];
+                let probed = all.iter_mut().find(|probed| probed.address == address).expect("it is probed");
+                (probed.next_probe, probed.asked) = (self.now, true);
+            }
             self.done.push((self.now, action));
         }
         assert_at_rest(&self.core);

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
-use self::drains::{Story, resumed_drains, resumed_floor};
+use self::{
+    addresses::KnownAddress,
+    drains::{Story, resumed_drains, resumed_floor},
+};
 use super::{Event, Start, Step, pool};
 use crate::{
     decide::{
@@ -16,6 +19,7 @@ use crate::{
     },
 };
 
+mod addresses;
 mod checks;
 mod drains;
 mod reload;
@@ -78,6 +82,8 @@ struct Known {
     heard_again: Option<Time>,
     /// Since when it is drained and down, and its clients could go elsewhere.
     held_up_since: Option<Time>,
+    /// What this test knows of each of its addresses.
+    addresses: Vec<KnownAddress>,
 }
 
 /// What a call may bring about.
@@ -216,6 +222,7 @@ impl Witness {
         let decides = self.service.checks[check].effect.decides();
         if has && decides && verdict == Verdict::Pass {
             self.note_heard(member);
+            self.note_heard_beside(member, address);
         }
         let known = &mut self.members[member.0];
         let failed_since = has.then(|| known.tell(self.now, address, check, verdict)).flatten();
@@ -312,6 +319,10 @@ impl Witness {
                     assert!(!nothing || about.is_some(), "no reason for a round of {member:?}");
                     self.members[member.0].ask(&after.members[member.0], &self.service);
                 }
+                Action::Ask { member, address } => {
+                    assert!(!nothing, "no reason to ask {address}");
+                    self.check_asked(*member, *address, &after);
+                }
                 Action::Answer { result } => {
                     assert!(self.waits, "nobody waits for {result:?}");
                     assert_eq!(result.is_ok(), switched.is_some() && after.pinned_or_ended(&self.core));
@@ -352,6 +363,7 @@ impl Witness {
             self.check_kept_drains(&after);
         }
         for member in (0..self.service.members.len()).map(MemberId) {
+            self.check_left_out(member, &after, &reset);
             self.check_offers(member, &after, &reset);
         }
         assert_at_rest(&self.core);
@@ -365,6 +377,7 @@ impl Witness {
             if known.state.0 != member.checks {
                 known.state = (member.checks, self.now);
             }
+            known.note_addresses(self.now, &member.addresses);
         }
     }
 
@@ -428,6 +441,7 @@ impl Known {
             state: (MemberState::Unknown, Time::default()),
             heard_again: None,
             held_up_since: None,
+            addresses: Vec::new(),
         }
     }
 

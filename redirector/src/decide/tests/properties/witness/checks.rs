@@ -215,7 +215,8 @@ impl Witness {
                 Some(_) => self.service.on_failover,
                 None => self.service.on_failback,
             };
-            assert!(policy != FlowPolicy::Reset || reset.contains(&left), "the flows of {left} go on");
+            let ends = policy == FlowPolicy::Reset && !self.is_held_up(member, left);
+            assert!(!ends || reset.contains(&left), "the flows of {left} go on");
             let kept = policy != FlowPolicy::Keep || !reset.contains(&left);
             assert!(kept, "the flows of {left} were to go on");
         }

@@ -169,7 +169,7 @@ impl Witness {
         }
     }
 
-    fn window(&self) -> Duration {
+    pub(super) fn window(&self) -> Duration {
         let check = &self.service.checks[0];
         check.interval + check.timeout
     }
@@ -200,11 +200,13 @@ pub(super) struct Story {
     pub(super) address: SocketAddr,
     pub(super) check: usize,
     /// When its newest answer came, if that is a pass.
-    passed: Option<Time>,
+    pub(super) passed: Option<Time>,
     /// All failures since its newest pass.
-    failures: Vec<Time>,
+    pub(super) failures: Vec<Time>,
     /// Its newest answer is a failure.
-    fails: bool,
+    pub(super) fails: bool,
+    /// It has passed or failed before.
+    pub(super) is_conclusive: bool,
 }
 
 impl Known {
@@ -218,11 +220,19 @@ impl Known {
     ) -> Option<Time> {
         let known = self.stories.iter().position(|story| (story.address, story.check) == (address, check));
         let known = known.unwrap_or_else(|| {
-            self.stories.push(Story { address, check, passed: None, failures: Vec::new(), fails: false });
+            self.stories.push(Story {
+                address,
+                check,
+                passed: None,
+                failures: Vec::new(),
+                fails: false,
+                is_conclusive: false,
+            });
             self.stories.len() - 1
         });
         let story = &mut self.stories[known];
         story.fails = verdict == Verdict::Fail;
+        story.is_conclusive |= verdict != Verdict::Inconclusive;
         story.passed = (verdict == Verdict::Pass).then_some(now);
         match verdict {
             Verdict::Pass => return std::mem::take(&mut story.failures).first().copied(),

@@ -103,6 +103,7 @@ impl Witness {
     /// A reload makes no switch but the one away from a member that is removed.
     fn look_at_a_reload(&mut self, leaves: Option<MemberId>) {
         let after = self.core.view(self.now);
+        let mut reset = Vec::new();
         while let Some(action) = self.core.poll_action() {
             match &action {
                 Action::Switch(switch) if self.before.active.is_some() => {
@@ -124,6 +125,7 @@ impl Witness {
                 Action::Round { member } => {
                     self.members[member.0].ask(&after.members[member.0], &self.service);
                 }
+                Action::ResetAddress { address, .. } => reset.push(*address),
                 Action::Look { member } => self.members[member.0].looked_at = Some(self.now),
                 _ => {}
             }
@@ -131,6 +133,12 @@ impl Witness {
         }
         assert_eq!(self.core.orders(), self.orders);
         self.note_states(&after);
+        // The first step does nothing where no member is left, not even what is due.
+        if !self.core.is_due(self.now) {
+            for member in (0..self.members.len()).map(MemberId) {
+                self.check_left_out(member, &after, &reset);
+            }
+        }
         assert_at_rest(&self.core);
         self.before = after;
     }
