@@ -42,7 +42,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/redirector/redirector.toml";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "redirector", version, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 agent not running, 4 degraded \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, configuration or recording, 3 agent not running, 4 degraded \
                         (status --exit-code; doctor)."
 )]
 pub struct Cli {
@@ -124,7 +124,7 @@ pub enum Verb {
     Reload(reload::ReloadArgs),
     /// Show what happened, and with --follow what happens
     Events(EventsArgs),
-    /// Validate the configuration and run every check once; touches nothing
+    /// Validate the configuration and run every check once; changes nothing on this host
     Check(CheckArgs),
     /// Say what this host has, what is in the way, and what to do; needs no running agent and changes nothing that stays
     #[command(
@@ -270,7 +270,8 @@ pub enum Exit {
     Done = 0,
     /// It did not.
     Failed = 1,
-    /// The configuration is wrong or does not fit this host; for a wrong command line clap exits with the same number.
+    /// The configuration is wrong or does not fit this host, or a recording cannot be replayed; for a wrong command line clap
+    /// exits with the same number.
     WrongUsage = 2,
     /// No agent answers on the control socket.
     NotRunning = 3,
@@ -301,23 +302,30 @@ fn service_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// How a verb ends that asked the agent for something and wrote it. An output that nobody reads any more (`| head`) is no
-/// failure.
+/// How a verb ends that asked the agent for something and wrote it.
 fn finish(what: &str, written: Result<io::Result<()>, ClientError>, err: &mut impl Write) -> Exit {
-    // There is no place left to complain about an unwritable standard error.
     match written {
-        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(err, "error: cannot write the {what}: {error}; check where the output goes");
-            Exit::Failed
-        }
-        Ok(_) => Exit::Done,
+        Ok(written) => conclude(what, written, Exit::Done, err),
         Err(error) => {
+            // There is no place left to complain about an unwritable standard error.
             let _ = writeln!(err, "error: {error}");
             match error {
                 ClientError::NotRunning { .. } => Exit::NotRunning,
                 ClientError::Failed { .. } => Exit::Failed,
             }
         }
+    }
+}
+
+/// How a verb ends that wrote what it found, `exit` if nothing was in the way. An output that nobody reads any more (`| head`)
+/// is no failure.
+fn conclude(what: &str, written: io::Result<()>, exit: Exit, err: &mut impl Write) -> Exit {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(err, "error: cannot write the {what}: {error}; check where the output goes");
+            Exit::Failed
+        }
+        _ => exit,
     }
 }
 
@@ -345,6 +353,22 @@ mod tests {
         assert_eq!(
             (args.service.as_deref(), args.output, args.exit_code),
             (Some("orders"), Output::Json, false)
+        );
+    }
+
+    #[test]
+    fn an_output_that_nobody_reads_is_no_failure_and_one_that_is_full_is() {
+        let mut err = Vec::new();
+        let gone = || Err(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(conclude("findings", gone(), Exit::Done, &mut err), Exit::Done);
+        assert_eq!(conclude("findings", gone(), Exit::Degraded, &mut err), Exit::Degraded);
+        assert!(err.is_empty(), "{err:?}");
+        let full = Err(io::ErrorKind::StorageFull.into());
+        assert_eq!(conclude("findings", full, Exit::Done, &mut err), Exit::Failed);
+        let said = String::from_utf8(err).unwrap();
+        assert!(
+            said.starts_with("error: cannot write the findings: ") && said.contains("; check where"),
+            "{said}"
         );
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | module | concern |
 //! |---|---|
-//! | `preflight` | what the host must offer |
+//! | `preflight`, `capabilities` | what the host must offer, and what this process may |
 //! | `host` | whether a configuration fits the host |
 //! | `doctor` | what a host offers and what runs there, for people |
 //! | `network` | VIP device, routes |
@@ -38,6 +38,7 @@
 
 mod attach;
 mod bpf;
+mod capabilities;
 mod change;
 mod claim;
 mod clock;
@@ -87,7 +88,7 @@ use tokio::sync::{Notify, mpsc};
 
 pub use self::{
     change::{Ending, Prepared, Preparer},
-    claim::{Claim, uninstall},
+    claim::{Claim, foresee, uninstall},
     clock::Clock as Ticks,
     collect::Collected,
     host::{Path, Survey, survey},

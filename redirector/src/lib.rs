@@ -12,6 +12,7 @@ pub mod datapath;
 pub mod decide;
 pub mod fitting;
 pub mod kept;
+pub mod kinds;
 pub mod model;
 pub mod probe;
 mod quote;

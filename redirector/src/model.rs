@@ -535,7 +535,7 @@ pub struct Offer {
 }
 
 /// `host:port` as written. A host name resolves to addresses, at start and whenever an answer is over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// A name or an address, without brackets.
     pub host: String,

@@ -1,19 +1,19 @@
-//! `redirector check`: what a configuration means on this host, before it is run. Touches nothing.
+//! `redirector check`: what a configuration means on this host, before it is run. Changes nothing there; at the members its
+//! probes do what those of an agent do.
 
 use std::{
-    collections::HashMap,
-    io::Write,
-    net::{IpAddr, SocketAddr},
+    io::{self, Write},
+    net::IpAddr,
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::Result;
 use serde::Serialize;
 
 use self::{
-    load::{Detection, in_milliseconds, milliseconds},
+    load::{Detection, in_milliseconds},
+    probes::Finding,
     ready::Ready,
 };
 use super::{
@@ -21,26 +21,25 @@ use super::{
     table::{Align, Table},
 };
 use crate::{
-    config::{Answers, Resolved},
+    config::Answers,
     control::status::VERSION,
     datapath::{self, programs::HalfOpen},
-    decide::detection::{self, Prompt, Trouble},
-    model::{Check, Config, MemberId, ProbeOutcome, Service, ServiceId, Verdict},
-    probe::{
-        self,
-        heartbeat::{self, Heartbeat},
-    },
+    model::Config,
+    telemetry,
 };
 
 mod load;
+mod probes;
 mod ready;
 
 /// The whole answer.
 #[derive(Debug, Serialize)]
 struct Findings {
     version: u32,
-    /// Whether every check passed for every member.
+    /// What the exit code says: every check passed for every member, and nothing is sure to break applications at any.
     passed: bool,
+    /// The first half of it.
+    checks_passed: bool,
     /// What the maps take in the kernel with the configured size, in bytes.
     flow_table_bytes: u64,
     /// How many flows that are not established yet one source may have with one service, and all sources together.
@@ -74,23 +73,6 @@ struct Address {
     flows: u64,
 }
 
-/// One check of one member.
-#[derive(Debug, Serialize)]
-struct Finding {
-    service: String,
-    member: String,
-    address: String,
-    check: String,
-    passed: bool,
-    result: String,
-    /// From a crash of the server until the check fails, at the latest, in milliseconds; `null`: it does not see that.
-    detects_crash_ms: Option<u64>,
-    /// From the moment that nothing comes back any more until the check fails, likewise.
-    detects_silence_ms: Option<u64>,
-    /// From the moment that the server does not answer any more until the check fails, likewise.
-    detects_stall_ms: Option<u64>,
-}
-
 /// Validates, runs every check once, prints what was found.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
     run::log_to_standard_error("warn");
@@ -98,61 +80,28 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Exit {
         Ok(read) => read,
         Err(exit) => return exit,
     };
-    if let Err(error) = datapath::check_ports(fitting.config.datapath.port_range) {
+    if let Err(error) = foresee(&fitting.config).await {
         return run::failed(&error);
     }
     let memory = match datapath::kernel_memory(fitting.config.datapath.max_flows) {
         Ok(memory) => memory,
         Err(error) => return run::failed(&error),
     };
-    let (checks, detection) = probe_all(&fitting.config, &fitting.resolved).await;
+    let (checks, detection) = probes::all(&fitting.config, &fitting.resolved).await;
     let readiness = ready::look(&fitting.config, &fitting.resolved).await;
-    let findings = Findings { checks, detection, readiness, ..findings(fitting, memory) };
-    let findings = Findings { passed: findings.checks.iter().all(|finding| finding.passed), ..findings };
-    match write(&findings, &args.config, args.output, out) {
-        Ok(()) if findings.passed && findings.readiness.iter().all(Ready::is_sound) => Exit::Done,
-        Ok(()) => Exit::Failed,
-        Err(error) => run::failed(&error),
-    }
+    let checks_passed = checks.iter().all(|finding| finding.passed);
+    let passed = checks_passed && readiness.iter().all(Ready::is_sound);
+    let findings =
+        Findings { passed, checks_passed, checks, detection, readiness, ..findings(fitting, memory) };
+    let written = write(&findings, &args.config, args.output, out);
+    let exit = if passed { Exit::Done } else { Exit::Failed };
+    super::conclude("findings", written, exit, &mut io::stderr())
 }
 
-async fn probe_all(config: &Config, resolved: &Resolved) -> (Vec<Finding>, Vec<Detection>) {
-    let (mut checks, mut detection) = (Vec::new(), Vec::new());
-    for (at, service) in config.services.iter().enumerate() {
-        let beats = beats(service, ServiceId(at), resolved).await;
-        for (number, member) in service.members.iter().enumerate() {
-            let addresses = resolved.addresses(ServiceId(at), MemberId(number));
-            let mut latencies = vec![Duration::ZERO; member.checks.len()];
-            for address in addresses.iter() {
-                for (check, slowest) in member.checks.iter().zip(&mut latencies) {
-                    let outcome = match beats.get(&check.name) {
-                        Some(of_members) => of_members[number].clone(),
-                        None => probe::once(check, address, &member.access).await,
-                    };
-                    if let ProbeOutcome::Passed { latency } = outcome {
-                        *slowest = latency.max(*slowest);
-                    }
-                    checks.push(finding(&service.name, &member.name, address, check, &outcome));
-                }
-            }
-            detection.push(Detection::of(service, member, &latencies, addresses.iter().count()));
-        }
-    }
-    (checks, detection)
-}
-
-/// What every heartbeat of a service finds, by the name of the check: of each member.
-async fn beats(service: &Service, id: ServiceId, resolved: &Resolved) -> HashMap<String, Vec<ProbeOutcome>> {
-    let mut beats = HashMap::new();
-    for check in &service.checks {
-        let Some((heartbeat, senders)) = Heartbeat::of(service, check) else { continue };
-        for (number, sender) in senders.iter().enumerate() {
-            sender.send_replace(resolved.addresses(id, MemberId(number)).iter().collect());
-        }
-        let limit = heartbeat.settings.tolerance + check.timeout + check.fast_interval;
-        beats.insert(check.name.clone(), heartbeat::once(&heartbeat, limit).await);
-    }
-    beats
+/// What a start would refuse, and the file is not to blame for.
+async fn foresee(config: &Config) -> Result<()> {
+    datapath::foresee(&config.datapath).await?;
+    config.agent.metrics_listen.map_or(Ok(()), telemetry::server::refuse_foreign_address)
 }
 
 /// But for what the probes find.
@@ -174,6 +123,7 @@ fn findings(fitting: run::Fitting, memory: u64) -> Findings {
     Findings {
         version: VERSION,
         passed: false,
+        checks_passed: false,
         flow_table_bytes: memory,
         half_open_per_source: half_open.per_source,
         half_open_per_service: half_open.per_service,
@@ -186,33 +136,7 @@ fn findings(fitting: run::Fitting, memory: u64) -> Findings {
     }
 }
 
-fn finding(
-    service: &str,
-    member: &str,
-    address: SocketAddr,
-    check: &Check,
-    outcome: &ProbeOutcome,
-) -> Finding {
-    let latency = match outcome {
-        ProbeOutcome::Passed { latency } => *latency,
-        _ => Duration::ZERO,
-    };
-    let [crash, silence, stall] = Trouble::ALL
-        .map(|trouble| detection::of_check(check, trouble, latency, Prompt::Interval).map(milliseconds));
-    Finding {
-        service: service.into(),
-        member: member.into(),
-        address: address.to_string(),
-        check: check.name.clone(),
-        passed: outcome.verdict() == Verdict::Pass,
-        result: outcome.to_string(),
-        detects_crash_ms: crash,
-        detects_silence_ms: silence,
-        detects_stall_ms: stall,
-    }
-}
-
-fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Write) -> Result<()> {
+fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Write) -> io::Result<()> {
     if output == Output::Json {
         serde_json::to_writer_pretty(&mut *out, findings)?;
         writeln!(out)?;
@@ -257,10 +181,14 @@ fn write(findings: &Findings, config: &Path, output: Output, out: &mut impl Writ
     for warning in &findings.warnings {
         writeln!(out, "warning: {warning}")?;
     }
+    let failed = findings.checks.iter().filter(|finding| !finding.passed).count();
+    if failed > 0 {
+        writeln!(out, "\n{failed} of {} checks did not pass.", findings.checks.len())?;
+    }
     Ok(())
 }
 
-fn write_addresses(addresses: &[Address], out: &mut impl Write) -> Result<()> {
+fn write_addresses(addresses: &[Address], out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new([
         ("service", Align::Left),
         ("member", Align::Left),

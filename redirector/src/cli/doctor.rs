@@ -26,7 +26,7 @@ use crate::{
         self,
         doctor::{Kernel, Pins, Trials, hooks, netfilter, routes},
     },
-    model::Datapath,
+    model::{CheckKind, Datapath, HookRun, Service},
 };
 
 mod agent;
@@ -72,10 +72,8 @@ pub async fn run(socket: &Path, args: &DoctorArgs, out: &mut impl Write) -> Exit
         Ok(rows) => Diagnosis::of(rows),
         Err(error) => return run::failed(&error),
     };
-    match write(&diagnosis, args.output, out) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => run::failed(&error.into()),
-        _ => diagnosis.exit(),
-    }
+    let written = write(&diagnosis, args.output, out);
+    super::conclude("diagnosis", written, diagnosis.exit(), &mut io::stderr())
 }
 
 async fn diagnose(socket: &Path, loaded: Option<&Loaded>) -> Result<Vec<Row>> {
@@ -86,10 +84,12 @@ async fn diagnose(socket: &Path, loaded: Option<&Loaded>) -> Result<Vec<Row>> {
     let kernel = Kernel::look()?;
     // Without the privileges every trial would fail for the same reason, which has a row.
     let trials = if kernel.unprivileged.is_none() { Trials::run()? } else { Trials::without_privileges() };
-    let members = loaded.map_or(0, |loaded| {
-        loaded.config.services.iter().map(|service| service.members.len()).sum::<usize>()
-    });
-    let needs = kernel::Needs { memory: datapath::kernel_memory(datapath.max_flows)?, members };
+    let services = loaded.map_or(&[][..], |loaded| &loaded.config.services);
+    let needs = kernel::Needs {
+        memory: datapath::kernel_memory(datapath.max_flows)?,
+        members: services.iter().map(|service| service.members.len()).sum(),
+        commands: services.iter().any(runs_commands),
+    };
     let mut rows = kernel::rows(&kernel, &trials, needs);
     let mut uplinks = datapath.uplinks.clone();
     let mut of_the_configuration = Vec::new();
@@ -100,6 +100,12 @@ async fn diagnose(socket: &Path, loaded: Option<&Loaded>) -> Result<Vec<Row>> {
     rows.extend(of_the_configuration);
     rows.extend(of_the_agent(socket, &datapath, &uplinks, &kernel).await?);
     Ok(rows)
+}
+
+/// Whether checks or hooks of a service do.
+fn runs_commands(service: &Service) -> bool {
+    service.checks.iter().any(|check| matches!(check.kind, CheckKind::Exec(_)))
+        || service.hooks.iter().any(|hook| matches!(hook.run, HookRun::Command { .. }))
 }
 
 async fn of_the_host(datapath: &Datapath, uplinks: &[String]) -> Result<Vec<Row>> {

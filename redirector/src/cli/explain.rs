@@ -35,11 +35,18 @@ pub struct ExplainArgs {
     #[arg(value_parser = service_name)]
     pub service: String,
     /// Explain one connection, by the client's address and port; IPv6 in brackets
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = client_address)]
     pub flow: Option<SocketAddr>,
     /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+fn client_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "this is no address with a port; write both, like 10.0.0.1:50000 or [fd00::1]:50000, as `redirector flows` shows them"
+            .to_owned()
+    })
 }
 
 /// Writes the explanation to `out` and errors to `err`, which are standard output and error outside tests.

@@ -22,12 +22,21 @@ use crate::control::{
 /// An output that nobody reads any more (`flows | head`) is no failure.
 pub async fn run(socket: &Path, args: &FlowsArgs, out: &mut impl Write, err: &mut impl Write) -> Exit {
     let filter = filter(args);
-    let written = if args.totals {
-        client::totals(socket, &filter).await.map(|totals| write_totals(&totals, args.output, out))
+    let (written, matched) = if args.totals {
+        let totals = client::totals(socket, &filter).await;
+        let matched = totals.as_ref().map_or(0, |totals| totals.flows);
+        (totals.map(|totals| write_totals(&totals, args.output, out)), matched)
     } else {
         let limit = if args.limit == 0 { u64::MAX } else { args.limit };
-        client::flows(socket, &filter, limit).await.map(|flows| write_flows(&flows, args.output, out))
+        let flows = client::flows(socket, &filter, limit).await;
+        let matched = flows.as_ref().map_or(0, |flows| flows.matched);
+        (flows.map(|flows| write_flows(&flows, args.output, out)), matched)
     };
+    if let (Ok(_), 0, Some(meant)) = (&written, matched, args.client.and_then(|client| client.with_a_port()))
+    {
+        // There is no place left to complain about an unwritable standard error.
+        let _ = writeln!(err, "no flow of that address; if a port was meant, write {meant}");
+    }
     super::finish("flows", written, err)
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Serialize;
 
 use super::{Exit, Output, service_name};
@@ -117,12 +117,13 @@ pub struct ReleaseArgs {
 
 /// `pause` and `resume`
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["service", "all"]))]
 pub struct PauseArgs {
     /// Service
-    #[arg(value_parser = service_name, required_unless_present = "all")]
+    #[arg(value_parser = service_name)]
     pub service: Option<String>,
     /// All services
-    #[arg(long, conflicts_with = "service")]
+    #[arg(long)]
     pub all: bool,
     /// What all of them take.
     #[command(flatten)]
@@ -418,6 +419,18 @@ mod tests {
         ] {
             assert_eq!(parsed(line).map(|_| ()).map_err(|error| error.exit_code()), Err(2), "{line}");
         }
+        for (line, says) in [
+            ("pause", "<SERVICE|--all>"),
+            ("resume", "<SERVICE|--all>"),
+            (
+                "explain orders --flow 10.1.0.2",
+                "no address with a port; write both, like 10.0.0.1:50000 or [fd00::1]:50000",
+            ),
+        ] {
+            let error = parsed(line).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(says), "{line}: {error}");
+        }
+        assert!(parsed("pause orders").is_ok() && parsed("resume --all").is_ok());
         let cli = parsed("switch orders dublin --for 1h --reason why --force --wait --timeout 1m").unwrap();
         let CliVerb::Switch(args) = cli.verb else { panic!("{:?}", cli.verb) };
         let change = Change::from(args);

@@ -58,13 +58,7 @@ pub(super) async fn ask(
             };
         }
     };
-    match write(&reloaded, output, out) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(err, "error: cannot write what was done: {error}; check where the output goes");
-            Exit::Failed
-        }
-        _ => Exit::Done,
-    }
+    super::conclude("answer", write(&reloaded, output, out), Exit::Done, err)
 }
 
 fn write(reloaded: &Reloaded, output: Output, out: &mut impl Write) -> io::Result<()> {

@@ -60,18 +60,15 @@ pub fn run(args: &SimulateArgs, out: &mut impl Write, err: &mut impl Write) -> E
         Ok(file) => replay(BufReader::new(file)).map_err(|why| format!("{}:{why}", args.file.display())),
         Err(error) => Err(unreadable(&args.file, &error)),
     };
-    let written = match &simulation {
-        Ok(simulation) => write(simulation, args.output, out),
-        Err(error) => writeln!(err, "error: {error}"),
-    };
-    match (simulation, written) {
-        (Err(_), _) => Exit::WrongUsage,
-        // Nobody reads any more, which is no fault.
-        (Ok(_), Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _nowhere_to_say_it = writeln!(err, "error: cannot write: {error}");
-            Exit::Failed
+    match simulation {
+        Ok(simulation) => {
+            let written = write(&simulation, args.output, out);
+            super::conclude("simulation", written, Exit::Done, err)
         }
-        (Ok(_), _) => Exit::Done,
+        Err(error) => {
+            let _nowhere_to_say_it = writeln!(err, "error: {error}");
+            Exit::WrongUsage
+        }
     }
 }
 

@@ -35,14 +35,9 @@ pub async fn run(socket: &Path, args: &StatusArgs, out: &mut impl Write, err: &m
             };
         }
     };
-    if let Err(error) = write(&status, args.output, args.service.is_some(), out)
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        let _ = writeln!(err, "error: cannot write the status: {error}; check where the output goes");
-        return Exit::Failed;
-    }
     let is_ok = status.services.iter().all(|service| service.state == ServiceState::Ok);
-    if args.exit_code && !is_ok { Exit::Degraded } else { Exit::Done }
+    let exit = if args.exit_code && !is_ok { Exit::Degraded } else { Exit::Done };
+    super::conclude("status", write(&status, args.output, args.service.is_some(), out), exit, err)
 }
 
 fn write(status: &Status, output: Output, one: bool, out: &mut impl Write) -> io::Result<()> {

@@ -55,6 +55,26 @@ pub enum Misfit {
         /// The address.
         source: IpAddr,
     },
+    /// A member leads to where another one of its service leads. A warning: both may be meant to be the same for a while.
+    SameServer {
+        /// The service of both.
+        service: ServiceId,
+        /// The later one in the file.
+        member: MemberId,
+        /// The earlier one.
+        earlier: MemberId,
+        /// An address that both have; `None`: their endpoints are the same, whatever these resolve to.
+        address: Option<SocketAddr>,
+    },
+    /// At a path that the agent uses there is something of another kind.
+    WrongKind {
+        /// The key of `[agent]` that leads there.
+        key: &'static str,
+        /// Where it is: the path that is written, or one above it.
+        path: PathBuf,
+        /// What it should be.
+        needed: &'static str,
+    },
     /// The host has no group of the name that is written for those who may change things.
     NoOperatorGroup,
 }
@@ -63,7 +83,10 @@ impl Misfit {
     /// Whether an agent runs all the same.
     #[must_use]
     pub fn is_warning(&self) -> bool {
-        matches!(self, Self::NoRoute { .. } | Self::NoUplink { .. } | Self::NoSource { .. })
+        matches!(
+            self,
+            Self::NoRoute { .. } | Self::NoUplink { .. } | Self::NoSource { .. } | Self::SameServer { .. }
+        )
     }
 }
 
@@ -175,6 +198,23 @@ impl Loaded {
                     "add it (`ip address`), or correct `source_addresses`; it is used as soon as it is there",
                 );
                 Fault::new(self.places.sources[at].clone(), String::new(), complaint)
+            }
+            Misfit::SameServer { service, member, earlier, address } => {
+                let earlier = &self.config.services[service.0].members[earlier.0].name;
+                let cause = match address {
+                    None => format!("the endpoint is that of member {earlier:?} too"),
+                    Some(address) => {
+                        format!("the endpoint leads to {address}, as that of member {earlier:?} does")
+                    }
+                };
+                let next = "correct one of the two: a failover from one to the other helps nobody";
+                self.member_fault(*service, *member, Complaint::new(cause, next))
+            }
+            Misfit::WrongKind { key, path, needed } => {
+                let cause =
+                    format!("`{key}` needs {} to be a {needed}, and it is something else", path.display());
+                let next = format!("move it away, or give another path as `{key}`");
+                self.fault_of_key("agent", key, Complaint::new(cause, next))
             }
             Misfit::NoOperatorGroup => {
                 let name = self.config.agent.operator_group.as_deref().unwrap_or_default();

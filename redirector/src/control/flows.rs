@@ -3,7 +3,12 @@
 //! A list comes as lines of JSON: a [`FlowStatus`] each, and [`ListEnd`] as the last one. The agent writes them while it
 //! reads the flow table, so that it never holds more than a few hundred of them.
 
-use std::{fmt, net::IpAddr, net::SocketAddr, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +197,18 @@ impl Clients {
     }
 }
 
+impl Clients {
+    /// What else may have been meant by one IPv6 address: with the digits behind its last colon as a port.
+    #[must_use]
+    pub fn with_a_port(&self) -> Option<String> {
+        let Self { address: IpAddr::V6(whole), length: 128, port: None } = self else { return None };
+        let text = whole.to_string();
+        let (address, port) = text.rsplit_once(':')?;
+        let (address, port) = (address.parse::<Ipv6Addr>().ok()?, port.parse::<u16>().ok()?);
+        Some(format!("[{address}]:{port}"))
+    }
+}
+
 /// How many leading bits are equal.
 fn differ_from(bits: u8, equal: u32) -> u8 {
     u8::try_from(equal).unwrap_or(bits)
@@ -246,6 +263,18 @@ impl fmt::Display for Clients {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Found in use: `--client fd00::1:6379` is an address, and nothing matched it.
+    #[test]
+    fn an_address_may_have_been_meant_with_a_port() {
+        let meant = |text: &str| text.parse::<Clients>().unwrap().with_a_port();
+        assert_eq!(meant("fd00::1:6379").as_deref(), Some("[fd00::1]:6379"));
+        for text in
+            ["fd00::1:a1", "fd00::1", "fd00:1:2:3:4:5:6:6379", "fd00::/64", "[fd00::1]:6379", "10.0.0.1"]
+        {
+            assert_eq!(meant(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn clients_are_an_address_a_prefix_and_a_port() {

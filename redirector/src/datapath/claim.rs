@@ -30,6 +30,18 @@ pub struct Claim {
     pub(super) device_is_new: bool,
 }
 
+/// Refuses what a start would refuse this host for, as far as looking tells. Changes nothing, and needs no privileges, but
+/// a tokio runtime.
+///
+/// # Errors
+/// The first thing that is in the way.
+pub async fn foresee(config: &model::Datapath) -> Result<()> {
+    preflight::check_running_kernel()?;
+    preflight::check_ports(config.port_range)?;
+    preflight::check_bpffs(&config.pin_dir)?;
+    Network::connect()?.refuse_foreign_device(&config.device).await
+}
+
 impl Claim {
     /// Refuses a host that cannot carry the programs, and a pin directory that another agent has claimed or whose
     /// pins cannot be used. Needs a tokio runtime.

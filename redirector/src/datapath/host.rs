@@ -1,7 +1,7 @@
 //! How a configuration fits this host. Asks, and changes nothing.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     config::{Misfit, Resolved},
+    kinds,
     model::{Config, MemberId, Service, ServiceId},
     users,
 };
@@ -66,6 +67,8 @@ pub async fn survey(config: &Config, resolved: &Resolved) -> Result<Survey> {
     {
         survey.misfits.push(Misfit::NoOperatorGroup);
     }
+    survey.misfits.extend(kinds::wrong(&config.agent));
+    survey.misfits.extend(same_servers(config, resolved));
     let members = |(at, service): (usize, &Service)| {
         (0..service.members.len()).map(move |number| (ServiceId(at), MemberId(number)))
     };
@@ -82,6 +85,28 @@ pub async fn survey(config: &Config, resolved: &Resolved) -> Result<Survey> {
         }
     }
     Ok(survey)
+}
+
+/// Members of one service that lead to where an earlier one leads: each is named once.
+fn same_servers(config: &Config, resolved: &Resolved) -> Vec<Misfit> {
+    let mut misfits = Vec::new();
+    for (at, members) in config.services.iter().map(|service| &service.members).enumerate() {
+        let service = ServiceId(at);
+        let (mut endpoints, mut addresses) = (HashMap::new(), HashMap::new());
+        for (number, written) in members.iter().enumerate() {
+            let member = MemberId(number);
+            let by_endpoint = endpoints.get(&written.endpoint).map(|earlier| (*earlier, None));
+            let own = resolved.addresses(service, member);
+            let by_address =
+                || own.iter().find_map(|address| Some((*addresses.get(&address)?, Some(address))));
+            if let Some((earlier, address)) = by_endpoint.or_else(by_address) {
+                misfits.push(Misfit::SameServer { service, member, earlier, address });
+            }
+            endpoints.entry(&written.endpoint).or_insert(member);
+            own.iter().for_each(|address| _ = addresses.entry(address).or_insert(member));
+        }
+    }
+    misfits
 }
 
 fn path(config: &Config, view: &View, service: ServiceId, member: MemberId, address: SocketAddr) -> Path {
@@ -123,4 +148,40 @@ async fn vip_misfits(network: &Network, config: &Config, own: &HashSet<IpAddr>) 
         }
     }
     Ok(misfits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, MemberAddresses};
+
+    #[test]
+    fn members_that_lead_to_the_same_server_are_named_once_each() {
+        let names = ["paris.example", "london.example", "alias.example", "paris.example", "dublin.example"];
+        let member = |name: &str, number: usize| {
+            format!("[[service.member]]\nname = \"m{number}\"\nendpoint = \"{name}:6379\"\n")
+        };
+        let members: String = names.iter().enumerate().map(|(number, name)| member(name, number)).collect();
+        let service =
+            |name, vip| format!("[[service]]\nname = \"{name}\"\nvips = [\"{vip}:6379\"]\n{members}");
+        // Another service may have the same members.
+        let text = service("orders", "10.255.0.1") + &service("carts", "10.255.0.2");
+        let loaded = config::parse(std::path::Path::new("redirector.toml"), &text).unwrap();
+        let addresses: Vec<_> = ["10.2.0.1", "10.2.0.2", "10.2.0.2", "10.2.0.4", "10.2.0.5"]
+            .map(|ip| MemberAddresses::from_iter([SocketAddr::new(ip.parse().unwrap(), 6379)]))
+            .into();
+        let resolved = Resolved::of(vec![addresses.clone(), addresses]);
+        let misfits = same_servers(&loaded.config, &resolved);
+        assert!(misfits.iter().all(Misfit::is_warning), "{misfits:?}");
+        let warnings = loaded.warnings(&misfits);
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        for (warning, says) in warnings.iter().zip([
+            "member \"m2\" of service \"orders\": the endpoint leads to 10.2.0.2:6379, as that of member \"m1\" does; correct",
+            "member \"m3\" of service \"orders\": the endpoint is that of member \"m0\" too; correct",
+            "member \"m2\" of service \"carts\"",
+            "member \"m3\" of service \"carts\"",
+        ]) {
+            assert!(warning.contains(says), "{warning}");
+        }
+    }
 }

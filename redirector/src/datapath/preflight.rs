@@ -14,7 +14,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::programs;
+use super::{capabilities, programs};
 use crate::model::PortRange;
 
 /// The oldest kernel that the tests run on (`cargo xtask test --kernels`), and the oldest one that a distribution still
@@ -26,8 +26,13 @@ const BPF_FS: u64 = 0xcafe_4a11;
 
 /// Refuses a host that cannot carry the programs. Touches nothing.
 pub(super) fn check() -> Result<()> {
-    check_kernel(KernelVersion::current().context("the kernel's version cannot be read")?)?;
-    check_capabilities(&fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?)
+    check_running_kernel()?;
+    capabilities::check(&fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?)
+}
+
+/// Refuses the kernel that runs, by its version.
+pub(super) fn check_running_kernel() -> Result<()> {
+    check_kernel(KernelVersion::current().context("the kernel's version cannot be read")?)
 }
 
 /// Refuses a kernel by its version.
@@ -81,33 +86,6 @@ fn ports_apart(range: PortRange, local: &str, reserved: &str) -> Result<()> {
             )
         }
     }
-}
-
-/// Refuses a process, by its `/proc/self/status`, that may not do what an agent does.
-pub(super) fn check_capabilities(status: &str) -> Result<()> {
-    /// Numbers of `include/uapi/linux/capability.h`.
-    const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
-    const SYS_ADMIN: u32 = 21;
-
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .context("/proc/self/status has no CapEff")?;
-    let has = |bit: u32| effective & 1 << bit != 0;
-    let missing: Vec<_> = NEEDED
-        .iter()
-        // CAP_SYS_ADMIN stands for the two that were split from it.
-        .filter(|(bit, _)| !(has(*bit) || *bit >= 38 && has(SYS_ADMIN)))
-        .map(|(_, name)| *name)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    bail!(
-        "this process lacks {}, so it can change neither programs nor devices; run it as root",
-        missing.join(", ")
-    )
 }
 
 /// Holds the pin directory for this agent alone.
@@ -250,16 +228,6 @@ mod tests {
         assert!(error.contains("ip_local_reserved_ports = 10000-20000,10000-32767, by"), "{error}");
         let error = ports_apart(range, "1024\t65535\n", "\n").unwrap_err().to_string();
         assert!(error.contains("ip_local_reserved_ports = 10000-32767, by"), "{error}");
-    }
-
-    #[test]
-    fn missing_capabilities_are_named() {
-        let all = "Name:\tx\nCapEff:\t000001ffffffffff\n";
-        assert!(check_capabilities(all).is_ok());
-        let admin_only = format!("CapEff:\t{:016x}\n", 1_u64 << 21 | 1 << 12);
-        assert!(check_capabilities(&admin_only).is_ok());
-        let error = check_capabilities("CapEff:\t0000000000000000\n").unwrap_err().to_string();
-        assert!(error.contains("CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF") && error.contains("root"), "{error}");
     }
 
     #[test]

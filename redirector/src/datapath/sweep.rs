@@ -28,6 +28,7 @@ use redirector_common::layout::{MAX_MEMBERS, MAX_SERVICES};
 use tokio::sync::watch;
 
 pub use self::ways::ResetWays;
+pub(super) use self::ways::enter_a_namespace;
 pub(super) use self::{crew::Crew, spread::Over};
 use self::{
     end::{Ender, Left, Pass, Turn, look_beside},

@@ -15,7 +15,7 @@ mod tests;
 use std::{
     convert::Infallible,
     io,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::{SocketAddr, TcpListener as StdListener, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -60,6 +60,9 @@ const LONGEST_HEAD: usize = 16 * 1024;
 /// Connections at a time: the probes need file descriptors too.
 const MAX_CLIENTS: usize = 16;
 
+/// What to do about an address that cannot be listened on.
+const NEXT: &str = "change metrics_listen in [agent], or remove it";
+
 /// What the agent's loop is asked. Dropping a `reply` tells the client that it cannot be answered.
 #[derive(Debug)]
 pub enum Ask {
@@ -96,18 +99,34 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener> {
         TcpListener::from_std(listener)
     };
     listen().map_err(|error: io::Error| {
-        let (port, next) = (address.port(), "change metrics_listen in [agent], or remove it");
+        let port = address.port();
         match error.kind() {
             io::ErrorKind::AddrInUse => anyhow!(
                 "metrics_listen {address}: another program listens there (`ss -ltnp sport = :{port}` names it); stop that \
-                 one, or {next}"
+                 one, or {NEXT}"
             ),
-            io::ErrorKind::AddrNotAvailable => {
-                anyhow!("metrics_listen {address}: this host does not have that address; {next}")
-            }
-            _ => anyhow!("metrics_listen {address}: cannot listen ({error}); {next}"),
+            io::ErrorKind::AddrNotAvailable => foreign(address),
+            _ => anyhow!("metrics_listen {address}: cannot listen ({error}); {NEXT}"),
         }
     })
+}
+
+/// Refuses an address that [`bind`] would refuse because it is none of this host. The kernel is asked, which has settings for
+/// that (`ip_nonlocal_bind`), by a socket that nobody hears of.
+///
+/// # Errors
+/// The address is not one of this host.
+pub fn refuse_foreign_address(mut address: SocketAddr) -> Result<()> {
+    let wanted = address;
+    address.set_port(0);
+    match UdpSocket::bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(foreign(wanted)),
+        _ => Ok(()),
+    }
+}
+
+fn foreign(address: SocketAddr) -> anyhow::Error {
+    anyhow!("metrics_listen {address}: this host does not have that address; {NEXT}")
 }
 
 /// Serves until it is dropped; that ends all connections.

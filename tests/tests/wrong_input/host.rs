@@ -127,21 +127,17 @@ fn places_that_cannot_hold_pins_are_refused() {
         let with = |pin_dir: &str| Attempt::new(lab).replace(&pins, pin_dir);
 
         let elsewhere = dir.join("pins").display().to_string();
-        let attempt = with(&elsewhere);
-        attempt.refused(
-            "run",
-            FAILED,
-            &[&elsewhere, "not on a BPF file system", "mount -t bpf", "pin_dir"],
-        )?;
+        let fragments = [&*elsewhere, "not on a BPF file system", "mount -t bpf", "pin_dir"];
+        for verb in ["run", "check"] {
+            with(&elsewhere).refused(verb, FAILED, &fragments)?;
+        }
         ensure!(!Path::new(&elsewhere).exists(), "{elsewhere} is left");
         nothing_is_left(lab)?;
 
         // Found here: `uninstall` would have removed what other programs pin there.
-        both_refused(
-            lab,
-            &with("/sys/fs/bpf"),
-            &["/sys/fs/bpf is a whole file system", "a directory below it"],
-        )?;
+        let fragments = ["/sys/fs/bpf is a whole file system", "a directory below it"];
+        both_refused(lab, &with("/sys/fs/bpf"), &fragments)?;
+        with("/sys/fs/bpf").refused("check", FAILED, &fragments)?;
 
         // Found here: with a name that a BPF file system does not allow, the directories above it were left.
         let dotted = format!("{pins}/a/b.c");
@@ -161,26 +157,59 @@ fn places_that_cannot_hold_pins_are_refused() {
     });
 }
 
+/// Found in use: `check` called a file valid that `run` refused, or that had nowhere to keep anything.
 #[test]
-fn a_control_socket_that_cannot_be_is_named() {
+fn a_path_to_something_of_another_kind_is_named() {
     scenario().run(|lab| {
-        let (socket, dir) = (lab.config().control_socket().display().to_string(), directory(&lab.config()));
+        let dir = directory(&lab.config());
         fs::write(dir.join("file"), "precious")?;
         fs::create_dir(dir.join("dir"))?;
-        for (path, fragments) in [
-            (
-                "file/socket",
-                ["its directory cannot be made (", "is not a directory", "control_socket in [agent]"],
-            ),
-            ("file", ["there is something else than a socket", "move it away", "control_socket in [agent]"]),
-            ("dir", ["there is something else than a socket", "move it away", "control_socket in [agent]"]),
+        let socket = lab.config().control_socket().display().to_string();
+        let state = dir.join("state").display().to_string();
+        for (key, path, found, kind) in [
+            ("control_socket", "file/socket", "file", "directory"),
+            ("control_socket", "file", "file", "socket"),
+            ("control_socket", "dir", "dir", "socket"),
+            ("state_dir", "file", "file", "directory"),
+            ("state_dir", "file/state", "file", "directory"),
+            ("record", "dir", "dir", "file"),
+            ("record", "file/record", "file", "directory"),
         ] {
-            let path = dir.join(path).display().to_string();
-            let attempt = Attempt::new(lab).replace(&socket, &path);
-            attempt.refused("run", FAILED, &[&[path.as_str()], &fragments[..]].concat())?;
-            nothing_is_left(lab)?;
+            let (path, found) = (dir.join(path).display().to_string(), dir.join(found).display().to_string());
+            let attempt = match key {
+                "control_socket" => Attempt::new(lab).replace(&socket, &path),
+                "state_dir" => Attempt::new(lab).replace(&state, &path),
+                _ => Attempt::with(lab, &lab.config().agent_line(&format!("record = {path:?}")).to_string()),
+            };
+            let needs = format!("`{key}` needs {found} to be a {kind}");
+            for verb in ["run", "check"] {
+                attempt
+                    .refused_at(verb, key, &[&needs, "move it away", key])
+                    .with_context(|| format!("{verb}: {key} = {path}"))?;
+                nothing_is_left(lab)?;
+            }
         }
         ensure!(fs::read_to_string(dir.join("file"))? == "precious", "the file was touched");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_address_for_metrics_that_is_not_of_this_host_is_named() {
+    scenario().run(|lab| {
+        let with = |line: &str| Attempt::with(lab, &lab.config().agent_line(line).to_string());
+        let attempt = with("metrics_listen = \"10.9.9.9:9109\"");
+        let fragments =
+            ["metrics_listen 10.9.9.9:9109", "does not have that address", "change metrics_listen"];
+        for verb in ["run", "check"] {
+            attempt.refused(verb, FAILED, &fragments)?;
+            nothing_is_left(lab)?;
+        }
+        // Where an agent listens, `check` is not in its way, nor the other way round.
+        let line = "metrics_listen = \"127.0.0.1:9109\"";
+        let _agent = lab.agent(&lab.config().agent_line(line))?;
+        let ended = with(line).run("check")?;
+        ensure!(ended.code == 0, "{ended:#?}");
         Ok(())
     });
 }
@@ -193,11 +222,10 @@ fn devices_of_somebody_else_are_left_alone() {
         let there = |name: &str| app.offloads(name).is_ok();
         let refused = |fragment: &str| -> Result<()> {
             let attempt = Attempt::new(lab);
-            attempt.refused(
-                "run",
-                FAILED,
-                &[fragment, "choose another name in [datapath] device", "ip link del"],
-            )?;
+            for verb in ["run", "check"] {
+                let fragments = [fragment, "choose another name in [datapath] device", "ip link del"];
+                attempt.refused(verb, FAILED, &fragments)?;
+            }
             ensure!(!lab.config().pin_dir().exists(), "pins are left");
             ensure!(!lab.config().control_socket().exists(), "the control socket is left");
             let ended = attempt.run("uninstall")?;

@@ -1,9 +1,11 @@
 //! The part of `check` that is computed: how soon trouble of a member is seen, what the profile means, and what the probes of
 //! this host cost a member.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
-use anyhow::Result;
 use serde::Serialize;
 
 use super::super::table::{Align, Table};
@@ -108,7 +110,7 @@ impl PerSecond {
 }
 
 /// As text.
-pub(super) fn write(detection: &[Detection], out: &mut impl Write) -> Result<()> {
+pub(super) fn write(detection: &[Detection], out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new([
         ("service", Align::Left),
         ("member", Align::Left),

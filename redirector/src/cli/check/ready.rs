@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use tokio::task::JoinSet;
 
+use super::probes::at_once;
 use crate::{
     config::Resolved,
     control::status::{FindingStatus, ReadinessStatus},
@@ -28,29 +28,29 @@ impl Ready {
     }
 }
 
-/// Looks at all addresses at the same time, also with the login of the applications.
+/// So many looks at the same time: each has a descriptor or two open, and a process may be allowed 1024 only.
+const LOOKS: usize = 256;
+
+/// Looks at every address, also with the login of the applications.
 pub(super) async fn look(config: &Config, resolved: &Resolved) -> Vec<Ready> {
-    let mut looks = JoinSet::new();
-    let mut services: Vec<Vec<MemberLooks>> = Vec::new();
+    let (mut services, mut looks) = (Vec::new(), Vec::new());
     for (at, service) in config.services.iter().enumerate() {
         let mut members = Vec::new();
         for (number, member) in service.members.iter().enumerate() {
             let target = Target::of(service, MemberId(number));
             let addresses = resolved.addresses(ServiceId(at), MemberId(number)).as_slice();
-            for (index, address) in addresses.iter().enumerate() {
+            for address in addresses {
                 let (target, address) = (target.clone(), *address);
-                looks.spawn(async move { (at, number, index, readiness::look(&target, address).await) });
+                looks.push(async move { readiness::look(&target, address).await });
             }
             let looks = addresses.iter().map(|address| (*address, None)).collect();
             members.push(MemberLooks { member: member.name.clone(), looks });
         }
         services.push(members);
     }
-    while let Some(look) = looks.join_next().await {
-        if let Ok((at, number, index, look)) = look {
-            services[at][number].looks[index].1 = Some(look);
-        }
-    }
+    let looks = at_once(LOOKS, looks.into_iter()).await;
+    let places = services.iter_mut().flatten().flat_map(|member| &mut member.looks);
+    places.zip(looks).for_each(|((_, place), look)| *place = Some(look));
     let of_service = |(service, members): (&crate::model::Service, &Vec<MemberLooks>)| {
         let judged = readiness::judge(members);
         let ready = judged.iter().zip(&service.members).map(|(readiness, member)| Ready {

@@ -1,7 +1,11 @@
 //! Rows about the kernel and this process.
 
 use super::row::{Area, Row};
-use crate::datapath::doctor::{Kernel, Trial, Trials, kernel::Lockdown, trial::Untried};
+use crate::datapath::doctor::{
+    Kernel, Trial, Trials,
+    kernel::{Lockdown, Missing},
+    trial::Untried,
+};
 
 /// What an agent takes of this host with its configuration.
 #[derive(Clone, Copy, Debug, Default)]
@@ -10,11 +14,13 @@ pub(super) struct Needs {
     pub(super) memory: u64,
     /// Members of all services.
     pub(super) members: usize,
+    /// Whether checks or hooks run some.
+    pub(super) commands: bool,
 }
 
 /// All of them.
 pub(super) fn rows(kernel: &Kernel, trials: &Trials, needs: Needs) -> Vec<Row> {
-    let mut rows = vec![version(kernel), capabilities(kernel)];
+    let mut rows = vec![version(kernel), capabilities(kernel, needs.commands)];
     rows.extend([
         tried("programs", &trials.programs, "the kernel takes them", PROGRAMS),
         tried("veth", &trials.veth, "can be made", VETH),
@@ -23,6 +29,7 @@ pub(super) fn rows(kernel: &Kernel, trials: &Trials, needs: Needs) -> Vec<Row> {
         tried("connection", &trials.connections[1], "carried to the member", CONNECTION).about("IPv6"),
         tried("batches", &trials.batches, "the flow table is read in batches", BATCHES),
         sock_destroy(&trials.destroy),
+        namespaces(&trials.namespaces),
         reset_requests(&trials.requests),
         orphans(kernel),
         route_lookup(kernel),
@@ -58,11 +65,22 @@ fn version(kernel: &Kernel) -> Row {
     }
 }
 
-fn capabilities(kernel: &Kernel) -> Row {
-    match &kernel.unprivileged {
-        None => Row::good(Area::Kernel, "capabilities", "all that are needed"),
-        Some(sentence) => Row::bad(Area::Kernel, "capabilities", "not all that are needed", sentence),
+fn capabilities(kernel: &Kernel, commands: bool) -> Row {
+    if let Some(sentence) = &kernel.unprivileged {
+        return Row::bad(Area::Kernel, "capabilities", "not all that are needed", sentence);
     }
+    if kernel.missing.is_empty() {
+        return Row::good(Area::Kernel, "capabilities", "all that are of use");
+    }
+    let names: Vec<_> = kernel.missing.iter().map(|missing| missing.name).collect();
+    let found = format!("all that are needed, but not {}", names.join(", "));
+    let without = |Missing { name, lost, .. }: &Missing| format!("without {name} {lost}");
+    let lost: Vec<_> = kernel.missing.iter().map(without).collect();
+    let next = format!("{}; run the agent as root, or give it what it shall do", lost.join("; "));
+    if kernel.missing.iter().all(|missing| missing.for_commands && !commands) {
+        return Row::note(Area::Kernel, "capabilities", found, next);
+    }
+    Row::warning(Area::Kernel, "capabilities", found, next)
 }
 
 /// A row for what an agent cannot do without.
@@ -107,6 +125,20 @@ fn sock_destroy(trial: &Trial) -> Row {
              with CONFIG_INET_DIAG_DESTROY",
         ),
         Trial::Untried(why) => untried("sock_destroy", *why),
+    }
+}
+
+fn namespaces(trial: &Trial) -> Row {
+    match trial {
+        Trial::Works => Row::good(Area::Kernel, "namespaces", "sockets in containers are woken at a switch"),
+        Trial::Fails(error) => Row::warning(
+            Area::Kernel,
+            "namespaces",
+            error,
+            "clients in containers are sent resets at a switch instead, as those on other hosts are; give the agent \
+             CAP_SYS_ADMIN",
+        ),
+        Trial::Untried(why) => untried("namespaces", *why),
     }
 }
 
@@ -248,6 +280,7 @@ mod tests {
             version: [6, 18, 1],
             refused: None,
             unprivileged: None,
+            missing: Vec::new(),
             filters_system_calls: false,
             lockdown: None,
             unprivileged_bpf_disabled: Some(2),
@@ -267,12 +300,13 @@ mod tests {
             connections: [works(), works()],
             batches: works(),
             destroy: works(),
+            namespaces: works(),
             requests: works(),
         }
     }
 
     fn of_maps(memory: u64) -> Needs {
-        Needs { memory, members: 2 }
+        Needs { memory, members: 2, commands: false }
     }
 
     fn verdict(rows: &[Row], check: &str) -> Option<Verdict> {
@@ -325,6 +359,7 @@ mod tests {
             connections: [Trial::Works, fails()],
             batches: fails(),
             destroy: fails(),
+            namespaces: fails(),
             requests: fails(),
             compiled: Some(false),
         };
@@ -332,7 +367,7 @@ mod tests {
         for check in ["programs", "veth", "tcx", "connection", "batches"] {
             assert_eq!(verdict(&rows, check), Some(Bad), "{check}");
         }
-        for check in ["sock_destroy", "reset_requests", "jit"] {
+        for check in ["sock_destroy", "namespaces", "reset_requests", "jit"] {
             assert_eq!(verdict(&rows, check), Some(Warning), "{check}");
         }
     }
@@ -346,6 +381,19 @@ mod tests {
         assert_eq!(of([6, 1, 0], None), Note);
         assert_eq!(of([6, 1, 0], Some("too old".into())), Bad);
         assert_eq!(of([6, 6, 0], None), Bad, "built without it");
+    }
+
+    #[test]
+    fn what_is_lost_without_a_capability_is_said() {
+        let of = |for_commands, commands| {
+            let missing = Missing { name: "CAP_KILL", lost: "nothing ends", for_commands };
+            let row = capabilities(&Kernel { missing: vec![missing], ..new() }, commands);
+            assert!(
+                row.found.contains("CAP_KILL") && row.next.unwrap().contains("without CAP_KILL nothing ends")
+            );
+            row.verdict
+        };
+        assert_eq!((of(true, false), of(true, true), of(false, false)), (Note, Warning, Warning));
     }
 
     #[test]

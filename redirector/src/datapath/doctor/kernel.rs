@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result};
 use aya::util::KernelVersion;
 use rustix::process::{Resource, getrlimit};
 
-use super::super::preflight;
+use super::super::{capabilities, preflight};
+pub use capabilities::Missing;
 
 /// What a start asks of the machine, and what only explains it.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Kernel {
     pub refused: Option<String>,
     /// Why an agent would not start as this process.
     pub unprivileged: Option<String>,
+    /// Capabilities that an agent can do without, and this process lacks.
+    pub missing: Vec<Missing>,
     /// Whether a filter of system calls is set for this process, as systemd's `SystemCallFilter` does.
     pub filters_system_calls: bool,
     /// What the kernel keeps from root; `None`: it does not say.
@@ -60,7 +63,8 @@ impl Kernel {
         Ok(Self {
             version: [major, minor, patch],
             refused: sentence(preflight::check_kernel(running)),
-            unprivileged: sentence(preflight::check_capabilities(&status)),
+            unprivileged: sentence(capabilities::check(&status)),
+            missing: capabilities::missing(&status)?,
             filters_system_calls: field(&status, "Seccomp:").is_some_and(|mode| mode != "0"),
             lockdown: text("/sys/kernel/security/lockdown").as_deref().and_then(lockdown),
             unprivileged_bpf_disabled: text("/proc/sys/kernel/unprivileged_bpf_disabled")

@@ -34,6 +34,7 @@ use super::super::{
     network::{Device, Network, VipRoute},
     programs::{self, EGRESS, HalfOpen, Settings, classifier},
     sockets::Destroyer,
+    sweep::enter_a_namespace,
 };
 use crate::model::PortRange;
 
@@ -94,6 +95,8 @@ pub struct Trials {
     pub batches: Trial,
     /// A socket can be destroyed, and whoever waits on it wakes.
     pub destroy: Trial,
+    /// A network namespace can be entered.
+    pub namespaces: Trial,
     /// A program resets both ends of a flow when it is asked to.
     pub requests: Trial,
 }
@@ -109,6 +112,7 @@ impl Trials {
             connections: [trial(), trial()],
             batches: trial(),
             destroy: trial(),
+            namespaces: trial(),
             requests: trial(),
         }
     }
@@ -135,6 +139,7 @@ fn try_all() -> Result<Trials> {
     let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
     let mut trials = Trials::untried(Untried::NoNamespace);
     if unshared.is_err() {
+        trials.namespaces = enter_a_namespace().into();
         // Loading changes nothing in any namespace.
         let nowhere = Device { index: u32::MAX, mac: [0; 6] };
         match load(nowhere) {
@@ -150,6 +155,7 @@ fn try_all() -> Result<Trials> {
     runtime.block_on(async {
         let mut trials = Trials::untried(Untried::Follows);
         trials.destroy = destroy().await.into();
+        trials.namespaces = enter_a_namespace().into();
         let device = match device().await {
             Ok(device) => device,
             Err(error) => {

@@ -45,6 +45,7 @@ impl Network {
     pub async fn ensure_device(&self, name: &str, localnet: bool) -> Result<Ensured> {
         let mut done = Vec::new();
         let peer_name = peer_of(name);
+        self.refuse_foreign_device(name).await?;
         if self.remove_torn(name).await? {
             done.push(format!("had lost its other end {peer_name}: removed"));
         }
@@ -53,10 +54,8 @@ impl Network {
             done.push("was not there: made anew".into());
         }
         let Some((link, peer)) = self.pair(name).await? else {
-            bail!(
-                "there is a device {name} that is no veth pair with {peer_name}, so it is not Redirector's; choose \
-                 another name in [datapath] device, or remove it (`ip link del {name}`)"
-            );
+            // Somebody was faster.
+            return Err(foreign(name));
         };
         // The addresses of a device that is not up yet are given by this.
         for end in [name, &peer_name] {
@@ -80,13 +79,25 @@ impl Network {
         Ok(Ensured { device: Device { index: link.header.index, mac: ETHERNET_ADDRESS }, done })
     }
 
-    async fn make_pair(&self, name: &str, peer_name: &str) -> Result<()> {
-        if self.link(peer_name).await?.is_some() {
+    /// Refuses a name that a device of somebody else has, or the other end's name.
+    pub async fn refuse_foreign_device(&self, name: &str) -> Result<()> {
+        if self.pair(name).await?.is_some() {
+            return Ok(());
+        }
+        if self.link(name).await?.is_some() && self.torn(name).await?.is_none() {
+            return Err(foreign(name));
+        }
+        let peer_name = peer_of(name);
+        if self.link(&peer_name).await?.is_some() {
             bail!(
                 "there is a device {peer_name}, the name that the other end of {name} shall have; choose another \
                  name in [datapath] device, or remove it (`ip link del {peer_name}`)"
             );
         }
+        Ok(())
+    }
+
+    async fn make_pair(&self, name: &str, peer_name: &str) -> Result<()> {
         let pair = LinkVeth::new(name, peer_name).address(ETHERNET_ADDRESS.to_vec()).build();
         self.handle.link().add(pair).execute().await.map_err(|error| {
             anyhow!("cannot make the veth pair {name} and {peer_name}: {error}; {}", hint(&error))
@@ -103,15 +114,19 @@ impl Network {
         set.with_context(|| format!("cannot set up the device with index {index}"))
     }
 
-    /// Removes a VIP device whose other end was renamed or moved to another network namespace. Whether it was so. By
-    /// its Ethernet address it is known as Redirector's.
+    /// A VIP device whose other end was renamed or moved to another network namespace, by its index. By its Ethernet address it
+    /// is known as Redirector's.
+    async fn torn(&self, name: &str) -> Result<Option<u32>> {
+        let Some(link) = self.link(name).await? else { return Ok(None) };
+        let is_torn = self.pair(name).await?.is_none();
+        let is_ours = is_veth(&link) && address_of(&link) == Some(ETHERNET_ADDRESS);
+        Ok((is_torn && is_ours).then_some(link.header.index))
+    }
+
+    /// Removes such a device. Whether there was one.
     async fn remove_torn(&self, name: &str) -> Result<bool> {
-        let Some(link) = self.link(name).await? else { return Ok(false) };
-        if self.pair(name).await?.is_some() || !is_veth(&link) || address_of(&link) != Some(ETHERNET_ADDRESS)
-        {
-            return Ok(false);
-        }
-        let removed = self.handle.link().del(link.header.index).execute().await;
+        let Some(index) = self.torn(name).await? else { return Ok(false) };
+        let removed = self.handle.link().del(index).execute().await;
         removed.with_context(|| format!("cannot remove the VIP device {name}"))?;
         Ok(true)
     }
@@ -144,6 +159,14 @@ impl Network {
             .any(|attribute| matches!(attribute, LinkAttribute::Link(index) if *index == peer.header.index));
         Ok((is_veth(&link) && leads_to_peer).then_some((link, peer)))
     }
+}
+
+fn foreign(name: &str) -> anyhow::Error {
+    let peer_name = peer_of(name);
+    anyhow!(
+        "there is a device {name} that is no veth pair with {peer_name}, so it is not Redirector's; choose another name in \
+         [datapath] device, or remove it (`ip link del {name}`)"
+    )
 }
 
 /// What is not as it must be, in words.

@@ -51,7 +51,7 @@ impl ResetWays {
 }
 
 /// This one, on a thread of its own: the kernel asks for the same privilege.
-fn enter_a_namespace() -> Result<()> {
+pub(in super::super) fn enter_a_namespace() -> Result<()> {
     let thread = thread::Builder::new().name("namespaces".into()).spawn(|| {
         let own = File::open("/proc/thread-self/ns/net").context("cannot open the own network namespace")?;
         move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
