@@ -197,9 +197,13 @@ async fn members_with_other_settings_are_found() {
 #[tokio::test]
 async fn a_cluster_that_leads_around_the_vip_is_found() {
     let start = |ip: &str| {
+        // By default it is 10000 above the port, where clients and other servers have theirs.
+        let bus = free_address().port().to_string();
         let redis = Redis::start(&[
             "--cluster-enabled",
             "yes",
+            "--cluster-port",
+            &bus,
             "--cluster-announce-ip",
             ip,
             "--cluster-announce-port",
@@ -344,9 +348,12 @@ async fn what_a_member_says_is_quoted() {
 /// The rights that docs/readiness.md names are enough.
 #[tokio::test]
 async fn the_rights_that_are_documented_are_enough() {
+    let bus = free_address().port().to_string();
     let redis = Redis::start(&[
         "--cluster-enabled",
         "yes",
+        "--cluster-port",
+        &bus,
         "--user",
         "probe",
         "on",
