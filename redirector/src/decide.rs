@@ -93,6 +93,10 @@ pub use orders::{Drained, Orders, Pin, Weight};
 pub use time::Time;
 pub use view::{AddressView, BreakerView, MemberView, View};
 
+/// How long a gate that has failed and then says nothing bars at least: with a short `healthy_for` nobody would be missed by a
+/// heartbeat before.
+const SILENT_GATE_BARS: Duration = Duration::from_secs(60);
+
 /// Decides for one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Core {
@@ -206,7 +210,8 @@ impl Core {
         // Before deadlines that have passed meanwhile: a failback must not go to a member known to be down.
         let change = self.members[member.0].on_outcome(self.now, address, check, outcome);
         if outcome.verdict() == Verdict::Inconclusive {
-            self.members[member.0].forget_silent_gates(self.now, self.service.failback.healthy_for);
+            let patience = self.service.failback.healthy_for.max(SILENT_GATE_BARS);
+            self.members[member.0].forget_silent_gates(self.now, patience);
         }
         if change.is_some() {
             self.note(member, address, check, outcome);

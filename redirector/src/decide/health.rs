@@ -69,10 +69,16 @@ impl Health {
         self.on_deadline(now)
     }
 
-    /// Gates that have said nothing for long bar nobody any more.
+    /// Gates that have said nothing for long bar nobody any more. While the address itself is not up they have no way to.
     pub(super) fn forget_silent_gates(&mut self, now: Time, patience: Duration) {
-        let gates = self.checks.iter_mut().filter(|check| check.effect == Effect::Gate);
-        gates.for_each(|gate| gate.forget_if_silent(now, patience));
+        let is_up = self.state() == MemberState::Up;
+        for gate in self.checks.iter_mut().filter(|check| check.effect == Effect::Gate) {
+            if is_up {
+                gate.forget_if_silent(now, patience);
+            } else {
+                gate.silent = None;
+            }
+        }
     }
 
     /// Tolerances may have ended.

@@ -55,7 +55,7 @@ pub(in crate::decide) struct CheckHealth {
     /// The newest failure that counted.
     failure: Option<Failure>,
     /// Its newest probes say nothing: since when, and how many.
-    silent: Option<(Time, u32)>,
+    pub(super) silent: Option<(Time, u32)>,
 }
 
 /// What a check says of an address.

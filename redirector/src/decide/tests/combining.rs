@@ -192,6 +192,25 @@ fn a_gate_that_failed_needs_fall_answers_in_a_row_that_say_nothing() {
     assert!(is_barred(&world), "a failure begins the count anew");
 }
 
+/// A member that is down cannot say how far behind it is, and is as far behind as before when it comes back.
+#[test]
+fn a_gate_that_failed_bars_a_member_that_comes_back() {
+    let mut world = barred(3);
+    world.probe_check(PARIS, CheckId(0), &fail()).sleep(s(1));
+    for _ in 0..3 {
+        world.probe_check(PARIS, CheckId(0), &fail());
+    }
+    for _ in 0..10 {
+        world.probe_check(PARIS, CheckId(1), &inconclusive()).sleep(s(60));
+    }
+    for _ in 0..3 {
+        world.probe_check(PARIS, CheckId(0), &pass());
+    }
+    world.sleep(s(59)).probe_check(PARIS, CheckId(1), &inconclusive());
+    assert_eq!(world.member(PARIS).state, MemberState::Up);
+    assert!(is_barred(&world), "{:?}", world.member(PARIS));
+}
+
 /// It had not failed yet, and bars all the same.
 #[test]
 fn a_gate_whose_first_failures_are_counted_and_that_then_says_nothing_does_not_bar_for_ever() {
@@ -199,6 +218,9 @@ fn a_gate_whose_first_failures_are_counted_and_that_then_says_nothing_does_not_b
     checks[1].fall = 3;
     let mut health = Health::unknown(&checks, Combine::All);
     let at = |seconds| Time(s(seconds));
+    for check in [CheckId(0), CheckId(0), CheckId(0)] {
+        let _ = health.on_outcome(at(0), check, &pass());
+    }
     let _ = health.on_outcome(at(0), CheckId(1), &fail());
     for seconds in [1, 30, 61] {
         assert!(health.gate().is_some());
