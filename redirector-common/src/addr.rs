@@ -27,6 +27,20 @@ impl Addr {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::MAPPED
     }
 
+    /// Whether one of two is a mapped IPv4 address. With a single branch, for both ways of each are followed by the verifier through
+    /// all that comes after.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_any_v4([one, other]: &[Self; 2]) -> bool {
+        one.differs_from_v4() as u64 * other.differs_from_v4() as u64 == 0
+    }
+
+    /// 0: it is a mapped IPv4 address.
+    #[inline(always)]
+    const fn differs_from_v4(&self) -> u32 {
+        self.0[0] | self.0[1] | (self.0[2] ^ Self::MAPPED)
+    }
+
     /// Whether it is `::1`.
     #[inline(always)]
     #[must_use]
@@ -182,6 +196,10 @@ mod tests {
             let ip: IpAddr = text.parse().unwrap();
             assert_eq!(IpAddr::from(Addr::from(ip)), ip);
             assert_eq!(Addr::from(ip).is_v4(), ip.is_ipv4());
+            let v6 = Addr([1, 0, Addr::MAPPED, 1]);
+            for pair in [[Addr::from(ip), v6], [v6, Addr::from(ip)]] {
+                assert_eq!(Addr::is_any_v4(&pair), ip.is_ipv4());
+            }
         }
     }
 

@@ -179,45 +179,87 @@ impl Half {
     ///
     /// What nobody can have sent on this connection moves nothing: whoever guesses numbers would make those believed that
     /// follow. A reset does not either; it is judged by itself, by what was carried before.
+    ///
+    /// Worked out with [`Mask`]s: of each branch the verifier would follow both ways, through all that comes after.
     #[inline(always)]
     #[must_use]
     const fn after(&self, segment: &Segment, at: u32, other: &Self) -> Self {
-        if segment.flags.is_reset() || (self.started() && !self.goes_on_with(segment, other)) {
-            return Self { at, ..*self };
-        }
-        let next = segment.next();
-        let is_behind = self.started() && is_after(self.next, next);
+        let (flags, next) = (segment.flags.0 as u32, segment.next());
+        let started = Mask::above(self.seen, 0);
+        let (has_ack, had_ack) = (Mask::flag(flags, Flags::ACK), Mask::flag(self.seen, Flags::ACK));
+        let step = segment.acknowledged.wrapping_sub(self.acknowledged);
+        let is_small = had_ack.and(Mask::above(step, STEP).not());
+        // It was lost or overtaken on the way here.
+        let ahead = started.and(Mask::after(segment.sequence, self.next));
+        // RFC 5961 section 5.
+        let may_be = if ahead.or(has_ack.and(is_small.not())).is_set() {
+            Mask::above(other.next.wrapping_sub(segment.acknowledged), WINDOW).not()
+        } else {
+            Mask::NONE
+        };
+        let within = Mask::above(segment.sequence.wrapping_sub(self.next), WINDOW).not();
+        let goes_on = ahead.not().or(within.and(has_ack).and(may_be));
+        let counts = goes_on.and(Mask::flag(flags, Flags::RST).not());
+        let is_behind = started.and(Mask::after(self.next, next));
+        let is_news = is_small.or(may_be.and(had_ack.not().or(Mask::above(step, i32::MAX as u32).not())));
         // Behind the end of a stream is nothing: an earlier FIN is none.
-        let flags = if is_behind { segment.flags.0 & !Flags::FIN } else { segment.flags.0 };
+        let seen = flags & !(is_behind.0 & Flags::FIN as u32);
         Self {
-            next: if is_behind { self.next } else { next },
-            acknowledged: if segment.flags.has_ack() && self.may_acknowledge(segment.acknowledged, other) {
-                segment.acknowledged
-            } else {
-                self.acknowledged
-            },
-            seen: self.seen | flags as u32,
+            next: counts.and(is_behind.not()).choose(next, self.next),
+            acknowledged: counts.and(has_ack).and(is_news).choose(segment.acknowledged, self.acknowledged),
+            seen: self.seen | (seen & counts.0),
             at,
         }
     }
+}
 
-    /// Whether a segment follows what was carried; or what was lost or overtaken on the way here: then it is within a window, and
-    /// acknowledges what the other end sent (RFC 5961 section 5).
+/// Yes (all bits are set) or no (none is), without a branch.
+#[derive(Clone, Copy)]
+struct Mask(u32);
+
+impl Mask {
+    const NONE: Self = Self(0);
+
+    /// Whether `a` is greater than `b`.
     #[inline(always)]
-    const fn goes_on_with(&self, segment: &Segment, other: &Self) -> bool {
-        !is_after(segment.sequence, self.next)
-            || (segment.sequence.wrapping_sub(self.next) <= WINDOW
-                && segment.flags.has_ack()
-                && other.next.wrapping_sub(segment.acknowledged) <= WINDOW)
+    const fn above(a: u32, b: u32) -> Self {
+        Self(((b as i64 - a as i64) >> 63) as u32)
     }
 
-    /// Whether an acknowledgement is news: it goes a little further than the last one, or as far as the other end has sent.
+    /// As [`is_after`].
     #[inline(always)]
-    const fn may_acknowledge(&self, number: u32, other: &Self) -> bool {
-        let step = number.wrapping_sub(self.acknowledged);
-        let is_first = !self.has_acknowledged();
-        (!is_first && step <= STEP)
-            || ((is_first || step <= i32::MAX as u32) && other.next.wrapping_sub(number) <= WINDOW)
+    const fn after(a: u32, b: u32) -> Self {
+        Self((b.wrapping_sub(a).cast_signed() >> 31).cast_unsigned())
+    }
+
+    #[inline(always)]
+    const fn flag(flags: u32, flag: u8) -> Self {
+        Self(0_u32.wrapping_sub(flags >> flag.trailing_zeros() & 1))
+    }
+
+    #[inline(always)]
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    #[inline(always)]
+    const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[inline(always)]
+    const fn not(self) -> Self {
+        Self(!self.0)
+    }
+
+    #[inline(always)]
+    const fn is_set(self) -> bool {
+        self.0 != 0
+    }
+
+    #[inline(always)]
+    const fn choose(self, yes: u32, no: u32) -> u32 {
+        no ^ ((yes ^ no) & self.0)
     }
 }
 

@@ -390,7 +390,7 @@ pub(crate) fn read_v6(packet: &impl Packet, start: usize) -> Result<Header, Outc
     let destination = packet.load(at(field::V6_DESTINATION)).ok_or(Outcome::Malformed)?;
     let addresses = [Addr(source), Addr(destination)];
     // No network carries mapped IPv4 addresses (RFC 4942 section 2.2): here they would be those of an IPv4 flow.
-    if addresses[0].is_v4() || addresses[1].is_v4() {
+    if Addr::is_any_v4(&addresses) {
         return Err(Outcome::Malformed);
     }
     Ok(Header {
